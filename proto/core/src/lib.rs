@@ -1,0 +1,10 @@
+//! What both ends need beside the contract. It knows nothing of operations, hosts' insides or the
+//! store.
+//!
+//! - [`clock`]: time and ids, which come from outside so that tests need no sleep
+//! - [`backoff`]: how long to wait before trying again
+//! - [`identity`]: who a peer is: the names in certificates
+
+pub mod backoff;
+pub mod clock;
+pub mod identity;
