@@ -4,7 +4,9 @@
 //! - [`clock`]: time and ids, which come from outside so that tests need no sleep
 //! - [`backoff`]: how long to wait before trying again
 //! - [`identity`]: who a peer is: the names in certificates
+//! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
 
 pub mod backoff;
 pub mod clock;
 pub mod identity;
+pub mod pki;
