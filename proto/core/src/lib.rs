@@ -5,8 +5,10 @@
 //! - [`backoff`]: how long to wait before trying again
 //! - [`identity`]: who a peer is: the names in certificates
 //! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
+//! - [`tls`]: mutual TLS 1.3, and what a handshake proves
 
 pub mod backoff;
 pub mod clock;
 pub mod identity;
 pub mod pki;
+pub mod tls;
