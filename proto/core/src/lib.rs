@@ -6,9 +6,11 @@
 //! - [`identity`]: who a peer is: the names in certificates
 //! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
 //! - [`tls`]: mutual TLS 1.3, and what a handshake proves
+//! - [`link`]: one connection between agent and controller with the HTTP/2 roles swapped
 
 pub mod backoff;
 pub mod clock;
 pub mod identity;
+pub mod link;
 pub mod pki;
 pub mod tls;

@@ -1,0 +1,247 @@
+//! One connection between agent and controller, with the HTTP/2 roles swapped.
+//!
+//! The agent dials and then serves; the controller accepts and then calls. What is called, and by
+//! whom, is not known here. Deadlines are enforced by those who dispatch, not by the transport.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+use tower::Service;
+
+/// A stream's window. One stalled reader may hold this much, and no more, of the connection's.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The connection's window: room for other streams while several readers have stopped.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What may wait to be written, for each stream.
+const SEND_BUFFER: usize = 64 << 10;
+/// Calls that one peer may have open on one link.
+const CONCURRENT_STREAMS: u32 = 128;
+/// Headers of one call.
+const HEADER_BYTES: u32 = 16 << 10;
+
+/// How soon a silent peer counts as dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    interval: Duration,
+    timeout: Duration,
+}
+
+/// Why durations make no keepalive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a keepalive's interval and timeout must both be at least one second")]
+pub struct InvalidKeepalive;
+
+impl Keepalive {
+    /// A ping after each `interval` of silence; the peer is dead when none of its bytes arrive for
+    /// `timeout` after that.
+    ///
+    /// # Errors
+    /// When one of them is below a second.
+    pub fn new(interval: Duration, timeout: Duration) -> Result<Self, InvalidKeepalive> {
+        let second = Duration::from_secs(1);
+        match interval >= second && timeout >= second {
+            true => Ok(Self { interval, timeout }),
+            false => Err(InvalidKeepalive),
+        }
+    }
+
+    /// The longest that a silently dead peer goes unnoticed.
+    pub fn detection(&self) -> Duration {
+        self.interval + self.timeout
+    }
+}
+
+impl Default for Keepalive {
+    /// 20 s and 8 s: dead after 28 s at most.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(20), timeout: Duration::from_secs(8) }
+    }
+}
+
+/// Serves calls on a connection until it ends; `shutdown` lets running calls finish first.
+///
+/// # Errors
+/// When the connection broke instead of being closed.
+pub async fn serve<IO, S>(
+    io: IO,
+    service: S,
+    keepalive: Keepalive,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keepalive.interval)
+        .keep_alive_timeout(keepalive.timeout)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .max_header_list_size(HEADER_BYTES);
+    let service = TowerToHyperService::new(service);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut shutdown = pin!(shutdown);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = &mut shutdown => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Calls a peer over one connection; a clone shares it. There is no reconnect behind it: when the
+/// connection is gone, every call fails at once.
+#[derive(Debug, Clone)]
+pub struct Channel(SendRequest<Body>);
+
+impl Channel {
+    /// The connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// The calling end of a connection: a channel, and the future that moves its bytes and ends with
+/// the connection.
+///
+/// # Errors
+/// When the peer does not speak HTTP/2.
+pub async fn connect<IO>(
+    io: IO,
+    keepalive: Keepalive,
+) -> Result<(Channel, impl Future<Output = Result<(), hyper::Error>> + Send), hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keepalive.interval)
+        .keep_alive_timeout(keepalive.timeout)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_BYTES)
+        .handshake(TokioIo::new(io))
+        .await?;
+    Ok((Channel(sender), connection))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    /// `/flood` streams without end, everything else answers at once.
+    async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let body = match request.uri().path() {
+            "/flood" => {
+                let block = bytes::Bytes::from(vec![0_u8; 16 << 10]);
+                let blocks = tokio_stream::iter(std::iter::repeat(block));
+                Body::new(StreamBody::new(blocks.map(|b| Ok::<_, Infallible>(Frame::data(b)))))
+            }
+            _ => Body::empty(),
+        };
+        Ok(Response::new(body))
+    }
+
+    fn request(path: &'static str) -> Request<Body> {
+        Request::builder().uri(format!("http://agent{path}")).body(Body::empty()).expect("request")
+    }
+
+    async fn linked() -> Channel {
+        let (agent, controller) = tokio::io::duplex(64 << 10);
+        let service = tower::service_fn(answer);
+        tokio::spawn(serve(agent, service, Keepalive::default(), std::future::pending()));
+        let (channel, driver) = connect(controller, Keepalive::default()).await.expect("connect");
+        tokio::spawn(driver);
+        channel
+    }
+
+    #[tokio::test]
+    async fn readers_that_stopped_reading_block_no_other_call() {
+        let mut channel = linked().await;
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            let mut response = channel.call(request("/flood")).await.expect("flood");
+            response.body_mut().frame().await.expect("frame").expect("data");
+            stalled.push(response);
+        }
+        for _ in 0..100 {
+            let response = channel.call(request("/other")).await.expect("other");
+            assert!(response.into_body().collect().await.expect("body").to_bytes().is_empty());
+        }
+        drop(stalled);
+    }
+
+    #[tokio::test]
+    async fn a_call_on_a_lost_connection_fails_at_once() {
+        let (agent, controller) = tokio::io::duplex(1024);
+        let (mut channel, driver) = {
+            let service = tower::service_fn(answer);
+            let serving = serve(agent, service, Keepalive::default(), async {});
+            let (connected, _) =
+                tokio::join!(connect(controller, Keepalive::default()), serving_once(serving));
+            connected.expect("connect")
+        };
+        let _ = driver.await;
+        assert!(channel.is_closed());
+        assert!(channel.call(request("/other")).await.is_err());
+    }
+
+    async fn serving_once<F: Future>(serving: F) {
+        let _ = tokio::time::timeout(Duration::from_millis(200), serving).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_falls_silent_is_found_within_thirty_seconds() {
+        let (peer, controller) = tokio::io::duplex(64 << 10);
+        let (_channel, driver) = connect(controller, Keepalive::default()).await.expect("connect");
+        // The peer's end stays open and never answers a ping.
+        let began = tokio::time::Instant::now();
+        assert!(driver.await.is_err());
+        assert!(began.elapsed() <= Duration::from_secs(30), "{:?}", began.elapsed());
+        drop(peer);
+    }
+
+    #[test]
+    fn a_keepalive_that_would_flood_cannot_be_made() {
+        assert!(Keepalive::new(Duration::ZERO, Duration::from_secs(1)).is_err());
+    }
+}
