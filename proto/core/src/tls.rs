@@ -555,3 +555,7 @@ fn verify_chain(
 fn only_tls13() -> rustls::Error {
     rustls::Error::General(String::from("TLS 1.3 only"))
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
