@@ -60,14 +60,15 @@ fn operations(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         let kind = op.get_field_by_name("kind").and_then(|v| v.as_enum_number()).unwrap_or(0);
         let service = method.parent_service().name().to_owned();
         let ty = format!("{service}{}", method.name());
-        let (full, input) = (method.full_name(), message(method.input().full_name())?);
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let input = message(method.input().full_name())?;
         let comment = format!("`{}.{}`", kebab(&service), kebab(method.name()));
         writeln!(
             code,
             "/// {comment}\n#[derive(Debug, Clone, Copy)]\npub struct {ty};\n\
              impl Operation for {ty} {{\n    type Request = crate::ops::{input};\n    \
              type Result = crate::ops::{};\n    const NAME: &'static str = \"{}.{}\";\n    \
-             const METHOD: &'static str = \"{full}\";\n}}",
+             const PATH: &'static str = \"{path}\";\n}}",
             message(&result)?,
             kebab(&service),
             kebab(method.name()),

@@ -10,8 +10,8 @@ pub trait Operation: Send + Sync + 'static {
     type Result: Message + Name + Default;
     /// How people call it: `domain.verb`.
     const NAME: &'static str;
-    /// Full name of the rpc, as in the descriptors.
-    const METHOD: &'static str;
+    /// Path of the rpc: `/hostler.ops.v1.Host/Facts`.
+    const PATH: &'static str;
 }
 
 include!(concat!(env!("OUT_DIR"), "/operations.rs"));

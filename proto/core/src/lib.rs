@@ -3,14 +3,20 @@
 //!
 //! - [`clock`]: time and ids, which come from outside so that tests need no sleep
 //! - [`backoff`]: how long to wait before trying again
+//! - [`call`]: what travels with a call of an operation
+//! - [`config`]: configuration files that are read strictly
 //! - [`identity`]: who a peer is: the names in certificates
 //! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
 //! - [`tls`]: mutual TLS 1.3, and what a handshake proves
 //! - [`link`]: one connection between agent and controller with the HTTP/2 roles swapped
+//! - [`token`]: the enrolment token
 
 pub mod backoff;
+pub mod call;
 pub mod clock;
+pub mod config;
 pub mod identity;
 pub mod link;
 pub mod pki;
 pub mod tls;
+pub mod token;
