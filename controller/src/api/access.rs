@@ -1,0 +1,250 @@
+//! Who may enrol and who may operate.
+
+use std::time::Duration;
+
+use hostler_core::{
+    identity::{Principal, PrincipalName},
+    pki::{CertificateFacts, Fingerprint, Key},
+    token::{Token, TokenSecret},
+};
+use hostler_proto::{
+    name::HostName,
+    wire::{
+        self, AddOperatorReply, AddOperatorRequest, CreateTokenReply, CreateTokenRequest,
+        ErrorCode, Failure, OperatorRecord, OperatorsReply, OperatorsRequest, RevokeOperatorRequest,
+        RevokeReply, RevokeTokenRequest, TokenRecord, TokensReply, TokensRequest, WhoAmIRequest,
+        access_server::Access,
+    },
+};
+use rand::{TryRngCore, rngs::OsRng};
+use tonic::{Request, Response, Status};
+
+use super::{Api, App, caller, fleet::check_label, operations::invalid, unstored};
+use crate::{
+    authz::{Role, What},
+    selector::Selector,
+    store::{OperatorRow, TokenRow},
+};
+
+/// A token that lives longer is a password.
+const LONGEST_TOKEN_S: u32 = 30 * 86_400;
+const TOKEN_S: u32 = 900;
+
+fn operator_record(row: OperatorRow) -> OperatorRecord {
+    OperatorRecord {
+        name: row.name.to_string(),
+        role: wire::Role::from(row.role).into(),
+        on: row.scope.map(|s| s.to_string()).unwrap_or_default(),
+        created_us: row.created_us,
+        certificate_until_us: row.certificate_until_us,
+        revoked: row.revoked_us.is_some(),
+    }
+}
+
+/// Makes an operator's key and certificate, and writes the operator down.
+///
+/// # Errors
+/// When there is an operator of that name, or the store or the authority refuses.
+pub async fn add_operator(
+    app: &App,
+    name: PrincipalName,
+    role: Role,
+    scope: Option<Selector>,
+    days: u64,
+) -> Result<AddOperatorReply, Status> {
+    let now = app.clock.now();
+    let key = Key::generate().map_err(invalid)?;
+    let request = key.request().map_err(invalid)?;
+    let life = Duration::from_secs(days * 86_400);
+    let principal = Principal::Operator(name.clone());
+    let certificate = app
+        .vault
+        .authority
+        .sign(&request, principal, &[], app.clock.id(), now, life)
+        .map_err(invalid)?;
+    let facts = CertificateFacts::read(&certificate).map_err(invalid)?;
+    let row = OperatorRow {
+        name: name.clone(),
+        role,
+        scope,
+        serial: facts.serial,
+        created_us: now.as_microsecond(),
+        certificate_until_us: facts.not_after.as_microsecond(),
+        revoked_us: None,
+    };
+    if !app.store.add_operator(&row).await.map_err(unstored)? {
+        return Err(Failure::new(ErrorCode::AlreadyExists, format!("there is an operator {name}"))
+            .hint(format!("to give new credentials: hostlerctl operator revoke {name}, then add"))
+            .into());
+    }
+    let authority_pem = pem(app.vault.authority.certificate());
+    Ok(AddOperatorReply {
+        chain_pem: format!("{}{authority_pem}", pem(&certificate)),
+        key_pem: key.to_pem(),
+        authority_pem,
+        fleet: app.fleet.to_string(),
+        expires_us: facts.not_after.as_microsecond(),
+        addresses: app.config.addresses(),
+    })
+}
+
+fn pem(der: &[u8]) -> String {
+    let text = data_encoding::BASE64.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+#[tonic::async_trait]
+impl Access for Api {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        self.authorise(&caller, What::Administer, None, "token.create", &request.host).await?;
+        if !request.host.is_empty() {
+            request.host.parse::<HostName>().map_err(invalid)?;
+        } else if request.replace {
+            return Err(invalid("--replace needs --host: it names the host that may be replaced"));
+        }
+        for (key, value) in &request.labels {
+            check_label(key, value)?;
+        }
+        let ttl = if request.ttl_s == 0 { TOKEN_S } else { request.ttl_s };
+        let uses = request.uses.max(1);
+        if ttl > LONGEST_TOKEN_S {
+            return Err(invalid("--ttl: a token may live for 30 days at most"));
+        }
+        if uses > 1 && !request.host.is_empty() {
+            return Err(invalid("--uses: a token for one host can be used once"));
+        }
+        let mut rng = OsRng.unwrap_err();
+        let secret = TokenSecret::new(&mut rng);
+        let id: u32 = rand::Rng::random(&mut rng);
+        let now = self.0.clock.now().as_microsecond();
+        let row = TokenRow {
+            id: format!("{id:08x}"),
+            host: request.host,
+            labels: request.labels.into_iter().collect(),
+            created_us: now,
+            expires_us: now + i64::from(ttl) * 1_000_000,
+            uses_left: uses.into(),
+            created_by: caller.name.to_string(),
+            replace: request.replace,
+        };
+        let detail = serde_json::json!({
+            "host": row.host, "labels": row.labels, "ttl_s": ttl, "uses": uses,
+            "replace": row.replace,
+        });
+        self.change(&caller, "token.create", &row.id, detail).await?;
+        self.0.store.create_token(&row, &secret.hash()).await.map_err(unstored)?;
+        let authority = Fingerprint::of(self.0.vault.authority.certificate());
+        let token = Token { id: row.id.clone(), secret, authority };
+        Ok(Response::new(CreateTokenReply {
+            id: row.id,
+            token: token.reveal(),
+            expires_us: row.expires_us,
+        }))
+    }
+
+    async fn tokens(
+        &self,
+        request: Request<TokensRequest>,
+    ) -> Result<Response<TokensReply>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Administer, None, "token.list", "").await?;
+        let now = self.0.clock.now().as_microsecond();
+        let tokens = self.0.store.tokens(now).await.map_err(unstored)?;
+        let record = |t: TokenRow| TokenRecord {
+            id: t.id,
+            host: t.host,
+            labels: t.labels.into_iter().collect(),
+            created_us: t.created_us,
+            expires_us: t.expires_us,
+            uses_left: u32::try_from(t.uses_left).unwrap_or(0),
+            created_by: t.created_by,
+            replace: t.replace,
+        };
+        Ok(Response::new(TokensReply { tokens: tokens.into_iter().map(record).collect() }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeReply>, Status> {
+        let caller = caller(&request)?;
+        let id = request.into_inner().id;
+        self.authorise(&caller, What::Administer, None, "token.revoke", &id).await?;
+        self.change(&caller, "token.revoke", &id, serde_json::json!({})).await?;
+        match self.0.store.revoke_token(&id).await.map_err(unstored)? {
+            true => Ok(Response::new(RevokeReply { cut: 0 })),
+            false => Err(Failure::new(ErrorCode::NotFound, format!("there is no usable token {id}"))
+                .hint("list them with: hostlerctl token list")
+                .into()),
+        }
+    }
+
+    async fn add_operator(
+        &self,
+        request: Request<AddOperatorRequest>,
+    ) -> Result<Response<AddOperatorReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        self.authorise(&caller, What::Administer, None, "operator.add", &request.name).await?;
+        let name: PrincipalName = request.name.parse().map_err(invalid)?;
+        let role = Role::try_from(request.role()).map_err(invalid)?;
+        let scope = match request.on.as_str() {
+            "" | "all" => None,
+            on => Some(on.parse::<Selector>().map_err(invalid)?),
+        };
+        let days = match request.days {
+            0 => self.0.config.operator_certificate_d,
+            days => u64::from(days.min(3650)),
+        };
+        let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "days": days });
+        self.change(&caller, "operator.add", &request.name, detail).await?;
+        Ok(Response::new(add_operator(&self.0, name, role, scope, days).await?))
+    }
+
+    async fn operators(
+        &self,
+        request: Request<OperatorsRequest>,
+    ) -> Result<Response<OperatorsReply>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "operator.list", "").await?;
+        let operators = self.0.store.operators().await.map_err(unstored)?;
+        let operators = operators.into_iter().map(operator_record).collect();
+        Ok(Response::new(OperatorsReply { operators }))
+    }
+
+    async fn revoke_operator(
+        &self,
+        request: Request<RevokeOperatorRequest>,
+    ) -> Result<Response<RevokeReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        self.authorise(&caller, What::Administer, None, "operator.revoke", &request.name).await?;
+        let name: PrincipalName = request.name.parse().map_err(invalid)?;
+        let detail = serde_json::json!({ "reason": request.reason });
+        self.change(&caller, "operator.revoke", &request.name, detail).await?;
+        let now = self.0.clock.now().as_microsecond();
+        if !self.0.store.revoke_operator(&name, now).await.map_err(unstored)? {
+            let message = format!("there is no operator {name}, or it is revoked");
+            return Err(Failure::new(ErrorCode::NotFound, message)
+                .hint("list them with: hostlerctl operator list")
+                .into());
+        }
+        Ok(Response::new(RevokeReply { cut: self.0.sessions.cut(&name) }))
+    }
+
+    async fn who_am_i(
+        &self,
+        request: Request<WhoAmIRequest>,
+    ) -> Result<Response<OperatorRecord>, Status> {
+        let caller = caller(&request)?;
+        let row = self.0.store.operator(&caller.name).await.map_err(unstored)?;
+        let row = row.ok_or_else(|| Status::not_found("the operator is gone"))?;
+        Ok(Response::new(operator_record(row)))
+    }
+}

@@ -1,0 +1,113 @@
+//! Everything that was asked for, and how it came out.
+
+use hostler_proto::wire::{
+    AuditListRequest, AuditRecord, AuditShowRequest, AuditVerifyReply, AuditVerifyRequest,
+    audit_server::Audit,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Api, caller, unstored};
+use crate::{
+    audit::{Record, verify},
+    authz::What,
+    store::AuditFilter,
+};
+
+/// Records that are read at a time, so that a long list costs no memory.
+const PAGE: u32 = 500;
+
+fn wire(r: Record) -> AuditRecord {
+    AuditRecord {
+        seq: r.seq,
+        time_us: r.time_us,
+        kind: r.kind,
+        principal: r.principal,
+        role: r.role,
+        invocation: r.invocation,
+        operation: r.operation,
+        subject: r.subject,
+        outcome: r.outcome,
+        detail: r.detail,
+        hash: r.hash,
+    }
+}
+
+type Records = ReceiverStream<Result<AuditRecord, Status>>;
+
+impl Api {
+    fn records(&self, mut filter: AuditFilter) -> Response<Records> {
+        let (out, records) = mpsc::channel(64);
+        let store = self.0.store.clone();
+        tokio::spawn(async move {
+            let mut left = filter.limit;
+            while left > 0 {
+                filter.limit = left.min(PAGE);
+                let page = match store.audit(&filter).await {
+                    Ok(page) => page,
+                    Err(error) => {
+                        let _ = out.send(Err(unstored(error))).await;
+                        return;
+                    }
+                };
+                let Some(last) = page.last() else { return };
+                filter.before = last.seq;
+                left -= u32::try_from(page.len()).unwrap_or(left).min(left);
+                for record in page {
+                    if out.send(Ok(wire(record))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Response::new(ReceiverStream::new(records))
+    }
+}
+
+#[tonic::async_trait]
+impl Audit for Api {
+    type ListStream = Records;
+    type ShowStream = Records;
+
+    async fn list(&self, request: Request<AuditListRequest>) -> Result<Response<Records>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "audit.list", "").await?;
+        let request = request.into_inner();
+        let operator = request.operator.as_str();
+        Ok(self.records(AuditFilter {
+            since_us: request.since_us,
+            subject: request.host,
+            principal: match operator.is_empty() || operator.contains('/') {
+                true => operator.to_owned(),
+                false => format!("operator/{operator}"),
+            },
+            operation: request.operation,
+            limit: if request.limit == 0 { 100 } else { request.limit },
+            ..AuditFilter::default()
+        }))
+    }
+
+    async fn show(&self, request: Request<AuditShowRequest>) -> Result<Response<Records>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "audit.show", "").await?;
+        let invocation = request.into_inner().invocation;
+        Ok(self.records(AuditFilter { invocation, limit: u32::MAX, ..AuditFilter::default() }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<AuditVerifyRequest>,
+    ) -> Result<Response<AuditVerifyReply>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "audit.verify", "").await?;
+        let (walk, problem) = verify(&self.0.store).await.map_err(unstored)?;
+        Ok(Response::new(AuditVerifyReply {
+            intact: problem.is_none(),
+            broken_at: if problem.is_some() { walk.records + 1 } else { 0 },
+            records: walk.records,
+            head: walk.head,
+            problem: problem.unwrap_or_default(),
+        }))
+    }
+}

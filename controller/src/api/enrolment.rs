@@ -1,0 +1,172 @@
+//! Certificates for hosts: the first one against a token, the next ones against the one before.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hostler_core::{
+    identity::Principal,
+    pki::CertificateFacts,
+    token::TokenSecret,
+};
+use hostler_proto::{
+    name::HostName,
+    wire::{
+        CertificateReply, EnrollRequest, ErrorCode, Failure, RenewRequest,
+        enrolment_server::Enrolment, renewal_server::Renewal,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use super::{Api, operations::unaudited, unstored};
+use crate::{audit::Entry, store::{EnrollError, NewHost}};
+
+/// One connection of a host without an identity.
+#[derive(Debug)]
+pub struct Enrolling {
+    /// The controller.
+    pub api: Api,
+    /// Where it comes from.
+    pub from: SocketAddr,
+}
+
+/// One connection of a host whose certificate was proven, though it may have expired.
+#[derive(Debug)]
+pub struct Renewing {
+    /// The controller.
+    pub api: Api,
+    /// What was proven.
+    pub peer: CertificateFacts,
+}
+
+/// The same answer for a token that never was, is used up or expired: it tells a guesser nothing.
+fn refused() -> Status {
+    Failure::new(ErrorCode::PermissionDenied, "the token is unknown, used up or expired")
+        .hint("make a new one with: hostlerctl token create")
+        .into()
+}
+
+#[tonic::async_trait]
+impl Enrolment for Enrolling {
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<CertificateReply>, Status> {
+        let app = &self.api.0;
+        let request = request.into_inner();
+        let now = app.clock.now();
+        let (id, secret) = request.secret.split_once('.').ok_or_else(refused)?;
+        let secret: TokenSecret = secret.parse().map_err(|_| refused())?;
+        let token = app.store.token(id, &secret.hash(), now.as_microsecond()).await;
+        let token = token.map_err(unstored)?.ok_or_else(refused)?;
+        let host: HostName = match token.host.is_empty() {
+            true => &request.host,
+            false => &token.host,
+        }
+        .parse()
+        .map_err(super::operations::invalid)?;
+
+        let life = Duration::from_secs(app.config.agent_certificate_h * 3600);
+        let principal = Principal::Agent(host.clone());
+        let certificate = app
+            .vault
+            .authority
+            .sign(&request.request, principal, &[], app.clock.id(), now, life)
+            .map_err(super::operations::invalid)?;
+        let facts = CertificateFacts::read(&certificate).map_err(super::operations::invalid)?;
+        let mut labels = token.labels.clone();
+        for (key, value) in request.labels {
+            labels.entry(key).or_insert(value);
+        }
+        let entry = Entry {
+            kind: "change",
+            principal: format!("token/{id}"),
+            operation: "host.enroll".into(),
+            subject: host.to_string(),
+            outcome: "ok".into(),
+            detail: serde_json::json!({ "from": self.from.to_string(), "key": facts.key.to_string() })
+                .to_string(),
+            ..Entry::default()
+        };
+        app.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
+        let new = NewHost {
+            name: host.clone(),
+            labels,
+            machine_id: request.machine_id.chars().take(64).collect(),
+            key: facts.key.to_string(),
+            certificate_until_us: facts.not_after.as_microsecond(),
+            replace: token.replace,
+        };
+        match app.store.enroll(id, new, now.as_microsecond()).await {
+            Ok(()) => {}
+            Err(EnrollError::Taken) => {
+                let message = format!("there is a host {host} already");
+                return Err(Failure::new(ErrorCode::AlreadyExists, message)
+                    .hint(format!(
+                        "to enrol it again, an admin runs: hostlerctl token create --host {host} \
+                         --replace"
+                    ))
+                    .into());
+            }
+            Err(EnrollError::Token) => return Err(refused()),
+            Err(EnrollError::Store(error)) => return Err(unstored(error)),
+        }
+        tracing::info!(%host, from = %self.from, "enrolled");
+        Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
+    }
+}
+
+#[tonic::async_trait]
+impl Renewal for Renewing {
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<CertificateReply>, Status> {
+        let app = &self.api.0;
+        let Principal::Agent(host) = &self.peer.identity.principal else { return Err(refused()) };
+        let row = app.store.host(host).await.map_err(unstored)?;
+        let known = row.is_some_and(|r| {
+            r.revoked_us.is_none() && r.key == self.peer.key.to_string()
+        });
+        if !known {
+            let message = format!("{host} is revoked, or was enrolled again with another key");
+            return Err(Failure::new(ErrorCode::PermissionDenied, message).into());
+        }
+        let now = app.clock.now();
+        let life = Duration::from_secs(app.config.agent_certificate_h * 3600);
+        let principal = Principal::Agent(host.clone());
+        let certificate = app
+            .vault
+            .authority
+            .sign(&request.get_ref().request, principal, &[], app.clock.id(), now, life)
+            .map_err(super::operations::invalid)?;
+        let facts = CertificateFacts::read(&certificate).map_err(super::operations::invalid)?;
+        if facts.key != self.peer.key {
+            let message = format!("{host} asked to renew with another key");
+            return Err(Failure::new(ErrorCode::PermissionDenied, message)
+                .hint("a new key needs a new enrolment")
+                .into());
+        }
+        let late = now > self.peer.not_after;
+        let entry = Entry {
+            kind: "change",
+            principal: format!("agent/{host}"),
+            operation: "host.renew".into(),
+            subject: host.to_string(),
+            outcome: "ok".into(),
+            detail: serde_json::json!({ "after_expiry": late }).to_string(),
+            ..Entry::default()
+        };
+        app.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
+        let until = facts.not_after.as_microsecond();
+        app.store.set_certificate(host, until).await.map_err(unstored)?;
+        Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
+    }
+}
+
+fn reply(api: &Api, host: String, certificate: &[u8]) -> CertificateReply {
+    let authority = api.0.vault.authority.certificate().to_vec();
+    CertificateReply {
+        chain: vec![certificate.to_vec(), authority],
+        fleet: api.0.fleet.to_string(),
+        host,
+    }
+}

@@ -1,0 +1,211 @@
+//! What the controller answers to operators and to hosts that want a certificate. Each file has one
+//! service; what they share is here.
+
+pub mod access;
+mod audit;
+pub mod enrolment;
+mod fleet;
+mod operations;
+
+use std::sync::Arc;
+
+use hostler_core::{
+    clock::Clock,
+    identity::{FleetName, Principal},
+    link::Keepalive,
+    pki::CertificateFacts,
+};
+use hostler_proto::{
+    catalogue::Catalogue,
+    name::HostName,
+    wire::{ErrorCode, Failure},
+};
+use tonic::{Request, Status};
+
+use crate::{
+    audit::{Auditor, Entry},
+    authz::{Caller, Candidate, What, authorise},
+    config::Config,
+    links::{Link, Links},
+    selector::Selector,
+    sessions::Sessions,
+    store::{Connection, HostRow, Store},
+    vault::Vault,
+};
+
+/// The controller's parts, as its services see them. A clone is the same controller.
+#[derive(Debug, Clone)]
+pub struct Api(pub Arc<App>);
+
+/// Everything that a controller is made of.
+#[derive(Debug)]
+pub struct App {
+    /// The fleet's name.
+    pub fleet: FleetName,
+    /// Its configuration.
+    pub config: Config,
+    /// The keepalive of every connection.
+    pub keepalive: Keepalive,
+    /// Keys and certificates.
+    pub vault: Vault,
+    /// What must outlive it.
+    pub store: Store,
+    /// The way into the audit.
+    pub auditor: Auditor,
+    /// Agents that are connected.
+    pub links: Links,
+    /// Operators that are connected.
+    pub sessions: Sessions,
+    /// The operations of this build.
+    pub catalogue: Catalogue,
+    /// Time and ids.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Who makes this call; put there by the connection that carries it.
+fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    let caller = request.extensions().get::<Arc<Caller>>();
+    caller.cloned().ok_or_else(|| {
+        Failure::new(ErrorCode::Unauthenticated, "the call came over no operator's session").into()
+    })
+}
+
+/// A failure of the store, as callers see it.
+fn unstored(error: impl std::fmt::Display) -> Status {
+    let message = format!("the store cannot be used: {error}");
+    Failure::new(ErrorCode::Unreachable, message).hint("look at the controller's log").into()
+}
+
+impl Api {
+    /// Who stands behind an operator's certificate; none when it may not come in.
+    pub(crate) async fn caller_of(&self, peer: &CertificateFacts) -> Option<Caller> {
+        let Principal::Operator(name) = &peer.identity.principal else { return None };
+        match self.0.store.operator(name).await {
+            Ok(Some(row)) if row.revoked_us.is_none() && row.serial == peer.serial => {
+                Some(Caller { name: name.clone(), role: row.role, scope: row.scope })
+            }
+            Ok(_) => {
+                tracing::warn!(operator = %name, "refused: revoked, replaced or not known here");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot say who this operator is");
+                None
+            }
+        }
+    }
+
+    /// A record of the audit that begins with who asks.
+    fn entry(&self, caller: &Caller) -> Entry {
+        Entry {
+            principal: format!("operator/{}", caller.name),
+            role: caller.role.to_string(),
+            ..Entry::default()
+        }
+    }
+
+    /// Permits something, or records that it was denied.
+    async fn authorise(
+        &self,
+        caller: &Caller,
+        what: What<'_>,
+        host: Option<&Candidate<'_>>,
+        operation: &str,
+        subject: &str,
+    ) -> Result<(), Status> {
+        let Err(denied) = authorise(caller, what, host) else { return Ok(()) };
+        let entry = Entry {
+            kind: "denied",
+            operation: operation.to_owned(),
+            subject: subject.to_owned(),
+            outcome: "denied".to_owned(),
+            ..self.entry(caller)
+        };
+        self.0.auditor.record_all(vec![entry]).await.map_err(operations::unaudited)?;
+        Err(Failure::from(denied).into())
+    }
+
+    /// Records a change that is about to be made.
+    async fn change(
+        &self,
+        caller: &Caller,
+        operation: &str,
+        subject: &str,
+        detail: serde_json::Value,
+    ) -> Result<(), Status> {
+        let entry = Entry {
+            kind: "change",
+            operation: operation.to_owned(),
+            subject: subject.to_owned(),
+            outcome: "ok".to_owned(),
+            detail: detail.to_string(),
+            ..self.entry(caller)
+        };
+        let recorded = self.0.auditor.record_all(vec![entry]).await;
+        recorded.map(drop).map_err(operations::unaudited)
+    }
+
+    /// The hosts that a selector matches, by name.
+    async fn select(&self, on: &str) -> Result<Vec<HostRow>, Status> {
+        let selector: Selector = on.parse().map_err(operations::invalid)?;
+        let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        if let Some(unknown) = selector.unknown_names(hosts.iter().map(|h| &h.name)).first() {
+            return Err(Failure::new(ErrorCode::NotFound, unknown.to_string())
+                .hint("list the hosts with: hostlerctl hosts --on all")
+                .into());
+        }
+        let matching: Vec<_> =
+            hosts.into_iter().filter(|h| selector.matches(&h.candidate())).collect();
+        if matching.is_empty() {
+            let message = format!("no host matches \"{on}\"");
+            return Err(Failure::new(ErrorCode::NotFound, message)
+                .hint("list the hosts with: hostlerctl hosts --on all")
+                .into());
+        }
+        Ok(matching)
+    }
+
+    pub(crate) async fn connected(&self, link: &Link, peer: &CertificateFacts) {
+        let now = self.0.clock.now().as_microsecond();
+        let until = peer.not_after.as_microsecond();
+        if let Err(error) = self.0.store.host_connected(link, until, now).await {
+            tracing::error!(host = %link.host, %error, "a connection could not be stored");
+        }
+        tracing::info!(host = %link.host, from = link.address, "linked");
+    }
+
+    pub(crate) async fn disconnected(&self, host: &HostName, reason: &str) {
+        let now = self.0.clock.now().as_microsecond();
+        let stored = self.0.store.set_connection(host, Connection::Down, reason, now).await;
+        if let Err(error) = stored {
+            tracing::error!(%host, %error, "a lost connection could not be stored");
+        }
+        tracing::warn!(%host, reason, "the link is lost");
+    }
+
+    pub(crate) async fn report_clone(
+        &self,
+        host: &HostName,
+        linked: &str,
+        from: std::net::SocketAddr,
+    ) {
+        tracing::error!(%host, linked, %from, "two machines use one host's key");
+        let entry = Entry {
+            kind: "denied",
+            principal: format!("agent/{host}"),
+            operation: "host.link".into(),
+            subject: host.to_string(),
+            outcome: "denied".into(),
+            detail: serde_json::json!({
+                "reason": "clone: another machine is linked with the same key",
+                "linked": linked,
+                "refused": from.to_string(),
+            })
+            .to_string(),
+            ..Entry::default()
+        };
+        if let Err(error) = self.0.auditor.record_all(vec![entry]).await {
+            tracing::error!(%host, %error, "a clone could not be audited");
+        }
+    }
+}

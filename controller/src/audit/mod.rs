@@ -1,0 +1,185 @@
+//! The audit: everything that was asked for, before it is let go, and how it came out.
+//!
+//! Records are written in groups: whoever waits while one group is committed is in the next. A
+//! record that is not in the store was never answered for.
+
+mod chain;
+
+use std::sync::Arc;
+
+use hostler_core::clock::Clock;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::chain::{Record, Walk};
+use crate::store::{Store, StoreError};
+
+/// Requests that wait for a commit. Behind them callers wait.
+const WAITING: usize = 1024;
+/// Records in one commit, about.
+const GROUP: usize = 10_000;
+/// Records that are read at a time while the chain is walked.
+const PAGE: u32 = 1000;
+
+/// What is to be recorded; place, time and hash are given to it.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    /// "intent", "outcome", "denied", "change", "recovered".
+    pub kind: &'static str,
+    /// Who asks.
+    pub principal: String,
+    /// The role that is used.
+    pub role: String,
+    /// The request that it belongs to.
+    pub invocation: String,
+    /// What is asked for.
+    pub operation: String,
+    /// Of whom.
+    pub subject: String,
+    /// How it came out.
+    pub outcome: String,
+    /// More, as a JSON object.
+    pub detail: String,
+}
+
+/// Why something is not in the audit.
+#[derive(Debug, Clone, Error)]
+pub enum AuditError {
+    /// The store refused.
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    /// The controller is stopping.
+    #[error("the audit is closed")]
+    Closed,
+}
+
+type Waiting = (Vec<Entry>, oneshot::Sender<Result<(), AuditError>>);
+
+/// The way into the audit. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct Auditor(mpsc::Sender<Waiting>);
+
+impl Auditor {
+    /// Opens the audit, after recording the unknown outcome of everything that an earlier
+    /// controller let go and did not hear of again.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn start(store: Store, clock: Arc<dyn Clock>) -> Result<(Self, u64), StoreError> {
+        let head = store.audit_head().await?;
+        let (seq, hash) = head.map(|r| (r.seq, r.hash)).unwrap_or_default();
+        let mut writer = Writer { store, clock, seq, hash };
+        let mut recovered = 0;
+        loop {
+            let unfinished = writer.store.unfinished(PAGE).await?;
+            if unfinished.is_empty() {
+                break;
+            }
+            recovered += unfinished.len() as u64;
+            let entries = unfinished.into_iter().map(|r| Entry {
+                kind: "recovered",
+                principal: r.principal,
+                role: r.role,
+                invocation: r.invocation,
+                operation: r.operation,
+                subject: r.subject,
+                outcome: "outcome-unknown".into(),
+                detail: serde_json::json!({ "summary": "the controller ended before the outcome" })
+                    .to_string(),
+            });
+            writer.write(entries.collect()).await?;
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(writer.run(receiver));
+        Ok((Self(sender), recovered))
+    }
+
+    /// Records entries, in their order, all or none; ends when they are on disk.
+    ///
+    /// # Errors
+    /// When they are not: what they stand for must not happen then.
+    pub async fn record_all(&self, entries: Vec<Entry>) -> Result<(), AuditError> {
+        let (done, recorded) = oneshot::channel();
+        self.0.send((entries, done)).await.map_err(|_| AuditError::Closed)?;
+        recorded.await.map_err(|_| AuditError::Closed)?
+    }
+}
+
+/// Walks the whole chain.
+///
+/// # Errors
+/// When the store refuses. The first record that does not fit comes with the reason.
+pub async fn verify(store: &Store) -> Result<(Walk, Option<String>), StoreError> {
+    let mut walk = Walk::default();
+    loop {
+        let page = store.audit_after(walk.records, PAGE).await?;
+        if page.is_empty() {
+            return Ok((walk, None));
+        }
+        for record in &page {
+            if let Err(problem) = walk.step(record) {
+                return Ok((walk, Some(problem)));
+            }
+        }
+    }
+}
+
+struct Writer {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    seq: u64,
+    hash: String,
+}
+
+impl Writer {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+        while let Some((mut entries, first)) = waiting.recv().await {
+            let mut answers = vec![first];
+            while entries.len() < GROUP
+                && let Ok((more, answer)) = waiting.try_recv()
+            {
+                entries.extend(more);
+                answers.push(answer);
+            }
+            let written = self.write(entries).await.map_err(|e| AuditError::Store(Arc::new(e)));
+            for answer in answers {
+                // Who no longer waits has its record nevertheless.
+                let _ = answer.send(written.clone());
+            }
+        }
+    }
+
+    /// Chains entries and commits them. After a failure the chain goes on where it was.
+    async fn write(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let time_us = self.clock.now().as_microsecond();
+        let (mut seq, mut hash) = (self.seq, self.hash.clone());
+        let records: Vec<Record> = entries
+            .into_iter()
+            .map(|entry| {
+                seq += 1;
+                let mut record = Record {
+                    seq,
+                    time_us,
+                    kind: entry.kind.to_owned(),
+                    principal: entry.principal,
+                    role: entry.role,
+                    invocation: entry.invocation,
+                    operation: entry.operation,
+                    subject: entry.subject,
+                    outcome: entry.outcome,
+                    detail: entry.detail,
+                    hash: String::new(),
+                };
+                record.hash = chain::hash(&hash, &record);
+                hash.clone_from(&record.hash);
+                record
+            })
+            .collect();
+        self.store.append_audit(&records).await?;
+        (self.seq, self.hash) = (seq, hash);
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! The controller: it holds the links to the agents, says who may do what, relays operations and
+//! keeps the audit.
+//!
+//! - [`run`]: puts everything together; [`config`]: its configuration; [`vault`]: its keys
+//! - [`listen`]: the one port; [`reception`]: what becomes of a connection
+//! - [`api`]: what it answers to operators and enrolling hosts
+//! - [`links`], [`sessions`]: who is connected now; [`relay`]: one operation to many hosts
+//! - [`selector`]: which hosts are meant; [`authz`]: who may; [`audit`]: what was asked for
+//! - [`store`]: what must outlive it; all SQL is there
+
+pub mod api;
+pub mod audit;
+pub mod authz;
+pub mod config;
+pub mod links;
+pub mod listen;
+pub mod reception;
+pub mod relay;
+pub mod run;
+pub mod selector;
+pub mod sessions;
+pub mod store;
+pub mod vault;

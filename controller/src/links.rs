@@ -1,0 +1,152 @@
+//! The live links: which agents are connected now, and how to call them.
+//!
+//! Only what is true at this moment is held here; what was true is the store's.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+};
+
+use bytes::Bytes;
+use hostler_core::{
+    call::{Call, Raw},
+    link::Channel,
+    pki::Fingerprint,
+};
+use hostler_proto::{
+    name::HostName,
+    wire::{ErrorCode, Failure, HelloReply, agent_client::AgentClient},
+};
+use http::uri::PathAndQuery;
+use tokio_util::sync::CancellationToken;
+use tonic::{Streaming, client::Grpc};
+
+/// The one agent instance behind a link.
+#[derive(Debug)]
+pub struct Link {
+    /// The host.
+    pub host: HostName,
+    /// Where it dialled from.
+    pub address: String,
+    /// Key of the certificate that it showed.
+    pub key: Fingerprint,
+    /// What it told of itself.
+    pub hello: HelloReply,
+    /// Ends the link when it is cancelled.
+    pub cut: CancellationToken,
+    number: u64,
+    channel: Channel,
+}
+
+/// What a link said when it was offered.
+#[derive(Debug)]
+pub enum Joined {
+    /// It is the host's link now.
+    Linked(Arc<Link>),
+    /// Another machine is linked under the same name: one of them is a clone.
+    Clone(Arc<Link>),
+}
+
+/// All live links. A clone is the same set.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    by_host: Arc<Mutex<HashMap<HostName, Arc<Link>>>>,
+    numbers: Arc<AtomicU64>,
+}
+
+impl Links {
+    /// Offers a new link. It takes the place of an older one of the same installation, or of one
+    /// that is dead; a link of another installation that lives keeps its place.
+    pub fn join(
+        &self,
+        host: HostName,
+        address: String,
+        key: Fingerprint,
+        hello: HelloReply,
+        channel: Channel,
+        cut: CancellationToken,
+    ) -> Joined {
+        let mut links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = links.get(&host)
+            && !old.channel.is_closed()
+            && old.hello.machine_id != hello.machine_id
+        {
+            return Joined::Clone(Arc::clone(old));
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let link = Link { host: host.clone(), address, key, hello, cut, number, channel };
+        let link = Arc::new(link);
+        if let Some(old) = links.insert(host, Arc::clone(&link)) {
+            old.cut.cancel();
+        }
+        Joined::Linked(link)
+    }
+
+    /// Takes a link out; false when another has its place by now.
+    pub fn leave(&self, link: &Link) -> bool {
+        let mut links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = links.get(&link.host).is_some_and(|l| l.number == link.number);
+        if same {
+            links.remove(&link.host);
+        }
+        same
+    }
+
+    /// The link of a host.
+    pub fn get(&self, host: &HostName) -> Option<Arc<Link>> {
+        let links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(host).filter(|l| !l.channel.is_closed()).cloned()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_host.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Nobody is linked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The linked hosts.
+    pub fn hosts(&self) -> Vec<HostName> {
+        self.by_host.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
+impl Link {
+    /// Begins an operation on the host; the stream yields its events, encoded.
+    ///
+    /// # Errors
+    /// What the agent said, or that it cannot be reached.
+    pub async fn run(
+        &self,
+        path: PathAndQuery,
+        request: Bytes,
+        call: &Call,
+    ) -> Result<Streaming<Bytes>, Failure> {
+        let mut grpc = Grpc::with_origin(self.channel.clone(), origin());
+        grpc.ready().await.map_err(|e| {
+            let message = format!("the link to {} is lost: {e}", self.host);
+            Failure::new(ErrorCode::Unreachable, message).hint("nothing was sent; try again")
+        })?;
+        let mut request = tonic::Request::new(request);
+        call.write(request.metadata_mut());
+        let reply = grpc.server_streaming(request, path, Raw).await.map_err(Failure::from)?;
+        Ok(reply.into_inner())
+    }
+
+    /// The agent's own service.
+    pub fn agent(&self) -> AgentClient<Channel> {
+        AgentClient::with_origin(self.channel.clone(), origin())
+    }
+}
+
+/// The agent's own service on a link that has not joined yet.
+pub fn agent(channel: &Channel) -> AgentClient<Channel> {
+    AgentClient::with_origin(channel.clone(), origin())
+}
+
+fn origin() -> http::Uri {
+    http::Uri::from_static("https://agent")
+}

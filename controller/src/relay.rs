@@ -1,0 +1,130 @@
+//! Carries one operation to many hosts and their answers back, as they come.
+//!
+//! It knows neither who asked nor the audit. One slow host costs one place among `parallel`, and
+//! only until its deadline; an offline host costs none.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use hostler_core::call::Call;
+use hostler_proto::{
+    name::HostName,
+    wire::{Delivery, ErrorCode, Event, Failure, event},
+};
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::sync::mpsc;
+
+use crate::links::Links;
+
+/// What a host may need beyond its deadline to say that it passed.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// One operation for many hosts.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Path of the rpc.
+    pub path: PathAndQuery,
+    /// The encoded request.
+    pub request: Bytes,
+    /// Id, mode, operator, deadline.
+    pub call: Call,
+    /// After which a host that says nothing more is given up; none for a follow.
+    pub deadline: Option<Duration>,
+    /// Hosts at a time.
+    pub parallel: usize,
+}
+
+/// Something that a host said, or that became of its task.
+#[derive(Debug)]
+pub struct Report {
+    /// The host.
+    pub host: HostName,
+    /// What it said.
+    pub event: Event,
+    /// Set with the last report of a host.
+    pub end: Option<Delivery>,
+}
+
+/// Runs the job on all hosts and ends when each has an end, or when nobody reads any more.
+pub async fn relay(links: &Links, hosts: Vec<HostName>, job: Job, out: mpsc::Sender<Report>) {
+    let (online, offline): (Vec<_>, Vec<_>) =
+        hosts.into_iter().map(|h| (links.get(&h), h)).partition(|(link, _)| link.is_some());
+    for (_, host) in offline {
+        let message = format!("{host} is not connected");
+        let failure = Failure::new(ErrorCode::Unreachable, message)
+            .hint(format!("see why with: hostlerctl host show {host}"));
+        if out.send(ended(host, failure, Delivery::Undelivered)).await.is_err() {
+            return;
+        }
+    }
+    let job = &job;
+    let out = &out;
+    let tasks = online.into_iter().map(|(_, host)| async move {
+        let end = one(links, &host, job, out).await;
+        out.send(end).await
+    });
+    let mut tasks = stream::iter(tasks).buffer_unordered(job.parallel.max(1));
+    // A closed channel ends everything: dropping the tasks cancels their streams.
+    while let Some(Ok(())) = tasks.next().await {}
+}
+
+async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Report>) -> Report {
+    let mut delivery = Delivery::Undelivered;
+    let talk = async {
+        // Asked again: the link may have been lost since the job began.
+        let link = links.get(host).ok_or_else(|| {
+            Failure::new(ErrorCode::Unreachable, format!("{host} lost its connection"))
+        })?;
+        delivery = Delivery::Sent;
+        let mut events = link.run(job.path.clone(), job.request.clone(), &job.call).await?;
+        delivery = Delivery::Accepted;
+        while let Some(bytes) = events.message().await.map_err(Failure::from)? {
+            let event = Event::decode(bytes).map_err(|_| {
+                Failure::new(ErrorCode::Internal, format!("{host} sent what is no event"))
+            })?;
+            match event.event {
+                Some(event::Event::Outcome(_) | event::Event::Failure(_)) => return Ok(event),
+                _ => {
+                    let report = Report { host: host.clone(), event, end: None };
+                    if out.send(report).await.is_err() {
+                        return Err(Failure::new(ErrorCode::Cancelled, "nobody listens any more"));
+                    }
+                }
+            }
+        }
+        let message = format!("{host} ended its answer without an outcome");
+        Err(Failure::new(ErrorCode::OutcomeUnknown, message))
+    };
+    let result = match job.deadline {
+        Some(deadline) => match tokio::time::timeout(deadline + MARGIN, talk).await {
+            Ok(result) => result,
+            Err(_) => {
+                let message = format!("{host} said nothing until {} s", deadline.as_secs());
+                Err(Failure::new(ErrorCode::Timeout, message).hint("allow more with --timeout"))
+            }
+        },
+        None => talk.await,
+    };
+    match result {
+        Ok(event) => Report { host: host.clone(), event, end: Some(Delivery::Reported) },
+        Err(failure) => {
+            // A refusal is the host's own answer; a broken stream or silence is not.
+            let heard = !matches!(
+                failure.code(),
+                ErrorCode::Unreachable
+                    | ErrorCode::Timeout
+                    | ErrorCode::Cancelled
+                    | ErrorCode::OutcomeUnknown
+                    | ErrorCode::Internal
+            );
+            ended(host.clone(), failure, if heard { Delivery::Reported } else { delivery })
+        }
+    }
+}
+
+fn ended(host: HostName, failure: Failure, delivery: Delivery) -> Report {
+    let event = Event { event: Some(event::Event::Failure(failure)) };
+    Report { host, event, end: Some(delivery) }
+}

@@ -1,0 +1,98 @@
+//! Puts the controller together: makes a fleet, and runs it.
+
+use std::{sync::Arc, time::Duration};
+
+use hostler_core::{
+    clock::{Clock, SystemClock},
+    identity::{FleetName, PrincipalName},
+    tls::Trust,
+};
+use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{Api, App, access::add_operator},
+    audit::{Auditor, Entry},
+    authz::Role,
+    config::Config,
+    links::Links,
+    listen::{Door, listen},
+    sessions::Sessions,
+    store::Store,
+    vault::Vault,
+};
+
+/// Anything that keeps the controller from running; each ends in one sentence for people.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result<App, Error> {
+    let store = Store::open(&config.store_url()).await?;
+    let (auditor, recovered) = Auditor::start(store.clone(), Arc::clone(&clock)).await?;
+    if recovered > 0 {
+        tracing::warn!(recovered, "outcomes are unknown: the controller ended before they came");
+    }
+    Ok(App {
+        fleet: vault.authority.fleet().clone(),
+        keepalive: config.keepalive()?,
+        config,
+        vault,
+        store,
+        auditor,
+        links: Links::default(),
+        sessions: Sessions::default(),
+        catalogue: Catalogue::embedded()?,
+        clock,
+    })
+}
+
+/// Makes a fleet with its first admin, whose credentials are given back.
+///
+/// # Errors
+/// When there is a fleet already, or it cannot be written.
+pub async fn init(
+    config: Config,
+    fleet: FleetName,
+    admin: PrincipalName,
+) -> Result<AddOperatorReply, Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let vault = Vault::create(&config.state_dir, fleet, "main".parse()?, &*clock)?;
+    let days = config.operator_certificate_d;
+    let app = assemble(config, vault, clock).await?;
+    let entry = Entry {
+        kind: "change",
+        principal: "init".into(),
+        operation: "operator.add".into(),
+        subject: admin.to_string(),
+        outcome: "ok".into(),
+        detail: serde_json::json!({ "role": "admin" }).to_string(),
+        ..Entry::default()
+    };
+    app.auditor.record_all(vec![entry]).await?;
+    let added = add_operator(&app, admin, Role::Admin, None, days).await;
+    added.map_err(|status| status.message().to_owned().into())
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When there is no fleet, the store cannot be used, or the port is taken.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let vault = Vault::open(&config.state_dir, &*clock)?;
+    let address = config.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("the controller cannot listen on {address} (key listen): {e}"))?;
+    let grace = Duration::from_secs(config.renewal_grace_h * 3600);
+    let authority = vault.authority.certificate().clone();
+    let fleet = vault.authority.fleet().clone();
+    let trust = Trust::new(fleet, [authority], Arc::clone(&clock))?;
+    let door = Door::new(trust, &vault.credentials, grace)?;
+    let app = assemble(config, vault, clock).await?;
+    let now = app.clock.now().as_microsecond();
+    let lost = app.store.none_connected("the controller was restarted", now).await?;
+    tracing::info!(fleet = %app.fleet, %address, lost, "the controller runs");
+    listen(listener, door, Api(Arc::new(app)), stop).await;
+    Ok(())
+}

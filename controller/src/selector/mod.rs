@@ -1,0 +1,228 @@
+//! Which hosts are meant. One grammar wherever hosts are named:
+//!
+//! ```text
+//! all                                every host, and only by this word
+//! web-1    web-1,web-2    web-*      a name, names, a pattern
+//! role=db  role!=db  env in (a,b)    labels; fact.os_id=debian asks for a fact
+//! has(canary)  !canary               a label is there, is not there
+//! state=down                         up, down, never, revoked
+//! a and (b or not c)
+//! ```
+
+mod parse;
+
+use std::{fmt, str::FromStr};
+
+use globset::{Glob, GlobMatcher};
+use hostler_proto::name::{HostName, nearest};
+
+pub use self::parse::InvalidSelector;
+use crate::authz::Candidate;
+
+/// A selector that was understood.
+#[derive(Debug, Clone)]
+pub struct Selector(Expr);
+
+#[derive(Debug, Clone)]
+enum Expr {
+    All,
+    Name(HostName),
+    Pattern(Pattern),
+    Is { key: String, values: Vec<String> },
+    Has(String),
+    Not(Box<Expr>),
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
+}
+
+#[derive(Debug, Clone)]
+struct Pattern {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Option<Self> {
+        let matcher = Glob::new(text).ok()?.compile_matcher();
+        Some(Self { text: text.to_owned(), matcher })
+    }
+}
+
+impl Selector {
+    /// Whether a host is meant.
+    pub fn matches(&self, host: &Candidate<'_>) -> bool {
+        self.0.matches(host)
+    }
+
+    /// A sentence for each host that is named and does not exist.
+    pub fn unknown_names<'a>(&self, known: impl Iterator<Item = &'a HostName> + Clone) -> Vec<String> {
+        let mut named = Vec::new();
+        self.0.names(&mut named);
+        named.retain(|name| !known.clone().any(|k| k == *name));
+        let guess = |name: &HostName| {
+            let meant = nearest(name.as_str(), known.clone().map(HostName::as_str));
+            meant.map(|n| format!("; did you mean {n}?")).unwrap_or_default()
+        };
+        named.iter().map(|name| format!("there is no host {name}{}", guess(name))).collect()
+    }
+}
+
+impl Expr {
+    fn matches(&self, host: &Candidate<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Name(name) => name == host.name,
+            Self::Pattern(pattern) => pattern.matcher.is_match(host.name.as_str()),
+            Self::Is { key, values } => {
+                host.get(key).is_some_and(|value| values.iter().any(|v| v == value))
+            }
+            Self::Has(key) => host.get(key).is_some(),
+            Self::Not(inner) => !inner.matches(host),
+            Self::And(all) => all.iter().all(|e| e.matches(host)),
+            Self::Or(any) => any.iter().any(|e| e.matches(host)),
+        }
+    }
+
+    fn names<'a>(&'a self, into: &mut Vec<&'a HostName>) {
+        match self {
+            Self::Name(name) => into.push(name),
+            Self::Not(inner) => inner.names(into),
+            Self::And(list) | Self::Or(list) => list.iter().for_each(|e| e.names(into)),
+            Self::All | Self::Pattern(_) | Self::Is { .. } | Self::Has(_) => {}
+        }
+    }
+}
+
+impl FromStr for Selector {
+    type Err = InvalidSelector;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse::parse(text).map(Self)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Every compound stands in parentheses: what is printed is read back as the same.
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
+            f.write_str("(")?;
+            for (i, part) in parts.iter().enumerate() {
+                if i > 0 {
+                    write!(f, " {word} ")?;
+                }
+                part.fmt(f)?;
+            }
+            f.write_str(")")
+        };
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Name(name) => name.fmt(f),
+            Self::Pattern(pattern) => f.write_str(&pattern.text),
+            Self::Is { key, values } => match values.as_slice() {
+                [value] => write!(f, "{key}={value}"),
+                values => write!(f, "{key} in ({})", values.join(",")),
+            },
+            Self::Has(key) => write!(f, "has({key})"),
+            Self::Not(inner) => write!(f, "not ({inner})"),
+            Self::And(parts) => list(f, parts, "and"),
+            Self::Or(parts) => list(f, parts, "or"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matching(selector: &str) -> Vec<String> {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let hosts = [
+            ("web-1", map(&[("role", "web"), ("env", "prod")]), "up"),
+            ("web-2", map(&[("role", "web"), ("env", "stage"), ("canary", "yes")]), "down"),
+            ("db-1", map(&[("role", "db"), ("env", "prod")]), "up"),
+        ];
+        let facts = map(&[("os_id", "debian")]);
+        let selector: Selector = selector.parse().expect(selector);
+        let hosts = hosts.iter().filter(|(name, labels, state)| {
+            let name = name.parse().expect("name");
+            selector.matches(&Candidate { name: &name, labels, facts: &facts, state })
+        });
+        hosts.map(|(name, ..)| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn every_form_of_the_grammar_selects_what_it_says() {
+        for (selector, expected) in [
+            ("all", "web-1 web-2 db-1"),
+            ("web-1", "web-1"),
+            ("web-1,db-1", "web-1 db-1"),
+            ("web-*", "web-1 web-2"),
+            ("role=db", "db-1"),
+            ("role!=db", "web-1 web-2"),
+            ("env in (prod,stage) and role=web", "web-1 web-2"),
+            ("has(canary)", "web-2"),
+            ("!canary", "web-1 db-1"),
+            ("state=down", "web-2"),
+            ("fact.os_id=debian and not web-*", "db-1"),
+            ("role=db or role=web and state=up", "web-1 db-1"),
+            ("(role=db or role=web) and state=down", "web-2"),
+        ] {
+            assert_eq!(matching(selector).join(" "), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_where_it_is() {
+        for (text, problem) in [
+            ("", "nothing is selected"),
+            ("*", "write \"all\""),
+            ("role=", "column 6"),
+            ("(web-1", "column 7"),
+            ("web-1 web-2", "column 7"),
+            ("Web", "column 1"),
+            ("state=dwon", "did you mean down"),
+            ("web-1 and", "column 10"),
+        ] {
+            let error = text.parse::<Selector>().expect_err(text).to_string();
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+        let deep = "(".repeat(100_000);
+        assert!(deep.parse::<Selector>().is_err());
+        assert!("not ".repeat(10_000).parse::<Selector>().is_err());
+    }
+
+    #[test]
+    fn a_named_host_that_does_not_exist_is_told_with_the_one_that_was_meant() {
+        let known: Vec<HostName> = vec!["web-1".parse().expect("name")];
+        let selector: Selector = "web-l or db-*".parse().expect("selector");
+        assert_eq!(
+            selector.unknown_names(known.iter()),
+            ["there is no host web-l; did you mean web-1?"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic_and_what_it_reads_it_prints(
+            text in "(all|web-1|web-\\*|a=b|a!=b|a in \\(b,c\\)|!x|has\\(x\\)|not |and|or|\\(|\\)|,| ){0,12}|\\PC{0,30}"
+        ) {
+            if let Ok(selector) = text.parse::<Selector>() {
+                let printed = selector.to_string();
+                let again = printed.parse::<Selector>();
+                prop_assert_eq!(again.map(|s| s.to_string()).ok(), Some(printed));
+            }
+        }
+    }
+}

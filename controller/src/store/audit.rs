@@ -1,0 +1,140 @@
+//! The audit's records. Nothing here changes or removes one.
+
+use sqlx::{Any, QueryBuilder, Row, any::AnyRow};
+
+use super::{Store, StoreError};
+use crate::audit::Record;
+
+/// Records in one statement: eleven values each, below SQLite's bound of 32,766.
+const BATCH: usize = 500;
+
+/// Which records are wanted; an empty text wants all.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Not older than this.
+    pub since_us: i64,
+    /// About this host.
+    pub subject: String,
+    /// Asked for by this principal.
+    pub principal: String,
+    /// Of this operation.
+    pub operation: String,
+    /// Of this invocation.
+    pub invocation: String,
+    /// Older than this record.
+    pub before: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+fn read(row: &AnyRow) -> Result<Record, StoreError> {
+    let seq: i64 = row.try_get("seq")?;
+    Ok(Record {
+        seq: u64::try_from(seq).map_err(|_| StoreError::Damaged(format!("record {seq}")))?,
+        time_us: row.try_get("time_us")?,
+        kind: row.try_get("kind")?,
+        principal: row.try_get("principal")?,
+        role: row.try_get("role")?,
+        invocation: row.try_get("invocation")?,
+        operation: row.try_get("operation")?,
+        subject: row.try_get("subject")?,
+        outcome: row.try_get("outcome")?,
+        detail: row.try_get("detail")?,
+        hash: row.try_get("hash")?,
+    })
+}
+
+fn number(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// Appends records, all or none.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn append_audit(&self, records: &[Record]) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        let mut transaction = self.pool.begin().await?;
+        for batch in records.chunks(BATCH) {
+            let mut query = QueryBuilder::<Any>::new("INSERT INTO audit ");
+            query.push_values(batch, |mut row, r| {
+                row.push_bind(number(r.seq))
+                    .push_bind(r.time_us)
+                    .push_bind(r.kind.as_str())
+                    .push_bind(r.principal.as_str())
+                    .push_bind(r.role.as_str())
+                    .push_bind(r.invocation.as_str())
+                    .push_bind(r.operation.as_str())
+                    .push_bind(r.subject.as_str())
+                    .push_bind(r.outcome.as_str())
+                    .push_bind(r.detail.as_str())
+                    .push_bind(r.hash.as_str());
+            });
+            query.build().persistent(false).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The last record.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn audit_head(&self) -> Result<Option<Record>, StoreError> {
+        let query = sqlx::query("SELECT * FROM audit ORDER BY seq DESC LIMIT 1");
+        query.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+    }
+
+    /// Records in their order, after one of them: for walking the chain page by page.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn audit_after(&self, seq: u64, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let query = sqlx::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2");
+        let rows = query.bind(number(seq)).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Records that a filter wants, the newest first.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<Record>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM audit WHERE time_us >= $1 AND ($2 = '' OR subject = $2) \
+             AND ($3 = '' OR principal = $3) AND ($4 = '' OR operation = $4) \
+             AND ($5 = '' OR invocation = $5) AND seq < $6 ORDER BY seq DESC LIMIT $7",
+        )
+        .bind(filter.since_us)
+        .bind(filter.subject.as_str())
+        .bind(filter.principal.as_str())
+        .bind(filter.operation.as_str())
+        .bind(filter.invocation.as_str())
+        .bind(match filter.before {
+            0 => i64::MAX,
+            seq => number(seq),
+        })
+        .bind(i64::from(filter.limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Intents that have no outcome, in their order: what a controller that died let go.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn unfinished(&self, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM audit i WHERE i.kind = 'intent' AND NOT EXISTS (\
+             SELECT 1 FROM audit o WHERE o.invocation = i.invocation \
+             AND o.subject = i.subject AND o.kind IN ('outcome', 'recovered')) \
+             ORDER BY i.seq LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+}

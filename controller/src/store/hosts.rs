@@ -1,0 +1,363 @@
+//! The hosts, as the store knows them.
+
+use std::collections::BTreeMap;
+
+use hostler_proto::{name::HostName, wire};
+use sqlx::{Row, any::AnyRow};
+use thiserror::Error;
+
+use super::{Store, StoreError, from_json, to_json};
+use crate::{authz::Candidate, links::Link};
+
+/// Whether a host's link stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Enrolled, never linked.
+    Never,
+    /// Linked.
+    Up,
+    /// Was linked and is not.
+    Down,
+    /// Its certificate is worthless.
+    Revoked,
+}
+
+impl Connection {
+    /// The word for it, in selectors too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl From<Connection> for wire::Connection {
+    fn from(connection: Connection) -> Self {
+        match connection {
+            Connection::Never => Self::Never,
+            Connection::Up => Self::Up,
+            Connection::Down => Self::Down,
+            Connection::Revoked => Self::Revoked,
+        }
+    }
+}
+
+/// A host.
+#[derive(Debug, Clone)]
+pub struct HostRow {
+    /// Its name.
+    pub name: HostName,
+    /// Labels of the agent's configuration, under those that operators gave.
+    pub labels: BTreeMap<String, String>,
+    /// Facts by name.
+    pub facts: BTreeMap<String, String>,
+    /// Operations that its policy allows.
+    pub operations: Vec<String>,
+    /// Version of its agent.
+    pub agent_version: String,
+    /// Its installation.
+    pub machine_id: String,
+    /// Fingerprint of its key.
+    pub key: String,
+    /// End of its certificate.
+    pub certificate_until_us: i64,
+    /// When it was enrolled.
+    pub enrolled_us: i64,
+    /// Whether it is linked.
+    pub connection: Connection,
+    /// Since when.
+    pub since_us: i64,
+    /// Why it is not.
+    pub reason: String,
+    /// Where it dials from.
+    pub address: String,
+    /// When it was linked last.
+    pub last_seen_us: i64,
+    /// When it was revoked.
+    pub revoked_us: Option<i64>,
+}
+
+/// A host that enrols.
+#[derive(Debug, Clone)]
+pub struct NewHost {
+    /// Its name.
+    pub name: HostName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its installation.
+    pub machine_id: String,
+    /// Fingerprint of its key.
+    pub key: String,
+    /// End of its certificate.
+    pub certificate_until_us: i64,
+    /// It may take the place of a host of that name.
+    pub replace: bool,
+}
+
+/// Why a host was not enrolled.
+#[derive(Debug, Error)]
+pub enum EnrollError {
+    /// There is a host of that name.
+    #[error("the name is taken")]
+    Taken,
+    /// The token is used up by now.
+    #[error("the token is used up")]
+    Token,
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for EnrollError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl HostRow {
+    /// The host as selectors and authorisation see it.
+    pub fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            name: &self.name,
+            labels: &self.labels,
+            facts: &self.facts,
+            state: self.connection.name(),
+        }
+    }
+
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let name: String = row.try_get("name")?;
+        let revoked: i64 = row.try_get("revoked_us")?;
+        let connection: String = row.try_get("connection")?;
+        let mut labels = from_json(row.try_get("agent_labels")?)?;
+        labels.extend(from_json(row.try_get("labels")?)?);
+        let operations: String = row.try_get("operations")?;
+        Ok(Self {
+            name: name.parse().map_err(|_| StoreError::Damaged(format!("host \"{name}\"")))?,
+            labels,
+            facts: from_json(row.try_get("facts")?)?,
+            operations: operations.split_whitespace().map(ToOwned::to_owned).collect(),
+            agent_version: row.try_get("agent_version")?,
+            machine_id: row.try_get("machine_id")?,
+            key: row.try_get("key_fingerprint")?,
+            certificate_until_us: row.try_get("certificate_until_us")?,
+            enrolled_us: row.try_get("enrolled_us")?,
+            connection: match connection.as_str() {
+                _ if revoked != 0 => Connection::Revoked,
+                "never" => Connection::Never,
+                "up" => Connection::Up,
+                "down" => Connection::Down,
+                other => return Err(StoreError::Damaged(format!("connection \"{other}\""))),
+            },
+            since_us: row.try_get("since_us")?,
+            reason: row.try_get("reason")?,
+            address: row.try_get("address")?,
+            last_seen_us: row.try_get("last_seen_us")?,
+            revoked_us: (revoked != 0).then_some(revoked),
+        })
+    }
+}
+
+impl Store {
+    /// All hosts, by name.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM hosts ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(HostRow::read).collect()
+    }
+
+    /// One host.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn host(&self, name: &HostName) -> Result<Option<HostRow>, StoreError> {
+        let query = sqlx::query("SELECT * FROM hosts WHERE name = $1").bind(name.as_str());
+        let row = query.fetch_optional(&self.pool).await?;
+        row.as_ref().map(HostRow::read).transpose()
+    }
+
+    /// Takes one use of a token and writes the host down, both or neither.
+    ///
+    /// # Errors
+    /// When the name is taken, the token is used up, or the store refuses.
+    pub async fn enroll(&self, token: &str, host: NewHost, now: i64) -> Result<(), EnrollError> {
+        let _writer = self.write().await;
+        let mut transaction = self.pool.begin().await?;
+        let taken = sqlx::query(
+            "UPDATE tokens SET uses_left = uses_left - 1 \
+             WHERE id = $1 AND uses_left > 0 AND expires_us > $2",
+        )
+        .bind(token)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if taken.rows_affected() != 1 {
+            return Err(EnrollError::Token);
+        }
+        if host.replace {
+            sqlx::query("DELETE FROM hosts WHERE name = $1")
+                .bind(host.name.as_str())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        let inserted = sqlx::query(
+            "INSERT INTO hosts (name, labels, agent_labels, facts, operations, agent_version, \
+             machine_id, key_fingerprint, certificate_until_us, enrolled_us, connection, \
+             since_us, reason, address, last_seen_us, revoked_us) VALUES \
+             ($1, $2, '{}', '{}', '', '', $3, $4, $5, $6, 'never', $6, '', '', 0, 0) \
+             ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(host.name.as_str())
+        .bind(to_json(&host.labels))
+        .bind(host.machine_id)
+        .bind(host.key)
+        .bind(host.certificate_until_us)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if inserted.rows_affected() != 1 {
+            return Err(EnrollError::Taken);
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Writes down that a host is linked, and what it told of itself.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn host_connected(&self, link: &Link, until: i64, now: i64) -> Result<(), StoreError> {
+        let hello = &link.hello;
+        let sorted = |map: &std::collections::HashMap<String, String>| {
+            to_json(&map.clone().into_iter().collect())
+        };
+        let _writer = self.write().await;
+        sqlx::query(
+            "UPDATE hosts SET connection = 'up', since_us = $2, reason = '', address = $3, \
+             last_seen_us = $2, agent_version = $4, machine_id = $5, agent_labels = $6, \
+             facts = $7, operations = $8, certificate_until_us = $9 WHERE name = $1",
+        )
+        .bind(link.host.as_str())
+        .bind(now)
+        .bind(link.address.as_str())
+        .bind(hello.version.as_str())
+        .bind(hello.machine_id.as_str())
+        .bind(sorted(&hello.labels))
+        .bind(sorted(&hello.facts))
+        .bind(hello.operations.join(" "))
+        .bind(until)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes down that a host's link changed, and why.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn set_connection(
+        &self,
+        host: &HostName,
+        connection: Connection,
+        reason: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        sqlx::query(
+            "UPDATE hosts SET connection = $2, since_us = $3, reason = $4, last_seen_us = $3 \
+             WHERE name = $1",
+        )
+        .bind(host.as_str())
+        .bind(connection.name())
+        .bind(now)
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// When a controller starts nobody is linked: hosts that were are down until they come back.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn none_connected(&self, reason: &str, now: i64) -> Result<u64, StoreError> {
+        let _writer = self.write().await;
+        let done = sqlx::query(
+            "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2 \
+             WHERE connection = 'up'",
+        )
+        .bind(now)
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Writes down the end of a renewed certificate.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn set_certificate(&self, host: &HostName, until: i64) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        sqlx::query("UPDATE hosts SET certificate_until_us = $2 WHERE name = $1")
+            .bind(host.as_str())
+            .bind(until)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Sets and removes labels that operators give; none when there is no such host.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn label(
+        &self,
+        host: &HostName,
+        set: BTreeMap<String, String>,
+        remove: &[String],
+    ) -> Result<Option<HostRow>, StoreError> {
+        {
+            let _writer = self.write().await;
+            let query = sqlx::query("SELECT labels FROM hosts WHERE name = $1").bind(host.as_str());
+            let Some(row) = query.fetch_optional(&self.pool).await? else { return Ok(None) };
+            let mut labels = from_json(row.try_get("labels")?)?;
+            labels.extend(set);
+            labels.retain(|key, _| !remove.contains(key));
+            sqlx::query("UPDATE hosts SET labels = $2 WHERE name = $1")
+                .bind(host.as_str())
+                .bind(to_json(&labels))
+                .execute(&self.pool)
+                .await?;
+        }
+        self.host(host).await
+    }
+
+    /// Makes a host's certificate worthless; false when there is no such host.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn revoke_host(
+        &self,
+        host: &HostName,
+        reason: &str,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let _writer = self.write().await;
+        let done = sqlx::query(
+            "UPDATE hosts SET revoked_us = $2, reason = $3, since_us = $2 \
+             WHERE name = $1 AND revoked_us = 0",
+        )
+        .bind(host.as_str())
+        .bind(now)
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}

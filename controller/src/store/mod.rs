@@ -1,0 +1,120 @@
+//! What must outlive the controller, in SQLite or PostgreSQL. All SQL of the controller is here.
+//!
+//! One text for both: the tables know only BIGINT and TEXT, which is what sqlx's `Any` carries
+//! faithfully, so there are no two implementations that could drift apart.
+
+mod audit;
+mod hosts;
+mod operators;
+mod tokens;
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    AnyPool, Executor,
+    any::{AnyPoolOptions, install_default_drivers},
+    migrate::MigrateError,
+};
+use thiserror::Error;
+use tokio::sync::{Mutex, MutexGuard};
+
+pub use self::{
+    audit::AuditFilter,
+    hosts::{Connection, EnrollError, HostRow, NewHost},
+    operators::OperatorRow,
+    tokens::TokenRow,
+};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// Why the store cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The database said no.
+    #[error("the store refused: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The store cannot be opened.
+    #[error("the store {url} cannot be opened: {source}")]
+    Open {
+        /// Where, without a password.
+        url: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A newer controller has written it.
+    #[error(
+        "the store has version {0}, which this controller does not know; use the controller that \
+         wrote it, or a newer one"
+    )]
+    Newer(i64),
+    /// Its tables cannot be brought up to date.
+    #[error("the store cannot be brought up to date: {0}")]
+    Migrate(MigrateError),
+    /// A row does not hold what it should.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// The store. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: AnyPool,
+    /// SQLite has one writer; waiting for it here costs less than being told that it is busy.
+    writer: Arc<Mutex<()>>,
+}
+
+impl Store {
+    /// Opens `sqlite:PATH` (made when it does not exist) or `postgres://…`.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or was written by a newer controller.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        install_default_drivers();
+        let sqlite = url.starts_with("sqlite:");
+        let full = match sqlite && !url.contains('?') {
+            true => format!("{url}?mode=rwc"),
+            false => url.to_owned(),
+        };
+        let options = AnyPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(10))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if sqlite {
+                        // FULL: a commit that was answered survives a power cut.
+                        connection
+                            .execute(
+                                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+                                 PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON",
+                            )
+                            .await?;
+                    }
+                    Ok(())
+                })
+            });
+        let shown = url.split_once('@').map_or(url, |(_, host)| host).to_owned();
+        let pool = options
+            .connect(&full)
+            .await
+            .map_err(|source| StoreError::Open { url: shown, source })?;
+        MIGRATIONS.run(&pool).await.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => StoreError::Newer(version),
+            other => StoreError::Migrate(other),
+        })?;
+        Ok(Self { pool, writer: Arc::default() })
+    }
+
+    async fn write(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().await
+    }
+}
+
+/// A map as it is stored.
+fn to_json(map: &std::collections::BTreeMap<String, String>) -> String {
+    serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned())
+}
+
+fn from_json(text: &str) -> Result<std::collections::BTreeMap<String, String>, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::Damaged(format!("\"{text}\" is no map")))
+}
