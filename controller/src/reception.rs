@@ -3,12 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hostler_core::{
-    identity::Principal,
-    link,
-    pki::CertificateFacts,
-    tls::Protocol,
-};
+use hostler_core::{identity::Principal, link, pki::CertificateFacts, tls::Protocol};
 use hostler_proto::{
     name::HostName,
     wire::{
@@ -24,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
 use crate::{
-    api::{Api, enrolment::{Enrolling, Renewing}},
+    api::{
+        Api,
+        enrolment::{Enrolling, Renewing},
+    },
     links::{self, Joined},
     listen::{Reception, serve_briefly},
 };

@@ -40,8 +40,11 @@ mod tests {
     fn a_revoked_operator_loses_every_connection_and_others_none() {
         let sessions = Sessions::default();
         let (alice, bob) = ("alice".parse().expect("name"), "bob".parse().expect("name"));
-        let (a, b, c) =
-            (sessions.join(PrincipalName::clone(&alice)), sessions.join(alice.clone()), sessions.join(bob));
+        let (a, b, c) = (
+            sessions.join(PrincipalName::clone(&alice)),
+            sessions.join(alice.clone()),
+            sessions.join(bob),
+        );
         drop(a);
         assert_eq!(sessions.cut(&alice), 1);
         assert!(b.is_cancelled() && !c.is_cancelled());

@@ -11,9 +11,9 @@ use hostler_proto::{
     name::HostName,
     wire::{
         self, AddOperatorReply, AddOperatorRequest, CreateTokenReply, CreateTokenRequest,
-        ErrorCode, Failure, OperatorRecord, OperatorsReply, OperatorsRequest, RevokeOperatorRequest,
-        RevokeReply, RevokeTokenRequest, TokenRecord, TokensReply, TokensRequest, WhoAmIRequest,
-        access_server::Access,
+        ErrorCode, Failure, OperatorRecord, OperatorsReply, OperatorsRequest,
+        RevokeOperatorRequest, RevokeReply, RevokeTokenRequest, TokenRecord, TokensReply,
+        TokensRequest, WhoAmIRequest, access_server::Access,
     },
 };
 use rand::{TryRngCore, rngs::OsRng};
@@ -179,9 +179,11 @@ impl Access for Api {
         self.change(&caller, "token.revoke", &id, serde_json::json!({})).await?;
         match self.0.store.revoke_token(&id).await.map_err(unstored)? {
             true => Ok(Response::new(RevokeReply { cut: 0 })),
-            false => Err(Failure::new(ErrorCode::NotFound, format!("there is no usable token {id}"))
-                .hint("list them with: hostlerctl token list")
-                .into()),
+            false => {
+                Err(Failure::new(ErrorCode::NotFound, format!("there is no usable token {id}"))
+                    .hint("list them with: hostlerctl token list")
+                    .into())
+            }
         }
     }
 
@@ -202,7 +204,8 @@ impl Access for Api {
             0 => self.0.config.operator_certificate_d,
             days => u64::from(days.min(3650)),
         };
-        let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "days": days });
+        let detail =
+            serde_json::json!({ "role": role.to_string(), "on": request.on, "days": days });
         self.change(&caller, "operator.add", &request.name, detail).await?;
         Ok(Response::new(add_operator(&self.0, name, role, scope, days).await?))
     }

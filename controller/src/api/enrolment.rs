@@ -2,11 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use hostler_core::{
-    identity::Principal,
-    pki::CertificateFacts,
-    token::TokenSecret,
-};
+use hostler_core::{identity::Principal, pki::CertificateFacts, token::TokenSecret};
 use hostler_proto::{
     name::HostName,
     wire::{
@@ -17,7 +13,10 @@ use hostler_proto::{
 use tonic::{Request, Response, Status};
 
 use super::{Api, operations::unaudited, unstored};
-use crate::{audit::Entry, store::{EnrollError, NewHost}};
+use crate::{
+    audit::Entry,
+    store::{EnrollError, NewHost},
+};
 
 /// One connection of a host without an identity.
 #[derive(Debug)]
@@ -82,8 +81,9 @@ impl Enrolment for Enrolling {
             operation: "host.enroll".into(),
             subject: host.to_string(),
             outcome: "ok".into(),
-            detail: serde_json::json!({ "from": self.from.to_string(), "key": facts.key.to_string() })
-                .to_string(),
+            detail:
+                serde_json::json!({ "from": self.from.to_string(), "key": facts.key.to_string() })
+                    .to_string(),
             ..Entry::default()
         };
         app.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
@@ -123,9 +123,8 @@ impl Renewal for Renewing {
         let app = &self.api.0;
         let Principal::Agent(host) = &self.peer.identity.principal else { return Err(refused()) };
         let row = app.store.host(host).await.map_err(unstored)?;
-        let known = row.is_some_and(|r| {
-            r.revoked_us.is_none() && r.key == self.peer.key.to_string()
-        });
+        let known =
+            row.is_some_and(|r| r.revoked_us.is_none() && r.key == self.peer.key.to_string());
         if !known {
             let message = format!("{host} is revoked, or was enrolled again with another key");
             return Err(Failure::new(ErrorCode::PermissionDenied, message).into());

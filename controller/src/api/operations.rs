@@ -146,9 +146,9 @@ impl Api {
         let timeout =
             (request.timeout_s > 0).then(|| Duration::from_secs(request.timeout_s.into()));
         let follow = spec.follows
-            && spec.parameter("follow").is_some_and(|p| {
-                message.get_field(&p.field).as_bool().unwrap_or(false)
-            });
+            && spec
+                .parameter("follow")
+                .is_some_and(|p| message.get_field(&p.field).as_bool().unwrap_or(false));
         let job = Job {
             path: spec.path.parse().map_err(|_| Status::internal("a path of the catalogue"))?,
             request: Bytes::from(request.request),
@@ -196,7 +196,8 @@ impl Api {
                 break;
             }
             let ends = batch.iter().filter(|r| r.end.is_some());
-            let entries = ends.map(|r| outcome_entry(&entry, &r.host, &r.event)).collect::<Vec<_>>();
+            let entries =
+                ends.map(|r| outcome_entry(&entry, &r.host, &r.event)).collect::<Vec<_>>();
             if !entries.is_empty()
                 && let Err(error) = self.0.auditor.record_all(entries).await
             {

@@ -75,7 +75,9 @@ impl Walk {
             return Err(format!("record {expected} is missing: {} follows", record.seq));
         }
         if hash(&self.head, record) != record.hash {
-            return Err(format!("record {expected} was changed, or does not follow the one before"));
+            return Err(format!(
+                "record {expected} was changed, or does not follow the one before"
+            ));
         }
         self.records = expected;
         self.head.clone_from(&record.hash);

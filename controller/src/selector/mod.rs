@@ -55,7 +55,10 @@ impl Selector {
     }
 
     /// A sentence for each host that is named and does not exist.
-    pub fn unknown_names<'a>(&self, known: impl Iterator<Item = &'a HostName> + Clone) -> Vec<String> {
+    pub fn unknown_names<'a>(
+        &self,
+        known: impl Iterator<Item = &'a HostName> + Clone,
+    ) -> Vec<String> {
         let mut named = Vec::new();
         self.0.names(&mut named);
         named.retain(|name| !known.clone().any(|k| k == *name));

@@ -231,7 +231,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn host_connected(&self, link: &Link, until: i64, now: i64) -> Result<(), StoreError> {
+    pub async fn host_connected(
+        &self,
+        link: &Link,
+        until: i64,
+        now: i64,
+    ) -> Result<(), StoreError> {
         let hello = &link.hello;
         let sorted = |map: &std::collections::HashMap<String, String>| {
             to_json(&map.clone().into_iter().collect())

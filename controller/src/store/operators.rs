@@ -99,13 +99,12 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let _writer = self.write().await;
-        let done = sqlx::query(
-            "UPDATE operators SET revoked_us = $2 WHERE name = $1 AND revoked_us = 0",
-        )
-        .bind(name.to_string())
-        .bind(now)
-        .execute(&self.pool)
-        .await?;
+        let done =
+            sqlx::query("UPDATE operators SET revoked_us = $2 WHERE name = $1 AND revoked_us = 0")
+                .bind(name.to_string())
+                .bind(now)
+                .execute(&self.pool)
+                .await?;
         Ok(done.rows_affected() == 1)
     }
 }

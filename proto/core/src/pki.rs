@@ -304,6 +304,12 @@ impl CertificateFacts {
         })
     }
 
+    /// The end of any certificate, an authority's too, which carries no identity.
+    pub fn until(der: &[u8]) -> Option<Timestamp> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+    }
+
     /// When to renew: after two thirds of its life.
     pub fn renew_at(&self) -> Timestamp {
         let life = self.not_after.as_second() - self.not_before.as_second();

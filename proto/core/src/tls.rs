@@ -143,10 +143,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the key cannot be read or is not that of the certificate.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key_pem: &str,
-    ) -> Result<Arc<Self>, TlsError> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Arc<Self>, TlsError> {
         let provider = provider();
         let certified = certified(&provider, chain, key_pem)?;
         Ok(Arc::new(Self { current: RwLock::new(Arc::new(certified)), provider }))
@@ -309,6 +306,18 @@ impl Trust {
             return Err(TlsError::Role { identity: facts.identity, protocol });
         }
         Ok(facts)
+    }
+
+    /// Whether a caller of a listening agent is a controller of this fleet.
+    ///
+    /// # Errors
+    /// When it is anybody else.
+    pub fn controller(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<(), TlsError> {
+        let identity = self.peer(Protocol::Grpc, certificates)?.identity;
+        match identity.principal {
+            Principal::Controller(_) => Ok(()),
+            _ => Err(TlsError::Role { identity, protocol: Protocol::Grpc }),
+        }
     }
 
     fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {

@@ -181,8 +181,7 @@ async fn an_expired_agent_may_renew_within_the_grace_and_not_after() {
         let client = fleet.client(Protocol::Renew, &agent);
         let result = handshake(&fleet.trust(), Protocol::Renew, server, client).await;
         assert_eq!(result.is_ok(), accepted, "{result:?}");
-        let (server, client) =
-            (fleet.server(Protocol::Link), fleet.client(Protocol::Link, &agent));
+        let (server, client) = (fleet.server(Protocol::Link), fleet.client(Protocol::Link, &agent));
         assert!(handshake(&fleet.trust(), Protocol::Link, server, client).await.is_err());
     }
 }

@@ -1,0 +1,150 @@
+//! The command line as people type it.
+
+use std::sync::Arc;
+
+use prost_reflect::DynamicMessage;
+
+use super::*;
+use crate::{exit::Exit, run::Run};
+
+fn catalogue() -> Catalogue {
+    Catalogue::embedded().expect("embedded")
+}
+
+/// Words as a shell splits them, as far as the examples of the catalogue need it.
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(|w| w.trim_matches('\'').to_owned()).collect()
+}
+
+fn parse(line: &str) -> Result<(Arc<OperationSpec>, ArgMatches), String> {
+    let catalogue = catalogue();
+    let arguments = std::iter::once("hostlerctl".to_owned()).chain(words(line));
+    let matches =
+        tree(&catalogue).try_get_matches_from(arguments).map_err(|e| e.render().to_string())?;
+    let (domain, inner) = matches.subcommand().expect("domain");
+    let (verb, inner) = inner.subcommand().expect("verb");
+    let spec = catalogue.get(&format!("{domain}.{verb}")).map_err(|e| e.to_string())?;
+    Ok((Arc::clone(spec), inner.clone()))
+}
+
+fn json(line: &str) -> serde_json::Value {
+    let (spec, matches) = parse(line).expect(line);
+    let bytes = request(&spec, &matches).expect(line);
+    let message = DynamicMessage::decode(spec.request.clone(), bytes.as_slice()).expect("request");
+    hostler_proto::args::to_json(&spec, &message)
+}
+
+fn help_of(path: &[&str]) -> String {
+    let mut root = tree(&catalogue()).term_width(100);
+    root.build();
+    let mut command = &mut root;
+    for word in path {
+        command = command.find_subcommand_mut(word).expect("command");
+    }
+    command.render_long_help().to_string()
+}
+
+#[test]
+fn the_tree_of_commands_is_consistent() {
+    tree(&catalogue()).debug_assert();
+}
+
+#[test]
+fn the_example_of_every_operation_can_be_typed_as_it_stands() {
+    for spec in catalogue().iter() {
+        let (parsed, matches) = parse(&spec.example).expect(&spec.example);
+        assert_eq!(parsed.name, spec.name, "{}", spec.example);
+        Run::read(&parsed, &matches).expect(&spec.example);
+    }
+}
+
+#[test]
+fn a_parameter_in_seconds_may_be_typed_with_and_without_its_unit() {
+    for line in [
+        "host processes --interval 5s --on all",
+        "host processes --interval-s 5 --on all",
+        "host processes --interval=5 --on all",
+    ] {
+        assert_eq!(json(line)["interval-s"], 5, "{line}");
+    }
+}
+
+#[test]
+fn a_parameter_never_hides_a_flag_that_every_operation_has() {
+    assert_eq!(json("http check https://x --timeout-s 7 --timeout 20s --on all")["timeout-s"], 7);
+    for spec in catalogue().iter() {
+        for parameter in &spec.parameters {
+            assert!(!COMMON.contains(&typed_name(parameter)), "{} {}", spec.name, parameter.name);
+        }
+    }
+}
+
+#[test]
+fn a_positional_parameter_may_be_named_too() {
+    let expected = serde_json::json!(["nginx", "redis"]);
+    assert_eq!(json("systemd status nginx redis --on all")["unit"], expected);
+    assert_eq!(json("systemd status --unit nginx --unit redis --on all")["unit"], expected);
+    assert_eq!(json("systemd restart --unit nginx --on all")["unit"], "nginx");
+}
+
+#[test]
+fn a_switch_is_on_when_it_is_named() {
+    assert_eq!(json("logs tail /a --follow --on all")["follow"], true);
+    assert_eq!(json("logs tail /a --on all").get("follow"), None);
+}
+
+#[test]
+fn nothing_is_sent_when_a_parameter_is_wrong() {
+    let (spec, matches) = parse("host processes --top 900 --on all").expect("words");
+    let problem = Run::read(&spec, &matches).expect_err("too many");
+    assert_eq!(problem.exit, Exit::Usage);
+    assert_eq!(problem.to_string(), "--top 900: must be at most 200 processes");
+}
+
+#[test]
+fn an_operation_says_on_which_hosts_or_is_refused() {
+    assert!(parse("disk usage").expect_err("no hosts").contains("--on <HOSTS>"));
+    assert!(parse("systemd restart --on all").expect_err("no unit").contains("UNIT"));
+}
+
+#[test]
+fn only_actions_have_a_plan() {
+    assert!(parse("systemd restart nginx --on all --plan").is_ok());
+    assert!(parse("disk usage --on all --plan").is_err());
+}
+
+#[test]
+fn a_document_that_never_ends_is_refused() {
+    let (spec, matches) = parse("logs tail /a --follow --on all -o json").expect("words");
+    assert!(Run::read(&spec, &matches).expect_err("endless").hint.contains("jsonl"));
+    let (spec, matches) = parse("logs tail /a --follow --on all -o jsonl").expect("words");
+    assert!(Run::read(&spec, &matches).is_ok());
+}
+
+#[test]
+fn no_domain_of_operations_hides_another_command() {
+    let fixed: Vec<_> = admin::commands().iter().map(|c| c.get_name().to_owned()).collect();
+    for spec in catalogue().iter() {
+        if spec.domain == "host" {
+            assert!(!["show", "label", "revoke"].contains(&spec.verb.as_str()), "{}", spec.name);
+        } else {
+            assert!(!fixed.contains(&spec.domain), "{}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn help_of_the_whole_is_one_page() {
+    insta::assert_snapshot!(help_of(&[]));
+}
+
+#[test]
+fn help_of_an_operation_comes_from_the_catalogue() {
+    insta::assert_snapshot!(help_of(&["systemd", "restart"]));
+    insta::assert_snapshot!(help_of(&["host", "processes"]));
+}
+
+#[test]
+fn the_records_of_a_host_and_its_operations_are_one_command() {
+    insta::assert_snapshot!(help_of(&["host"]));
+}

@@ -1,0 +1,104 @@
+//! What the shell is offered when the operator presses TAB, live names of hosts included.
+
+use std::{ffi::OsStr, time::Duration};
+
+use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
+use hostler_proto::{catalogue::Catalogue, wire::HostsRequest};
+
+use crate::{
+    command,
+    connect::Controller,
+    context::Contexts,
+    exit::{Exit, Problem},
+    run::clock,
+};
+
+/// Longest that a person waits for the names of hosts after pressing TAB.
+const PATIENCE: Duration = Duration::from_millis(1500);
+const MOST: usize = 500;
+/// The variable by which a shell asks for completions.
+const VARIABLE: &str = "COMPLETE";
+
+/// Answers a shell that asks for completions, and then ends the process; returns when none asks.
+pub fn answer() {
+    let tree = || Catalogue::embedded().map(|c| command::tree(&c)).unwrap_or_default();
+    CompleteEnv::with_factory(tree)
+        .var(VARIABLE)
+        .bin("hostlerctl")
+        .completer("hostlerctl")
+        .complete();
+}
+
+/// What a shell runs once so that it asks.
+///
+/// # Errors
+/// When the shell is not known.
+pub fn script(shell: &str) -> Result<String, Problem> {
+    let shells = Shells::builtins();
+    let unknown = || Problem::usage(format!("there are no completions for {shell}"));
+    let shell = shells.completer(shell).ok_or_else(unknown)?;
+    let mut script = Vec::new();
+    shell
+        .write_registration(VARIABLE, "hostlerctl", "hostlerctl", "hostlerctl", &mut script)
+        .map_err(|e| Problem::new(Exit::Failed, format!("the script cannot be made: {e}")))?;
+    Ok(String::from_utf8_lossy(&script).into_owned())
+}
+
+/// Names of contexts.
+pub fn contexts(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = Contexts::of_user().and_then(|c| c.names()).unwrap_or_default();
+    matching("", &current.to_string_lossy(), names)
+}
+
+/// Names of hosts, also after a comma.
+pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let start = current.rfind(',').map_or(0, |i| i + 1);
+    let names = std::iter::once("all".to_owned()).chain(live_hosts().unwrap_or_default());
+    matching(&current[..start], &current[start..], names)
+}
+
+fn matching(
+    before: &str,
+    begun: &str,
+    names: impl IntoIterator<Item = String>,
+) -> Vec<CompletionCandidate> {
+    let fits = names.into_iter().filter(|n| n.starts_with(begun)).take(MOST);
+    fits.map(|n| CompletionCandidate::new(format!("{before}{n}"))).collect()
+}
+
+/// The fleet's hosts, if its controller answers at once.
+fn live_hosts() -> Option<Vec<String>> {
+    let contexts = Contexts::of_user().ok()?;
+    let context = contexts.get(&contexts.current().ok()?).ok()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(async {
+        let ask = async {
+            let controller = Controller::dial(&context, clock()).await.ok()?;
+            let mut fleet = controller.fleet();
+            let reply = fleet.hosts(HostsRequest { on: "all".into() }).await.ok()?;
+            Some(reply.into_inner().hosts.into_iter().map(|h| h.name).collect())
+        };
+        tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_that_is_offered_has_a_script() {
+        for shell in ["bash", "zsh", "fish"] {
+            assert!(script(shell).expect(shell).contains("hostlerctl"), "{shell}");
+        }
+        assert_eq!(script("cmd").expect_err("unknown").exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_name_is_completed_after_a_comma_too() {
+        let names = || ["web-1".to_owned(), "db-1".to_owned()];
+        let offered = matching("db-1,", "w", names());
+        assert_eq!(offered, [CompletionCandidate::new("db-1,web-1")]);
+    }
+}

@@ -1,0 +1,191 @@
+//! The connection to a fleet's controller: mutual TLS, then gRPC over one HTTP/2 connection.
+
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
+
+use hostler_core::{
+    clock::Clock,
+    link::{self, Channel, Keepalive},
+    tls::{Expected, Protocol, Trust},
+};
+use hostler_proto::wire::{
+    ErrorCode, Failure, access_client::AccessClient, audit_client::AuditClient,
+    fleet_client::FleetClient, operations_client::OperationsClient,
+};
+use http::Uri;
+use rustls_pki_types::ServerName;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+use tonic::{Code, Response, Status};
+
+use crate::{
+    context::Context,
+    exit::{Exit, Problem},
+};
+
+/// Longest for one address to be reached, its handshakes included.
+const DIAL: Duration = Duration::from_secs(10);
+/// Longest for an answer that does not depend on hosts.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Largest message that is accepted; a list of ten thousand hosts is a few megabytes.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// A controller that can be asked.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    channel: Channel,
+    address: String,
+}
+
+macro_rules! client {
+    ($(#[$doc:meta])* $name:ident, $client:ident) => {
+        $(#[$doc])*
+        pub fn $name(&self) -> $client<Channel> {
+            $client::with_origin(self.channel.clone(), Uri::from_static("https://controller"))
+                .max_decoding_message_size(MAX_MESSAGE)
+        }
+    };
+}
+
+impl Controller {
+    client!(
+        /// Asks about hosts.
+        fleet, FleetClient
+    );
+    client!(
+        /// Runs operations.
+        operations, OperationsClient
+    );
+    client!(
+        /// Reads the audit.
+        audit, AuditClient
+    );
+    client!(
+        /// Changes who may do what.
+        access, AccessClient
+    );
+
+    /// Connects to the first of the context's addresses that answers.
+    ///
+    /// # Errors
+    /// When the context cannot be used, or none of the addresses is a controller of its fleet.
+    pub async fn dial(context: &Context, clock: Arc<dyn Clock>) -> Result<Self, Problem> {
+        let unusable = |e: &dyn Error| {
+            Problem::usage(format!("the context of fleet {} cannot be used: {e}", context.fleet))
+        };
+        let credentials = context.credentials().map_err(|e| unusable(&e))?;
+        let facts = credentials.facts().map_err(|e| unusable(&e))?;
+        if facts.not_after <= clock.now() {
+            let message =
+                format!("the certificate of {} ended at {}", facts.identity, facts.not_after);
+            return Err(Problem::new(Exit::Denied, message)
+                .hint("ask an admin for a new context (`hostlerctl operator add`)"));
+        }
+        let fleet = context.fleet().map_err(|e| unusable(&e))?;
+        let trust = Trust::new(fleet, context.authorities(), clock).map_err(|e| unusable(&e))?;
+        let config = trust
+            .dial(Protocol::Grpc, &credentials, Expected::Controller)
+            .map_err(|e| unusable(&e))?;
+        let connector = TlsConnector::from(config);
+        let mut failed: Option<Problem> = None;
+        for address in &context.addresses {
+            match timeout(DIAL, open(&connector, address)).await {
+                Ok(Ok(channel)) => return Ok(Self { channel, address: address.clone() }),
+                Ok(Err(e)) => failed = Some(unreachable(address, &reason(&*e))),
+                Err(_) => failed = Some(unreachable(address, "it does not answer")),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Problem::usage("the context names no address")))
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Waits for an answer that does not depend on hosts.
+    ///
+    /// # Errors
+    /// With the controller's refusal, or when there is no answer.
+    pub async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Problem> {
+        match timeout(ANSWER, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.problem(status)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    /// What a status of this controller means. A status that the controller did not send is the
+    /// connection's end.
+    pub fn problem(&self, status: Status) -> Problem {
+        let lost = status.code() == Code::Unknown || self.channel.is_closed();
+        if !status.details().is_empty() || !lost {
+            return Failure::from(status).into();
+        }
+        unreachable(&self.address, &reason(&status))
+    }
+
+    /// It did not answer in time.
+    pub fn silent(&self) -> Problem {
+        unreachable(&self.address, "it did not answer within 30 s")
+    }
+
+    /// The stream of a run's events ended before its summary.
+    pub fn cut_short(&self) -> Problem {
+        unreachable(&self.address, "the answer ended before it was complete")
+    }
+}
+
+fn unreachable(address: &str, why: &str) -> Problem {
+    // TLS 1.3 tells a client that it is refused only after the handshake, in place of an answer.
+    if why.contains("received fatal alert") {
+        let message =
+            format!("the controller at {address} does not accept this certificate: {why}");
+        return Problem::new(Exit::Denied, message)
+            .hint("it may be revoked; ask an admin for a new context");
+    }
+    let message = format!("no answer from the controller at {address}: {why}");
+    Failure::new(ErrorCode::Unreachable, message)
+        .hint("check that it runs, and that the context names its address (`hostlerctl context show`)")
+        .into()
+}
+
+/// The innermost reason, which is the one that says something.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+async fn open(
+    connector: &TlsConnector,
+    address: &str,
+) -> Result<Channel, Box<dyn Error + Send + Sync>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    // The peer is known by the identity in its certificate; this name is only sent along.
+    let name = ServerName::try_from(host)?;
+    let tls = connector.connect(name, tcp).await?;
+    let (channel, driver) = link::connect(tls, Keepalive::default()).await?;
+    // It ends with the connection; what it ends with shows in the calls that fail.
+    tokio::spawn(driver);
+    Ok(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_not_taken_for_an_absent_controller() {
+        let why = "received fatal alert: CertificateRevoked";
+        assert_eq!(unreachable("c:1", why).exit, Exit::Denied);
+        assert_eq!(unreachable("c:1", "connection refused").exit, Exit::Controller);
+    }
+}

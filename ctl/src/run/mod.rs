@@ -1,0 +1,142 @@
+//! Runs one operation: whom it concerns, whether it may go ahead, what comes back, how it ended.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::ArgMatches;
+use hostler_core::clock::{Clock, InvocationId, SystemClock};
+use hostler_proto::{
+    catalogue::OperationSpec,
+    wire::{Effect, ErrorCode, HostRecord, HostsRequest, Kind, RunRequest},
+};
+
+use crate::{
+    command,
+    connect::Controller,
+    exit::{Exit, Problem},
+    screen::Screen,
+    show::Form,
+};
+
+pub mod collect;
+pub mod confirm;
+pub mod interrupt;
+pub mod selector;
+pub mod stream;
+
+/// The clock of the machine.
+pub fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+/// One run as the command line asks for it, checked before anything is sent.
+#[derive(Debug)]
+pub struct Run {
+    request: RunRequest,
+    form: Form,
+    yes: bool,
+}
+
+impl Run {
+    /// Reads an operation's command line.
+    ///
+    /// # Errors
+    /// When a parameter or the selector is wrong.
+    pub fn read(spec: &OperationSpec, matches: &ArgMatches) -> Result<Self, Problem> {
+        let on = matches.get_one::<String>("on").map(String::as_str).unwrap_or_default();
+        let set = |id| matches.try_get_one::<bool>(id).ok().flatten().copied().unwrap_or(false);
+        let number = |id| matches.get_one::<u32>(id).copied().unwrap_or(0);
+        let reason = matches.get_one::<String>("reason").cloned().unwrap_or_default();
+        let run = Self {
+            request: RunRequest {
+                operation: spec.name.clone(),
+                request: command::request(spec, matches)?,
+                on: selector::read(on)?,
+                plan: set("plan"),
+                timeout_s: number("timeout"),
+                parallel: number("parallel"),
+                confirmed: 0,
+                invocation: String::new(),
+                reason,
+            },
+            form: Form::of(matches),
+            yes: set("yes"),
+        };
+        if matches!(run.form, Form::Json | Form::Yaml) && follows(spec, &run.request.request) {
+            return Err(Problem::usage("a document that never ends cannot be written")
+                .hint("use -o jsonl with --follow"));
+        }
+        Ok(run)
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// When it was not carried out, or the connection to the controller was lost on the way.
+    pub async fn carry_out(
+        mut self,
+        spec: &OperationSpec,
+        controller: &Controller,
+        clock: &dyn Clock,
+        screen: &mut Screen,
+    ) -> Result<Exit, Problem> {
+        let hosts = matching(controller, &self.request.on).await?;
+        let acts = spec.kind == Kind::Action && !self.request.plan;
+        if hosts.len() > 1 {
+            screen.say(&format!("{} on {} hosts", spec.name, hosts.len()));
+        }
+        if acts {
+            // The controller refuses when the selector has come to match another number.
+            self.request.confirmed = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        }
+        let destroys = acts && spec.effect == Effect::Destructive;
+        if destroys && !self.yes {
+            confirm::possible(screen)?;
+            let mut plan = self.request.clone();
+            plan.plan = true;
+            plan.invocation = InvocationId::new(clock).to_string();
+            let planned = stream::run(spec, controller, plan, Form::Table, screen).await?;
+            if planned != Exit::AllWell {
+                return Err(Problem::new(planned, "the plan cannot be carried out everywhere")
+                    .hint("nothing was changed; leave out the hosts that failed"));
+            }
+            let names: Vec<_> = hosts.iter().map(|h| h.name.as_str()).collect();
+            confirm::ask(screen, &spec.name, &names)?;
+        }
+        self.request.invocation = InvocationId::new(clock).to_string();
+        stream::run(spec, controller, self.request, self.form, screen).await
+    }
+}
+
+/// The hosts that a selector matches, of which there must be one at least.
+///
+/// # Errors
+/// When it matches none, or the controller does not tell.
+pub async fn matching(controller: &Controller, on: &str) -> Result<Vec<HostRecord>, Problem> {
+    let mut fleet = controller.fleet();
+    let none = || {
+        Problem::new(Exit::NoHost, format!("no host matches \"{on}\""))
+            .hint("`hostlerctl hosts` lists those that there are")
+    };
+    let call = async { fleet.hosts(HostsRequest { on: on.to_owned() }).await };
+    match tokio::time::timeout(Duration::from_secs(30), call).await {
+        Ok(Ok(reply)) if reply.get_ref().hosts.is_empty() => Err(none()),
+        Ok(Ok(reply)) => Ok(reply.into_inner().hosts),
+        Ok(Err(status)) => {
+            let failure = hostler_proto::wire::Failure::from(status.clone());
+            match failure.code() {
+                ErrorCode::NotFound => Err(none()),
+                _ => Err(controller.problem(status)),
+            }
+        }
+        Err(_) => Err(controller.silent()),
+    }
+}
+
+/// Whether it goes on until it is cancelled.
+pub fn follows(spec: &OperationSpec, request: &[u8]) -> bool {
+    let asked = || {
+        let message = prost_reflect::DynamicMessage::decode(spec.request.clone(), request).ok()?;
+        message.get_field_by_name("follow")?.as_bool()
+    };
+    spec.follows && asked().unwrap_or(false)
+}

@@ -1,0 +1,233 @@
+//! Follows a run from its start to its summary, and shows what comes.
+
+use std::time::Duration;
+
+use hostler_proto::{
+    catalogue::OperationSpec,
+    wire::{CancelRequest, Kind, LogLine, RunRequest, run_event},
+};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    collect::{Collected, News},
+    follows,
+    interrupt::{Interrupts, Step},
+};
+use crate::{
+    connect::Controller,
+    exit::{Exit, Problem},
+    screen::{Screen, harmless},
+    show::{
+        Form,
+        json::{self, Entry, Line},
+        table, value,
+    },
+};
+
+/// How often the progress line is drawn anew.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Sends the request and shows what comes back, until the end or until Ctrl-C.
+///
+/// # Errors
+/// When the controller refuses it, or is lost before the end.
+pub async fn run(
+    spec: &OperationSpec,
+    controller: &Controller,
+    request: RunRequest,
+    form: Form,
+    screen: &mut Screen,
+) -> Result<Exit, Problem> {
+    let acts = spec.kind == Kind::Action && !request.plan;
+    let follows = follows(spec, &request.request);
+    let invocation = request.invocation.clone();
+    let mut interrupts = Interrupts::listen(acts)?;
+    let mut shown = Shown {
+        spec,
+        form,
+        screen,
+        collected: Collected::new(matches!(form, Form::Json | Form::Yaml)),
+        lines: false,
+    };
+    let mut operations = controller.operations();
+    let started = tokio::select! {
+        started = operations.run(request) => started.map_err(|s| controller.problem(s))?,
+        step = interrupts.next() => {
+            let message = match step {
+                Step::End => "interrupted before the controller answered".to_owned(),
+                _ => format!(
+                    "interrupted before the controller answered; `hostlerctl audit show \
+                     {invocation}` tells whether it began"
+                ),
+            };
+            return Err(Problem::new(Exit::Unanswered, message));
+        }
+    };
+    let mut stream = started.into_inner();
+    let mut redraw = interval(REDRAW);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            message = stream.message() => match message {
+                Ok(Some(event)) => match event.event {
+                    Some(run_event::Event::Started(started)) => shown.collected.started(started),
+                    Some(run_event::Event::Host(event)) => shown.event(event)?,
+                    Some(run_event::Event::Summary(summary)) => {
+                        shown.collected.summarised(summary);
+                    }
+                    None => {}
+                },
+                Ok(None) if shown.collected.is_complete() => break Ok(()),
+                Ok(None) => break Err(controller.cut_short()),
+                Err(status) => break Err(controller.problem(status)),
+            },
+            step = interrupts.next() => match step {
+                Step::End => break Ok(()),
+                Step::Leave => break Ok(()),
+                Step::Detach => shown.screen.tell(&format!(
+                    "it goes on without you: `hostlerctl audit show {invocation}` tells how it \
+                     ends\npress Ctrl-C again within 3 s to cancel it"
+                )),
+                Step::Cancel => cancel(controller, &invocation, shown.screen).await,
+            },
+            _ = redraw.tick() => shown.progress(),
+        }
+    };
+    shown.finish(follows)?;
+    match ended {
+        Err(problem) if acts => {
+            let hint = format!("`hostlerctl audit show {invocation}` tells how it ended");
+            Err(Problem { hint, ..problem })
+        }
+        Err(problem) => Err(problem),
+        // Whoever follows until Ctrl-C has got what was asked for.
+        Ok(()) if follows && !shown.collected.is_complete() => Ok(Exit::AllWell),
+        Ok(()) => Ok(shown.collected.exit()),
+    }
+}
+
+async fn cancel(controller: &Controller, invocation: &str, screen: &mut Screen) {
+    let mut operations = controller.operations();
+    let request = CancelRequest { invocation: invocation.to_owned() };
+    match controller.answer(operations.cancel(request)).await {
+        Ok(reply) => {
+            screen.tell(&format!("cancelled where it still ran: {} hosts", reply.cancelled))
+        }
+        Err(problem) => screen.tell(&format!("it could not be cancelled: {problem}")),
+    }
+}
+
+struct Shown<'a> {
+    spec: &'a OperationSpec,
+    form: Form,
+    screen: &'a mut Screen,
+    collected: Collected,
+    /// Log lines were shown: a progress line would only flicker between them.
+    lines: bool,
+}
+
+impl Shown<'_> {
+    fn event(&mut self, event: hostler_proto::wire::HostEvent) -> Result<(), Problem> {
+        let host = event.host.clone();
+        match self.collected.event(event) {
+            News::None => {}
+            News::Line(line) => {
+                self.lines = true;
+                let text = match self.form {
+                    Form::Jsonl => json::line(&Line::of(Some(&host), &line))?,
+                    Form::Name => return Ok(()),
+                    _ => log_line(&host, &line),
+                };
+                self.screen.data(&text)?;
+            }
+            News::Ended if self.form == Form::Jsonl => {
+                if let Some(report) = self.collected.report(&host) {
+                    self.screen.data(&json::line(&Entry::of(report, self.spec))?)?;
+                }
+            }
+            News::Ended => {}
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self) {
+        if self.screen.traits().watched && !self.lines {
+            let text = self.collected.progress();
+            self.screen.progress(&text);
+        }
+    }
+
+    fn finish(&mut self, follows: bool) -> Result<(), Problem> {
+        self.screen.clear();
+        let reports = self.collected.reports();
+        let traits = self.screen.traits();
+        match self.form {
+            // The lines were the data; only what went wrong is left to tell.
+            Form::Table | Form::Wide if self.spec.follows => {
+                let ill: Vec<_> = reports.into_iter().filter(|r| r.rank().0 < 6).collect();
+                let quiet = follows && !self.collected.is_complete();
+                if !ill.is_empty() && !quiet {
+                    let plain = crate::screen::Traits { colour: false, ..traits };
+                    self.screen.tell(table::states(&ill, false, plain).trim_end());
+                }
+            }
+            Form::Table | Form::Wide => {
+                let text = table::reports(&reports, self.spec, self.form, traits);
+                self.screen.data(&text)?;
+            }
+            Form::Name => {
+                let names: String = reports.iter().map(|r| harmless(&r.host) + "\n").collect();
+                self.screen.data(&names)?;
+            }
+            Form::Json | Form::Yaml => {
+                let entries: Vec<_> = reports.iter().map(|r| Entry::of(r, self.spec)).collect();
+                self.screen.data(&json::list(&entries, self.form)?)?;
+            }
+            Form::Jsonl => {
+                // The others were written when they ended.
+                for report in reports.iter().filter(|r| !r.ended) {
+                    self.screen.data(&json::line(&Entry::of(report, self.spec))?)?;
+                }
+            }
+        }
+        if self.collected.left_out() > 0 {
+            let left_out = self.collected.left_out();
+            self.screen.tell(&format!("{left_out} log lines were left out; use -o jsonl for all"));
+        }
+        if self.collected.is_complete() && self.collected.reports().len() > 1 {
+            let counts = self.collected.counts();
+            self.screen.say(&counts);
+        }
+        Ok(())
+    }
+}
+
+fn log_line(host: &str, line: &LogLine) -> String {
+    let parts = [
+        harmless(host),
+        value::fine_moment(line.time_us),
+        harmless(&line.source),
+        harmless(&line.text),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+    parts.join(" ") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_is_one_line_whatever_the_host_sends() {
+        let line = LogLine {
+            time_us: 1_774_742_400_123_000,
+            source: "nginx.service".into(),
+            text: "GET /\x1b]0;owned\x07 200\nfaked line".into(),
+            ..LogLine::default()
+        };
+        assert_eq!(
+            log_line("web-1", &line),
+            "web-1 2026-03-29T00:00:00.123Z nginx.service GET / 200 faked line\n"
+        );
+    }
+}

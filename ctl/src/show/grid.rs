@@ -1,0 +1,162 @@
+//! Columns of text without lines around them.
+
+use comfy_table::{
+    Attribute, Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets,
+};
+
+use crate::screen::{Traits, harmless};
+
+/// What a word means for the eye.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tone {
+    /// Nothing special.
+    #[default]
+    Plain,
+    /// All well.
+    Good,
+    /// Deserves attention.
+    Odd,
+    /// Needs somebody now.
+    Bad,
+}
+
+impl Tone {
+    /// The tone of a state, an outcome or a status, by its word.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "ok" | "up" | "done" => Self::Good,
+            "warning" | "unknown" | "outcome-unknown" | "never" | "unreachable" => Self::Odd,
+            "critical" | "failed" | "down" | "revoked" | "denied" => Self::Bad,
+            _ => Self::Plain,
+        }
+    }
+
+    fn colour(self) -> Option<Color> {
+        match self {
+            Self::Plain => None,
+            Self::Good => Some(Color::Green),
+            Self::Odd => Some(Color::Yellow),
+            Self::Bad => Some(Color::Red),
+        }
+    }
+}
+
+/// One cell; its text is made harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// What is shown.
+    pub text: String,
+    /// A number, aligned to the right.
+    pub number: bool,
+    /// How it is coloured.
+    pub tone: Tone,
+}
+
+impl Cell {
+    /// Text.
+    pub fn text(text: impl AsRef<str>) -> Self {
+        Self { text: harmless(text.as_ref()), number: false, tone: Tone::Plain }
+    }
+
+    /// A number.
+    pub fn number(text: impl AsRef<str>) -> Self {
+        Self { number: true, ..Self::text(text) }
+    }
+
+    /// A word with a tone of its own, in capitals when it is bad news.
+    pub fn word(word: &str) -> Self {
+        let tone = Tone::of(word);
+        let text = if tone == Tone::Bad { word.to_uppercase() } else { word.to_owned() };
+        Self { tone, ..Self::text(text) }
+    }
+}
+
+/// Lays rows out below their headers. A column without a single text is left out.
+pub fn grid(headers: &[&str], rows: &[Vec<Cell>], traits: Traits) -> String {
+    let used: Vec<usize> = (0..headers.len())
+        .filter(|i| rows.iter().any(|r| r.get(*i).is_some_and(|c| !c.text.is_empty())))
+        .collect();
+    let head = used.iter().map(|i| {
+        let cell = TableCell::new(headers[*i]);
+        if traits.colour { cell.add_attribute(Attribute::Dim) } else { cell }
+    });
+    let mut table = plain(traits);
+    table.set_header(head.collect::<Vec<_>>());
+    for row in rows {
+        let cells = used.iter().map(|i| row.get(*i).map_or_else(|| TableCell::new(""), table_cell));
+        table.add_row(cells.collect::<Vec<_>>());
+    }
+    for (column, i) in used.iter().enumerate() {
+        let numbers = rows.iter().any(|r| r.get(*i).is_some_and(|c| c.number));
+        if let Some(column) = table.column_mut(column) {
+            column.set_padding((0, 2));
+            if numbers {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    lines(&table)
+}
+
+/// Lays out names and their values.
+pub fn pairs(pairs: &[(String, Cell)], traits: Traits) -> String {
+    let mut table = plain(traits);
+    for (name, cell) in pairs {
+        table.add_row(vec![TableCell::new(harmless(name)), table_cell(cell)]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    lines(&table)
+}
+
+fn plain(traits: Traits) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_content_arrangement(match traits.fitted {
+        true => ContentArrangement::Dynamic,
+        false => ContentArrangement::Disabled,
+    });
+    if traits.colour {
+        table.enforce_styling();
+    } else if !traits.fitted {
+        table.force_no_tty();
+    }
+    table
+}
+
+fn table_cell(cell: &Cell) -> TableCell {
+    let shown = TableCell::new(&cell.text);
+    match cell.tone.colour() {
+        Some(colour) => shown.fg(colour),
+        None => shown,
+    }
+}
+
+fn lines(table: &Table) -> String {
+    table.lines().map(|l| format!("{}\n", l.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_numbers_to_the_right_and_empty_ones_left_out() {
+        let row = |a: &str, b: &str| vec![Cell::text(a), Cell::text(""), Cell::number(b)];
+        let rows = [row("/", "9"), row("/srv/data", "1234")];
+        insta::assert_snapshot!(grid(&["MOUNT", "NOTE", "SIZE"], &rows, Traits::default()), @"
+        MOUNT      SIZE
+        /             9
+        /srv/data  1234
+        ");
+    }
+
+    #[test]
+    fn colour_is_added_only_where_it_is_wanted() {
+        let rows = [vec![Cell::word("critical")]];
+        assert!(!grid(&["S"], &rows, Traits::default()).contains('\x1b'));
+        let coloured = Traits { colour: true, ..Traits::default() };
+        assert!(grid(&["S"], &rows, coloured).contains("\x1b[38;5;9mCRITICAL"));
+    }
+}

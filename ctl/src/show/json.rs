@@ -1,0 +1,220 @@
+//! The same data for programs: JSON and YAML.
+
+use hostler_proto::{catalogue::OperationSpec, wire::LogLine};
+use prost_reflect::DynamicMessage;
+use serde::Serialize;
+
+use super::{
+    Form,
+    report::{End, Report, word},
+    value::{self, Plain},
+};
+use crate::exit::{Exit, Problem};
+
+/// A report as programs read it.
+#[derive(Debug, Serialize)]
+pub struct Entry<'a> {
+    host: &'a str,
+    status: &'static str,
+    summary: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<Finding<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Error<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    plan: Vec<Step<'a>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    plan_digest: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<Line<'a>>,
+}
+
+#[derive(Debug)]
+struct Data(DynamicMessage);
+
+impl Serialize for Data {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Plain(&self.0).serialize(serializer)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Finding<'a> {
+    status: &'static str,
+    subject: &'a str,
+    summary: &'a str,
+    why: &'a str,
+    next: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Error<'a> {
+    code: &'static str,
+    message: &'a str,
+    hint: &'a str,
+    retryable: bool,
+    delivery: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Step<'a> {
+    summary: &'a str,
+    undo: &'a str,
+}
+
+/// A log line as programs read it.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    time: String,
+    source: &'a str,
+    priority: u32,
+    line: &'a str,
+    cursor: &'a str,
+}
+
+impl<'a> Line<'a> {
+    /// A line by itself, with its host.
+    pub fn of(host: Option<&'a str>, line: &'a LogLine) -> Self {
+        Self {
+            host,
+            time: value::fine_moment(line.time_us),
+            source: &line.source,
+            priority: line.priority,
+            line: &line.text,
+            cursor: &line.cursor,
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// The entry of a report.
+    pub fn of(report: &'a Report, spec: &OperationSpec) -> Self {
+        let plan = report.steps.iter().map(|s| Step { summary: &s.summary, undo: &s.undo });
+        let mut entry = Self {
+            host: &report.host,
+            status: report.word(),
+            summary: "",
+            data: None,
+            findings: None,
+            error: None,
+            unchanged: None,
+            plan: plan.collect(),
+            plan_digest: "",
+            lines: report.lines.iter().map(|l| Line::of(None, l)).collect(),
+        };
+        match &report.end {
+            End::Outcome(outcome) => {
+                let pool = spec.result.parent_pool();
+                let finding = |f: &'a hostler_proto::wire::Finding| Finding {
+                    status: word(f.status()),
+                    subject: &f.subject,
+                    summary: &f.summary,
+                    why: &f.why,
+                    next: &f.next,
+                };
+                entry.summary = &outcome.summary;
+                entry.data = value::decode(pool, &outcome.r#type, &outcome.data).map(Data);
+                entry.findings = Some(outcome.findings.iter().map(finding).collect());
+                entry.plan_digest = &outcome.plan_digest;
+                let action = spec.kind == hostler_proto::wire::Kind::Action;
+                entry.unchanged = action.then_some(outcome.unchanged);
+            }
+            End::Failure(failure) => {
+                let meaning = failure.meaning();
+                let delivery = report.delivery.as_str_name().trim_start_matches("DELIVERY_");
+                entry.summary = &failure.message;
+                entry.error = Some(Error {
+                    code: meaning.name,
+                    message: &failure.message,
+                    hint: &failure.hint,
+                    retryable: meaning.retryable,
+                    delivery: delivery.to_lowercase(),
+                });
+            }
+        }
+        entry
+    }
+}
+
+/// A list in one of the forms for programs; an empty list is a document too.
+///
+/// # Errors
+/// When a value has no such form, which would be a defect.
+pub fn list<T: Serialize>(items: &[T], form: Form) -> Result<String, Problem> {
+    match form {
+        Form::Jsonl => items.iter().map(line).collect(),
+        _ => document(&items, form),
+    }
+}
+
+/// One value in one of the forms for programs.
+///
+/// # Errors
+/// When the value has no such form, which would be a defect.
+pub fn document(value: &impl Serialize, form: Form) -> Result<String, Problem> {
+    match form {
+        Form::Yaml => serde_yaml_ng::to_string(value).map(escaped).map_err(|e| defect(&e)),
+        Form::Jsonl => line(value),
+        _ => {
+            let text = serde_json::to_string_pretty(value).map_err(|e| defect(&e))?;
+            Ok(escaped(text) + "\n")
+        }
+    }
+}
+
+/// One JSON object on one line.
+///
+/// # Errors
+/// When the value has no such form, which would be a defect.
+pub fn line(value: &impl Serialize) -> Result<String, Problem> {
+    Ok(escaped(serde_json::to_string(value).map_err(|e| defect(&e))?) + "\n")
+}
+
+fn defect(error: &dyn std::error::Error) -> Problem {
+    Problem::new(Exit::Failed, format!("the answer cannot be written: {error}"))
+}
+
+/// Writes as escapes what JSON and YAML allow to stand for itself and a terminal would obey.
+fn escaped(text: String) -> String {
+    let risky = |c: char| {
+        matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(risky) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match risky(c) {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_would_obey_and_still_says_it() {
+        let text = "a\u{9b}31mb\x1b[0m\u{7f}\u{202e}";
+        let json = line(&text).expect("json");
+        assert!(!json.trim_end().contains(char::is_control), "{json:?}");
+        assert_eq!(serde_json::from_str::<String>(&json).expect("same"), text);
+    }
+
+    #[test]
+    fn an_empty_list_is_a_valid_document() {
+        assert_eq!(list::<u8>(&[], Form::Json).expect("json"), "[]\n");
+        assert_eq!(list::<u8>(&[], Form::Jsonl).expect("jsonl"), "");
+        assert_eq!(list::<u8>(&[], Form::Yaml).expect("yaml"), "[]\n");
+    }
+}

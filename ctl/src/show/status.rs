@@ -1,0 +1,179 @@
+//! How the fleet is, on one page: counts, problems with the worst first, certificates that end.
+
+use hostler_proto::wire::{FleetStatus, Status};
+
+use super::{
+    grid::{Cell, Tone, grid},
+    report::word,
+    value,
+};
+use crate::{
+    exit::Exit,
+    screen::{Traits, harmless},
+};
+
+/// A certificate with more days left than this is not worth a line.
+const SOON_DAYS: f64 = 30.0;
+/// With fewer days than this it needs somebody now.
+const NOW_DAYS: f64 = 7.0;
+
+/// The page.
+pub fn page(status: &FleetStatus, wide: bool, traits: Traits) -> String {
+    let mut counts = vec![format!("{} up", status.up)];
+    let others =
+        [(status.down, "down"), (status.never, "never connected"), (status.revoked, "revoked")];
+    counts.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+    let hosts = if status.hosts == 1 { "host" } else { "hosts" };
+    let mut page = format!(
+        "fleet {}, controller {}: {} {hosts}, {}\n",
+        harmless(&status.fleet),
+        harmless(&status.controller_version),
+        status.hosts,
+        counts.join(", ")
+    );
+    if status.problems.is_empty() && status.more_problems == 0 {
+        page.push_str("no problems\n");
+    } else {
+        page.push('\n');
+        page.push_str(&problems(status, traits));
+    }
+    let certificates = certificates(status, wide, traits);
+    if !certificates.is_empty() {
+        page.push('\n');
+        page.push_str(&certificates);
+    }
+    page
+}
+
+/// How the program ends after showing it.
+pub fn exit(status: &FleetStatus) -> Exit {
+    let any = |wanted: &[Status]| status.problems.iter().any(|p| wanted.contains(&p.status()));
+    match () {
+        () if any(&[Status::Critical]) => Exit::Failed,
+        () if any(&[Status::Unknown]) => Exit::Unanswered,
+        () => Exit::AllWell,
+    }
+}
+
+fn problems(status: &FleetStatus, traits: Traits) -> String {
+    let row = |p: &hostler_proto::wire::Problem| {
+        vec![
+            Cell::word(word(p.status())),
+            Cell::text(&p.subject),
+            Cell::text(value::ago(p.since_us, status.now_us)),
+            Cell::text(&p.summary),
+            Cell::text(&p.next),
+        ]
+    };
+    let mut problems: Vec<_> = status.problems.iter().collect();
+    // The controller sends the worst first; a stable sort keeps its order among equals.
+    problems.sort_by_key(|p| match p.status() {
+        Status::Critical => 0,
+        Status::Unknown => 1,
+        Status::Warning => 2,
+        Status::Ok | Status::Unspecified => 3,
+    });
+    let rows: Vec<_> = problems.into_iter().map(row).collect();
+    let mut text = grid(&["STATUS", "WHAT", "FOR", "PROBLEM", "NEXT"], &rows, traits);
+    if status.more_problems > 0 {
+        text.push_str(&format!("and {} more\n", status.more_problems));
+    }
+    text
+}
+
+fn certificates(status: &FleetStatus, wide: bool, traits: Traits) -> String {
+    let mut ending: Vec<_> = status
+        .certificates
+        .iter()
+        .map(|c| (value::seconds(c.until_us.saturating_sub(status.now_us)) / 86_400.0, c))
+        .filter(|(days, _)| wide || *days < SOON_DAYS)
+        .collect();
+    ending.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let rows: Vec<_> = ending
+        .into_iter()
+        .map(|(days, certificate)| {
+            let left = match days {
+                ..0.0 => "ended".to_owned(),
+                _ => format!("{} days left", days.floor()),
+            };
+            let tone = match days {
+                ..NOW_DAYS => Tone::Bad,
+                ..SOON_DAYS => Tone::Odd,
+                _ => Tone::Plain,
+            };
+            vec![
+                Cell::text(&certificate.subject),
+                Cell { tone, ..Cell::text(left) },
+                Cell::text(value::moment(certificate.until_us)),
+            ]
+        })
+        .collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => grid(&["CERTIFICATE", "LEFT", "UNTIL"], &rows, traits),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_proto::wire::{CertificateRecord, Problem};
+
+    use super::*;
+
+    const NOW: i64 = 1_774_742_400_000_000;
+    const DAY: i64 = 86_400_000_000;
+
+    fn problem(status: Status, subject: &str, summary: &str, next: &str) -> Problem {
+        Problem {
+            status: status.into(),
+            subject: subject.into(),
+            summary: summary.into(),
+            since_us: NOW - DAY / 10,
+            next: next.into(),
+        }
+    }
+
+    fn certificate(subject: &str, days: i64) -> CertificateRecord {
+        CertificateRecord { subject: subject.into(), until_us: NOW + days * DAY }
+    }
+
+    fn fleet() -> FleetStatus {
+        FleetStatus {
+            hosts: 40,
+            up: 38,
+            down: 1,
+            never: 1,
+            fleet: "prod".into(),
+            controller_version: "0.1.0".into(),
+            now_us: NOW,
+            ..FleetStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_fleet_without_problems_is_two_lines() {
+        insta::assert_snapshot!(page(&fleet(), false, Traits::default()), @"
+        fleet prod, controller 0.1.0: 40 hosts, 38 up, 1 down, 1 never connected
+        no problems
+        ");
+    }
+
+    #[test]
+    fn the_worst_problem_comes_first_and_only_certificates_that_end_soon_are_shown() {
+        let status = FleetStatus {
+            problems: vec![
+                problem(Status::Warning, "db-1", "never connected", "hostlerctl host show db-1"),
+                problem(Status::Critical, "web-3", "link lost: \x1b[2Jreset", ""),
+            ],
+            more_problems: 3,
+            certificates: vec![
+                certificate("authority", 3000),
+                certificate("controller", 12),
+                certificate("web-3", -1),
+            ],
+            ..fleet()
+        };
+        insta::assert_snapshot!(page(&status, false, Traits::default()));
+        assert_eq!(exit(&status), Exit::Failed);
+    }
+}

@@ -1,0 +1,189 @@
+//! The program itself against a controller that speaks the real protocol over real mutual TLS and
+//! knows four hosts.
+
+mod fake;
+
+use std::{os::unix::fs::PermissionsExt as _, process::Stdio};
+
+use fake::Fleet;
+use serde_json::Value;
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "what is tested is the program")]
+async fn hostlerctl(fleet: &Fleet, line: &[&str]) -> Ended {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostlerctl"));
+    let command = command.args(line).stdin(Stdio::null()).env_remove("HOSTLER_CONTEXT");
+    let output = command.env("HOSTLER_CONFIG", fleet.config()).output().await.expect("run");
+    Ended {
+        code: output.status.code().expect("no signal"),
+        out: String::from_utf8(output.stdout).expect("utf-8"),
+        err: String::from_utf8(output.stderr).expect("utf-8"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_answers_with_one_json_document_and_the_worst_host_decides_the_exit_status() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["disk", "usage", "--on", "all", "-o", "json"]).await;
+    let json = ended.json();
+    let hosts: Vec<_> = json.as_array().expect("list").iter().map(|e| &e["host"]).collect();
+    assert_eq!(hosts, ["web-4", "web-3", "web-1", "web-2"]);
+    assert_eq!(json[0]["status"], "unreachable");
+    assert_eq!(json[0]["error"]["code"], "unreachable");
+    assert_eq!(json[1]["status"], "critical");
+    assert_eq!(json[1]["findings"][0]["subject"], "/srv");
+    assert_eq!(json[2]["data"]["filesystems"][0]["mount"], "/");
+    assert_eq!(ended.code, 1, "web-3 is critical");
+    assert!(ended.err.contains("disk.usage on 4 hosts"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_host_alone_is_no_failure_of_the_operation() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["disk", "usage", "--on", "web-4"]).await;
+    assert_eq!(ended.code, 3);
+    assert!(ended.out.contains("unreachable"), "{}", ended.out);
+    let ended = hostlerctl(&fleet, &["disk", "usage", "--on", "web-1", "-q"]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(ended.out.contains("100.0 GiB"), "{}", ended.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_without_hosts_and_a_mistake_have_exit_statuses_of_their_own() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["disk", "usage", "--on", "moon"]).await;
+    assert_eq!(ended.code, 6);
+    assert!(ended.err.starts_with("hostlerctl: no host matches \"moon\";"), "{}", ended.err);
+    assert_eq!(hostlerctl(&fleet, &["disk", "usage"]).await.code, 2);
+    assert_eq!(hostlerctl(&fleet, &["disk", "usgae", "--on", "all"]).await.code, 2);
+    assert_eq!(hostlerctl(&fleet, &["host", "revoke", "web-1", "--reason", "x"]).await.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_tells_the_controller_how_many_hosts_were_meant_and_carries_an_invocation() {
+    let fleet = Fleet::start().await;
+    let line = ["systemd", "restart", "nginx", "--on", "web-1", "--reason", "config", "-o", "yaml"];
+    let ended = hostlerctl(&fleet, &line).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.out.starts_with("- host: web-1\n  status: done\n"), "{}", ended.out);
+    let request = fleet.last_run();
+    assert_eq!((request.confirmed, request.plan, request.reason.as_str()), (1, false, "config"));
+    assert!(request.invocation.parse::<hostler_core::clock::InvocationId>().is_ok());
+    let ended = hostlerctl(&fleet, &["systemd", "restart", "nginx", "--on", "all", "--plan"]).await;
+    assert!(ended.out.contains("1. stop and start nginx.service  (cannot be undone)"));
+    assert!(fleet.last_run().plan);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_are_data_and_cannot_steer_a_terminal() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["logs", "tail", "/var/log/x", "--on", "web-1"]).await;
+    assert_eq!(ended.out, "web-1 2026-03-29T00:00:00.000Z /var/log/x red line\n");
+    let line = ["logs", "tail", "/var/log/x", "--on", "web-1", "-o", "jsonl"];
+    let ended = hostlerctl(&fleet, &line).await;
+    let lines: Vec<Value> =
+        ended.out.lines().map(|l| serde_json::from_str(l).expect("json")).collect();
+    assert_eq!(lines[0]["line"], "\u{1b}[31mred\u{1b}[0m line");
+    assert_eq!(lines[1]["status"], "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_is_shown_and_a_critical_problem_shows_in_the_exit_status() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["status"]).await;
+    assert_eq!(ended.code, 1);
+    assert!(ended.out.starts_with("fleet prod, controller 0.1.0: 4 hosts, 3 up, 1 down\n"));
+    let ended = hostlerctl(&fleet, &["hosts", "-o", "name"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "web-1\nweb-2\nweb-3\nweb-4\n"));
+    let ended = hostlerctl(&fleet, &["host", "show", "web-4", "-o", "json"]).await;
+    assert_eq!(ended.json()["connection"], "down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_one_sentence_with_what_to_do() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["token", "create"]).await;
+    assert_eq!(ended.code, 4);
+    assert_eq!(ended.err, "hostlerctl: alice is a viewer and may not make tokens; ask an admin\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_operator_is_one_file_that_can_be_imported() {
+    let fleet = Fleet::start().await;
+    let out = fleet.config().join("bob.toml");
+    let path = out.to_str().expect("path");
+    let ended =
+        hostlerctl(&fleet, &["operator", "add", "bob", "--role", "admin", "--out", path]).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(std::fs::metadata(&out).expect("file").permissions().mode() & 0o777, 0o600);
+    let ended = hostlerctl(&fleet, &["context", "import", path, "--name", "bob"]).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(hostlerctl(&fleet, &["--context", "bob", "hosts"]).await.code, 0);
+    let ended =
+        hostlerctl(&fleet, &["operator", "add", "bob", "--role", "admin", "--out", path]).await;
+    assert_eq!(ended.code, 2, "the file is not overwritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_controller_the_exit_status_says_so() {
+    let fleet = Fleet::start().await;
+    fleet.stop();
+    let ended = hostlerctl(&fleet, &["status"]).await;
+    assert_eq!(ended.code, 5, "{}", ended.err);
+    assert!(ended.err.starts_with("hostlerctl: no answer from the controller at 127.0.0.1:"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_of_another_fleet_is_not_spoken_to() {
+    let (ours, theirs) = (Fleet::start().await, Fleet::start().await);
+    ours.redirect(&theirs);
+    let ended = hostlerctl(&ours, &["status"]).await;
+    assert_eq!(ended.code, 5, "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_breaks_off_says_where_to_look() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["systemd", "stop", "nginx", "--on", "web-2"]).await;
+    assert_eq!(ended.code, 5, "{}", ended.err);
+    assert!(ended.err.contains("`hostlerctl audit show "), "{}", ended.err);
+    assert!(ended.out.contains("outcome-unknown"), "{}", ended.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_of_the_audit_arrives() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["audit", "list", "--since", "1h", "-o", "jsonl"]).await;
+    assert_eq!((ended.code, ended.out.lines().count()), (0, 1500), "{}", ended.err);
+    let ended = hostlerctl(&fleet, &["audit", "list", "-o", "json"]).await;
+    assert_eq!(ended.json().as_array().expect("list").len(), 1500);
+    let ended = hostlerctl(&fleet, &["audit", "verify"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (1, "BROKEN at record 7 of 9: hash differs\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_enough_ends_it_quietly() {
+    let fleet = Fleet::start().await;
+    let ended = hostlerctl(&fleet, &["help", "exit-codes"]).await;
+    assert_eq!(ended.out.lines().count(), 7);
+    #[expect(clippy::disallowed_methods, reason = "what is tested is the program")]
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostlerctl"));
+    let command = command.args(["audit", "list", "-o", "jsonl"]).stdin(Stdio::null());
+    let command = command.env("HOSTLER_CONFIG", fleet.config()).stderr(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("run");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().await.expect("end");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}
