@@ -1,0 +1,296 @@
+//! The one way in which every operation runs: policy, parameters, locks, journal, deadline.
+//!
+//! Who the peer is was proven before, by the handshake of its connection.
+
+mod locks;
+mod registry;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hostler_core::{
+    call::{Call, Mode},
+    clock::InvocationId,
+};
+use hostler_proto::{
+    args,
+    catalogue::{Catalogue, OperationSpec},
+    wire::{ErrorCode, Event, Failure, Kind, event},
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use self::{
+    locks::Locks,
+    registry::{Order, Registry},
+};
+use crate::{
+    host::Host,
+    journal::{Journal, Known},
+    operation::Context,
+};
+
+/// Operations that run at one time.
+const CONCURRENT: usize = 32;
+/// Events that wait for a slow reader before the operation itself is held back.
+const EVENTS: usize = 64;
+/// How long a cancelled or timed out action may take to come to an end by itself.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// Runs operations. A clone is the same dispatcher.
+#[derive(Debug, Clone)]
+pub struct Dispatcher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    catalogue: Catalogue,
+    registry: Registry,
+    journal: Journal,
+    locks: Locks,
+    slots: Arc<Semaphore>,
+    running: Mutex<HashMap<InvocationId, CancellationToken>>,
+    tasks: TaskTracker,
+}
+
+/// The events of an operation. Dropping it ends a probe; an action goes on.
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+    _gone: Option<tokio_util::sync::DropGuard>,
+}
+
+impl Events {
+    /// The next event; none after the last.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+
+    /// For a stream.
+    pub fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Event>> {
+        self.receiver.poll_recv(cx)
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher for one host.
+    pub fn new(host: Arc<Host>, catalogue: Catalogue, journal: Journal) -> Self {
+        Self(Arc::new(Inner {
+            host,
+            catalogue,
+            registry: Registry::complete(),
+            journal,
+            locks: Locks::default(),
+            slots: Arc::new(Semaphore::new(CONCURRENT)),
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// The operations that the policy allows.
+    pub fn allowed(&self) -> impl Iterator<Item = &Arc<OperationSpec>> {
+        self.0.catalogue.iter().filter(|s| self.0.host.policy.operation(&s.name).is_ok())
+    }
+
+    /// Begins the operation behind a path.
+    ///
+    /// # Errors
+    /// Everything that keeps it from beginning.
+    pub async fn run(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
+        let inner = &self.0;
+        let spec = inner.catalogue.iter().find(|s| s.path == path).ok_or_else(|| {
+            Failure::new(ErrorCode::Unsupported, format!("this agent has no operation {path}"))
+                .hint("a newer agent may have it")
+        })?;
+        inner.host.policy.operation(&spec.name)?;
+        let request = args::from_wire(spec, &request)
+            .map_err(|e| Failure::new(ErrorCode::InvalidArgument, e.to_string()))?;
+        if inner.tasks.is_closed() {
+            return Err(Failure::new(ErrorCode::Unreachable, "the agent is stopping"));
+        }
+        let slot = Arc::clone(&inner.slots).try_acquire_owned().map_err(|_| {
+            let message = format!("{CONCURRENT} operations already run on this host");
+            Failure::new(ErrorCode::LimitExceeded, message).hint("try again when some have ended")
+        })?;
+        let acts = spec.kind == Kind::Action && call.mode == Mode::Apply;
+        let held = match acts {
+            true => Some(inner.locks.take(locks::names(spec, &request), call.invocation)?),
+            false => None,
+        };
+        if acts && let Some(known) = self.begin(call.invocation, &spec.name).await? {
+            return already(call.invocation, known);
+        }
+
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let cancelled = CancellationToken::new();
+        let cx = Context::new(Arc::clone(&inner.host), cancelled.clone(), events.clone());
+        let order = Order {
+            mode: call.mode,
+            plan_digest: call.plan_digest.clone(),
+            events: events.clone(),
+        };
+        let running = inner.registry.run(path, request, order, cx).ok_or_else(|| {
+            Failure::new(ErrorCode::Internal, format!("{} has no handler", spec.name))
+        })?;
+        self.register(call.invocation, &cancelled);
+        let gone = (!acts).then(|| cancelled.clone().drop_guard());
+        let deadline = call.timeout.or((!spec.follows).then_some(spec.deadline));
+        let span = tracing::info_span!("operation", name = spec.name, invocation = %call.invocation,
+            operator = call.operator);
+        let (this, name) = (self.clone(), spec.name.clone());
+        let task = async move {
+            // A task of its own turns a panic of the operation into a failure of this call alone.
+            let mut task = tokio::spawn(running);
+            let result = tokio::select! {
+                joined = &mut task => joined,
+                why = ended(deadline, &cancelled) => {
+                    cancelled.cancel();
+                    match tokio::time::timeout(LAST_BREATH, &mut task).await {
+                        Ok(joined) => joined,
+                        Err(_) => {
+                            task.abort();
+                            Ok(Err(why.failure(&name, acts)))
+                        }
+                    }
+                }
+            };
+            let last = match result {
+                Ok(Ok(outcome)) => event::Event::Outcome(outcome),
+                Ok(Err(failure)) => event::Event::Failure(failure),
+                Err(_) => event::Event::Failure(Failure::new(
+                    ErrorCode::Internal,
+                    format!("{name} ended by a defect of the agent; its log has the place"),
+                )),
+            };
+            let last = Event { event: Some(last) };
+            this.finish(call.invocation, acts, &last).await;
+            drop((held, slot));
+            let _ = events.send(last).await;
+        };
+        inner.tasks.spawn(task.instrument(span));
+        Ok(Events { receiver, _gone: gone })
+    }
+
+    /// What is known of an invocation, running ones included.
+    pub fn known(&self, id: InvocationId) -> Option<Known> {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        match running.contains_key(&id) {
+            true => Some(Known::Running),
+            false => self.0.journal.known(id),
+        }
+    }
+
+    /// Asks an invocation to end; false when it does not run.
+    pub fn cancel(&self, id: InvocationId) -> bool {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(&id).inspect(|token| token.cancel()).is_some()
+    }
+
+    /// Takes nothing new, waits for what runs, and then asks it to end. What even then runs stays
+    /// without an outcome in the journal, which reads as interrupted.
+    pub async fn stop(&self, patience: Duration) {
+        self.0.tasks.close();
+        if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_ok() {
+            return;
+        }
+        let tokens: Vec<_> = {
+            let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.values().cloned().collect()
+        };
+        tracing::warn!(operations = tokens.len(), "stopping while operations run");
+        tokens.iter().for_each(CancellationToken::cancel);
+        let _ = tokio::time::timeout(LAST_BREATH * 2, self.0.tasks.wait()).await;
+    }
+
+    async fn begin(&self, id: InvocationId, operation: &str) -> Result<Option<Known>, Failure> {
+        let (journal, operation) = (self.0.journal.clone(), operation.to_owned());
+        let begun = tokio::task::spawn_blocking(move || journal.begin(id, &operation)).await;
+        begun.unwrap_or_else(|_| {
+            Err(Failure::new(ErrorCode::Internal, "the journal ended by a defect of the agent"))
+        })
+    }
+
+    fn register(&self, id: InvocationId, token: &CancellationToken) {
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(id, token.clone());
+    }
+
+    async fn finish(&self, id: InvocationId, acts: bool, last: &Event) {
+        if acts {
+            let (journal, last) = (self.0.journal.clone(), last.clone());
+            let ended = tokio::task::spawn_blocking(move || journal.end(id, &last)).await;
+            if let Ok(Err(failure)) = ended {
+                tracing::error!(%failure, "an outcome could not be journalled");
+            }
+        }
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+/// Why an operation is made to end.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Deadline(Duration),
+    Cancelled,
+}
+
+impl Why {
+    fn failure(self, operation: &str, acts: bool) -> Failure {
+        let failure = match self {
+            Self::Deadline(after) => Failure::new(
+                ErrorCode::Timeout,
+                format!("{operation} was ended after {} s, its deadline", after.as_secs()),
+            ),
+            Self::Cancelled => {
+                Failure::new(ErrorCode::Cancelled, format!("{operation} was cancelled"))
+            }
+        };
+        match acts {
+            true => failure.hint("look at the host: a part of it may have been carried out"),
+            false => failure.hint("allow more with --timeout"),
+        }
+    }
+}
+
+async fn ended(deadline: Option<Duration>, cancelled: &CancellationToken) -> Why {
+    let passed = async {
+        match deadline {
+            Some(after) => {
+                tokio::time::sleep(after).await;
+                Why::Deadline(after)
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        why = passed => why,
+        () = cancelled.cancelled() => Why::Cancelled,
+    }
+}
+
+fn already(id: InvocationId, known: Known) -> Result<Events, Failure> {
+    let last = match known {
+        Known::Ended(event) => event,
+        Known::Running => {
+            return Err(Failure::new(
+                ErrorCode::Busy,
+                format!("invocation {id} already runs here"),
+            )
+            .hint("wait for its outcome in the audit"));
+        }
+        Known::Interrupted => {
+            let message = format!("the agent ended while invocation {id} ran");
+            let failure = Failure::new(ErrorCode::OutcomeUnknown, message);
+            Event { event: Some(event::Event::Failure(failure.hint("look at the host"))) }
+        }
+    };
+    let (sender, receiver) = mpsc::channel(1);
+    // The channel is new and has room for one.
+    let _ = sender.try_send(last);
+    Ok(Events { receiver, _gone: None })
+}

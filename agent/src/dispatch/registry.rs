@@ -1,0 +1,157 @@
+//! Which handler runs which operation. The list comes from the contract: an operation without a
+//! handler does not compile.
+
+use std::{collections::HashMap, fmt::Debug, marker::PhantomData, pin::Pin};
+
+use hostler_core::call::Mode;
+use hostler_proto::{
+    operation::Operation,
+    wire::{ErrorCode, Event, Failure, Outcome, PlanStep, event},
+};
+use prost::{Message, Name};
+use prost_reflect::DynamicMessage;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use crate::operation::{Action, Answer, Context, Probe};
+
+/// An operation under way.
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
+
+/// What an action is to do with its plan.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    /// Show it or carry it out.
+    pub mode: Mode,
+    /// Carry out only the plan with this digest.
+    pub plan_digest: Option<String>,
+    /// Where plan steps are shown.
+    pub events: mpsc::Sender<Event>,
+}
+
+trait Handler: Send + Sync {
+    fn run(&self, request: DynamicMessage, order: Order, cx: Context) -> Running;
+}
+
+/// The handlers by the path of their rpc.
+pub(super) struct Registry(HashMap<&'static str, Box<dyn Handler>>);
+
+impl Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registry").field(&self.0.len()).finish()
+    }
+}
+
+macro_rules! handlers {
+    (probes [ $($probe:ty,)* ] actions [ $($action:ty,)* ]) => {{
+        let mut all: HashMap<&'static str, Box<dyn Handler>> = HashMap::new();
+        $(all.insert(<$probe as Operation>::PATH, Box::new(Probing::<$probe>(PhantomData)));)*
+        $(all.insert(<$action as Operation>::PATH, Box::new(Acting::<$action>(PhantomData)));)*
+        Registry(all)
+    }};
+}
+
+impl Registry {
+    /// All operations of the contract.
+    pub(super) fn complete() -> Self {
+        hostler_proto::for_each_operation!(handlers)
+    }
+
+    /// Begins an operation; none when there is no rpc of that path.
+    pub(super) fn run(
+        &self,
+        path: &str,
+        request: DynamicMessage,
+        order: Order,
+        cx: Context,
+    ) -> Option<Running> {
+        Some(self.0.get(path)?.run(request, order, cx))
+    }
+}
+
+struct Probing<P>(PhantomData<fn() -> P>);
+
+impl<P: Probe> Handler for Probing<P> {
+    fn run(&self, request: DynamicMessage, _: Order, cx: Context) -> Running {
+        Box::pin(async move {
+            let request = typed::<P>(&request)?;
+            Ok(outcome(P::observe(request, &cx).await?))
+        })
+    }
+}
+
+struct Acting<A>(PhantomData<fn() -> A>);
+
+impl<A: Action> Handler for Acting<A> {
+    fn run(&self, request: DynamicMessage, order: Order, cx: Context) -> Running {
+        Box::pin(async move {
+            let request = typed::<A>(&request)?;
+            let plan = A::plan(&request, &cx).await?;
+            let digest = digest(&plan.steps, &plan.details);
+            if order.plan_digest.as_ref().is_some_and(|wanted| *wanted != digest) {
+                let message = format!("{}: the host has changed since the plan was made", A::NAME);
+                return Err(Failure::new(ErrorCode::PreconditionFailed, message)
+                    .hint("look at the plan again with --plan"));
+            }
+            let steps = plan.steps.len();
+            for step in plan.steps {
+                // Whoever no longer reads does not stop an action.
+                let _ = order.events.send(Event { event: Some(event::Event::Step(step)) }).await;
+            }
+            if steps == 0 || order.mode == Mode::Plan {
+                let summary = match steps {
+                    0 => "nothing to do".to_owned(),
+                    1 => "would do 1 step".to_owned(),
+                    n => format!("would do {n} steps"),
+                };
+                let answer = Answer::ok(summary, A::Result::default());
+                return Ok(Outcome { unchanged: true, plan_digest: digest, ..outcome(answer) });
+            }
+            let answer = A::apply(plan.details, &cx).await?;
+            Ok(Outcome { plan_digest: digest, ..outcome(answer) })
+        })
+    }
+}
+
+fn typed<O: Operation>(request: &DynamicMessage) -> Result<O::Request, Failure> {
+    request.transcode_to().map_err(|_| {
+        let message = format!("{}: the request does not have the operation's form", O::NAME);
+        Failure::new(ErrorCode::Internal, message)
+    })
+}
+
+fn outcome<R: Message + Name>(answer: Answer<R>) -> Outcome {
+    Outcome {
+        status: answer.status.into(),
+        summary: answer.summary,
+        findings: answer.findings,
+        r#type: R::full_name(),
+        data: answer.data.encode_to_vec(),
+        evidence: answer.evidence,
+        ..Outcome::default()
+    }
+}
+
+/// Two plans with one digest do the same: it covers every step and every detail.
+fn digest(steps: &[PlanStep], details: &impl Debug) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{steps:?}\n{details:?}"));
+    data_encoding::HEXLOWER.encode(&hash.finalize()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_proto::catalogue::Catalogue;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_catalogue_has_a_handler_and_no_other_exists() {
+        let registry = Registry::complete();
+        let catalogue = Catalogue::embedded().expect("embedded");
+        assert_eq!(registry.0.len(), catalogue.iter().count());
+        for spec in catalogue.iter() {
+            assert!(registry.0.contains_key(spec.path.as_str()), "{}", spec.path);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The one place that starts programs: an absolute path and arguments, never a shell; nothing on
+//! its input, a clean environment, lines of bounded length, and a process group of its own that
+//! does not outlive whoever waits for it.
+
+use std::{collections::VecDeque, ffi::OsString, process::Stdio};
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use hostler_proto::wire::{ErrorCode, Evidence, Failure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::AsyncRead,
+    process::{Child, ChildStdout},
+    task::JoinHandle,
+};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
+
+/// The longest line that is given out.
+pub const LINE: usize = 256 * 1024;
+/// Lines of the error output that are kept.
+const TAIL: usize = 20;
+
+/// A program with its arguments.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: &'static str,
+    args: Vec<OsString>,
+}
+
+/// One that runs. Dropping it ends the program and everything that it started.
+#[derive(Debug)]
+pub struct Running {
+    argv: String,
+    child: Child,
+    group: Option<Pid>,
+    lines: FramedRead<ChildStdout, AnyDelimiterCodec>,
+    errors: JoinHandle<VecDeque<String>>,
+}
+
+/// A line of output.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Its text, without the line's end.
+    Text(BytesMut),
+    /// It was longer than [`LINE`] and was left out.
+    TooLong,
+}
+
+impl Program {
+    /// The program at an absolute path.
+    pub fn new(path: &'static str) -> Self {
+        Self { path, args: Vec::new() }
+    }
+
+    /// Adds an argument. It reaches the program as it is: nothing in it has a meaning before.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When there is no such program, or it cannot be started.
+    pub fn start(self) -> Result<Running, Failure> {
+        let mut argv = self.path.to_owned();
+        for arg in &self.args {
+            argv.push(' ');
+            argv.push_str(&arg.to_string_lossy());
+        }
+        #[expect(clippy::disallowed_methods, reason = "this is the process runner")]
+        let mut command = tokio::process::Command::new(self.path);
+        command
+            .args(&self.args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .env("TZ", "UTC")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                let message = format!("this host has no {}", self.path);
+                Failure::new(ErrorCode::Unsupported, message)
+            }
+            _ => Failure::new(ErrorCode::HostFault, format!("{argv} cannot be started: {e}")),
+        })?;
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let missing = || Failure::new(ErrorCode::Internal, "a program has no output");
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let errors = tokio::spawn(tail(child.stderr.take().ok_or_else(missing)?));
+        Ok(Running { argv, child, group, lines: FramedRead::new(stdout, codec()), errors })
+    }
+}
+
+impl Running {
+    /// The next line of its output; none after the last.
+    ///
+    /// # Errors
+    /// When its output cannot be read.
+    pub async fn line(&mut self) -> Result<Option<Line>, Failure> {
+        match self.lines.next().await {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(Line::Text(BytesMut::from(&text[..])))),
+            Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => Ok(Some(Line::TooLong)),
+            Some(Err(AnyDelimiterCodecError::Io(e))) => {
+                let message = format!("the output of {} cannot be read: {e}", self.argv);
+                Err(Failure::new(ErrorCode::HostFault, message))
+            }
+        }
+    }
+
+    /// Waits for its end after its last line.
+    ///
+    /// # Errors
+    /// When it said no, with the last lines of its error output.
+    pub async fn ended(mut self) -> Result<(), Failure> {
+        let status = self.child.wait().await.map_err(|e| {
+            Failure::new(
+                ErrorCode::HostFault,
+                format!("nobody can tell how {} ended: {e}", self.argv),
+            )
+        })?;
+        // What it left behind in its group keeps its error output open.
+        self.end_group();
+        if status.success() {
+            return Ok(());
+        }
+        let tail: Vec<String> = (&mut self.errors).await.unwrap_or_default().into();
+        let said = tail.last().cloned().unwrap_or_else(|| "it said nothing".to_owned());
+        let program = self.argv.split(' ').next().unwrap_or_default();
+        let mut failure =
+            Failure::new(ErrorCode::HostFault, format!("{program} ended with {status}: {said}"));
+        failure.evidence.push(Evidence {
+            kind: "argv".to_owned(),
+            what: self.argv.clone(),
+            exit_code: status.code(),
+            tail,
+        });
+        Err(failure)
+    }
+
+    fn end_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            // It is gone already in most cases, which is as well.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // As long as the child was not waited for, its number belongs to nobody else.
+        if self.child.id().is_some() {
+            self.end_group();
+        }
+        self.errors.abort();
+    }
+}
+
+fn codec() -> AnyDelimiterCodec {
+    AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), LINE)
+}
+
+async fn tail(output: impl AsyncRead + Unpin) -> VecDeque<String> {
+    let mut lines = FramedRead::new(output, codec());
+    let mut last = VecDeque::with_capacity(TAIL);
+    while let Some(line) = lines.next().await {
+        if last.len() == TAIL {
+            last.pop_front();
+        }
+        match line {
+            Ok(line) => last.push_back(String::from_utf8_lossy(&line).into_owned()),
+            Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {}
+            Err(AnyDelimiterCodecError::Io(_)) => break,
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn arguments_have_no_meaning_for_a_shell_and_the_environment_is_clean() {
+        let mut echo = Program::new("/bin/echo").arg("$(id); `id` > /tmp/x").start().expect("run");
+        assert_eq!(echo.line().await, Ok(Some(Line::Text(b"$(id); `id` > /tmp/x"[..].into()))));
+        assert_eq!(echo.line().await, Ok(None));
+        echo.ended().await.expect("ended well");
+        let mut env = Program::new("/usr/bin/env").start().expect("run");
+        let mut names = Vec::new();
+        while let Ok(Some(Line::Text(line))) = env.line().await {
+            names.push(String::from_utf8_lossy(&line).split('=').next().map(str::to_owned));
+        }
+        names.sort();
+        assert_eq!(names, ["LC_ALL", "PATH", "TZ"].map(|n| Some(n.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_says_no_is_quoted() {
+        let mut ls = Program::new("/bin/ls").arg("/no/such/file").start().expect("run");
+        assert_eq!(ls.line().await, Ok(None));
+        let failure = ls.ended().await.expect_err("failed");
+        assert_eq!(failure.code(), ErrorCode::HostFault);
+        assert!(failure.evidence[0].tail[0].contains("No such file"), "{failure:?}");
+        assert_eq!(failure.evidence[0].exit_code, Some(2));
+        let missing = Program::new("/no/such/program").start().expect_err("missing");
+        assert_eq!(missing.code(), ErrorCode::Unsupported);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_left_out_and_takes_no_memory() {
+        let mut head = Program::new("/usr/bin/head").arg("-c").arg("5000000").arg("/dev/zero");
+        head = head.clone();
+        let mut head = head.start().expect("run");
+        assert_eq!(head.line().await, Ok(Some(Line::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn what_a_program_started_ends_with_it() {
+        let mut shell = Program::new("/bin/sh")
+            .arg("-c")
+            .arg("sleep 300 & echo $!; wait")
+            .start()
+            .expect("run");
+        let Ok(Some(Line::Text(pid))) = shell.line().await else { panic!("no line") };
+        let child = format!("/proc/{}/stat", String::from_utf8_lossy(&pid));
+        assert!(Path::new(&child).exists());
+        drop(shell);
+        let gone = async {
+            // Killed, and taken in by whoever is the parent now; until then it is a zombie.
+            while std::fs::read_to_string(&child).is_ok_and(|s| !s.contains(") Z ")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the grandchild ended");
+    }
+}

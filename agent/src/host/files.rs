@@ -1,0 +1,130 @@
+//! Files beneath the allowed directories: found by pattern, opened so that no link leads out.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use hostler_proto::wire::{ErrorCode, Failure};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::policy::Policy;
+
+/// Most files that patterns may stand for.
+pub const MOST: usize = 256;
+
+/// Opens a file for reading and says which one is really meant. Blocks on the disk.
+///
+/// # Errors
+/// When it does not exist, is not allowed, or is no ordinary file.
+pub fn open(policy: &Policy, path: &Path) -> Result<(PathBuf, File), Failure> {
+    let (allowed, rest) = policy.beneath(path)?;
+    let real = if rest.as_os_str().is_empty() { allowed.clone() } else { allowed.join(&rest) };
+    let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { &rest };
+    let failed = |e: std::io::Error| {
+        let message = format!("{} cannot be read: {e}", real.display());
+        match e.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                Failure::new(ErrorCode::PermissionDenied, message)
+                    .hint("the agent's user must be allowed to read it")
+            }
+            std::io::ErrorKind::NotFound => Failure::new(ErrorCode::NotFound, message),
+            _ => Failure::new(ErrorCode::HostFault, message),
+        }
+    };
+    let directory = File::open(&allowed).map_err(failed)?;
+    // The path holds no link any more; one that is put there now is not followed. Without waiting:
+    // a pipe that nobody writes to would block for ever.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let file =
+        openat2(&directory, rest, flags, Mode::empty(), beneath).map_err(|e| failed(e.into()))?;
+    let file = File::from(file);
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if kind.is_file() {
+        return Ok((real, file));
+    }
+    let what = match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a pipe",
+        () => "a device",
+    };
+    let message = format!("{} is {what}, not a file", real.display());
+    Err(Failure::new(ErrorCode::InvalidArgument, message))
+}
+
+/// The files that patterns (`*`, `?`, `[..]`) stand for, in order; a path without a pattern stands
+/// for itself. Blocks on the disk.
+///
+/// # Errors
+/// When a pattern cannot be read, or they stand for more than [`MOST`] files.
+pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::new()
+    };
+    let mut found = std::collections::BTreeSet::new();
+    for pattern in patterns {
+        if !pattern.contains(['*', '?', '[']) {
+            found.insert(PathBuf::from(pattern));
+            continue;
+        }
+        let paths = glob::glob_with(pattern, options).map_err(|e| {
+            let message = format!("the pattern {pattern} cannot be read: {e}");
+            Failure::new(ErrorCode::InvalidArgument, message)
+        })?;
+        found.extend(paths.flatten().filter(|p| !p.is_dir()).take(MOST + 1));
+    }
+    match found.len() {
+        0..=MOST => Ok(found.into_iter().collect()),
+        _ => {
+            Err(Failure::new(ErrorCode::LimitExceeded, format!("more than {MOST} files are meant"))
+                .hint("use narrower patterns"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_ordinary_files_beneath_allowed_directories_are_opened() {
+        let dir = tempfile::tempdir().expect("directory");
+        let root = dir.path().canonicalize().expect("real");
+        let (inside, outside) = (root.join("inside"), root.join("outside"));
+        for path in [&inside, &outside] {
+            std::fs::create_dir(path).expect("made");
+            std::fs::write(path.join("a.log"), "text").expect("written");
+        }
+        symlink(outside.join("a.log"), inside.join("out.log")).expect("link");
+        symlink(inside.join("a.log"), outside.join("in.log")).expect("link");
+        let policy = Policy { paths: vec![inside.clone()], ..Policy::default() };
+        let mut text = String::new();
+        let (real, mut file) = open(&policy, &outside.join("in.log")).expect("leads in");
+        file.read_to_string(&mut text).expect("read");
+        assert_eq!((real, text.as_str()), (inside.join("a.log"), "text"));
+        let code = |path: &Path| open(&policy, path).expect_err("refused").code();
+        assert_eq!(code(&inside.join("out.log")), ErrorCode::PermissionDenied);
+        assert_eq!(code(&outside.join("a.log")), ErrorCode::PermissionDenied);
+        assert_eq!(code(&inside.join("none.log")), ErrorCode::NotFound);
+        assert_eq!(code(&inside), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn a_pattern_stands_for_its_files_and_a_path_for_itself() {
+        let dir = tempfile::tempdir().expect("directory");
+        for name in ["b.log", "a.log", ".hidden.log", "c.txt"] {
+            std::fs::write(dir.path().join(name), "").expect("written");
+        }
+        std::fs::create_dir(dir.path().join("d.log")).expect("made");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let found = expand(&[at("*.log"), at("a.log"), at("none")]).expect("expanded");
+        assert_eq!(found, ["a.log", "b.log", "none"].map(|n| dir.path().join(n)));
+        assert_eq!(expand(&[at("[")]).expect_err("pattern").code(), ErrorCode::InvalidArgument);
+    }
+}

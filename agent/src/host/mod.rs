@@ -1,0 +1,47 @@
+//! The one door to the machine. Operations reach files, programs and the clock through it, and it
+//! holds them to the host's policy.
+
+pub mod exec;
+pub mod files;
+pub mod mounts;
+pub mod processes;
+
+use std::sync::Arc;
+
+use hostler_core::clock::Clock;
+use hostler_proto::wire::{ErrorCode, Failure};
+
+use crate::policy::Policy;
+
+/// The machine, as far as the policy lets an operation see it.
+#[derive(Debug)]
+pub struct Host {
+    /// What the host's owner allows.
+    pub policy: Policy,
+    /// Wall-clock time and fresh ids.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Runs what blocks where blocking is allowed.
+///
+/// # Errors
+/// What it says, or that it ended by a defect.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| {
+        Err(Failure::new(ErrorCode::Internal, "reading the machine ended by a defect of the agent"))
+    })
+}
+
+/// A file of /proc or /sys as text.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn kernel(path: &str) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Failure::new(ErrorCode::HostFault, format!("{path} cannot be read: {e}"))
+            .hint("is /proc mounted for the agent?")
+    })
+}

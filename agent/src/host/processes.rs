@@ -1,0 +1,155 @@
+//! Processes and the sockets they hold, read from /proc. Everything here blocks for milliseconds.
+
+use std::{collections::HashMap, os::unix::fs::MetadataExt};
+
+use procfs::process::{FDTarget, Process, all_processes};
+
+/// A process at one moment.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its number.
+    pub pid: u32,
+    /// Its program's name.
+    pub command: String,
+    /// Its effective user's number.
+    pub uid: u32,
+    /// The systemd unit it belongs to.
+    pub unit: String,
+    /// Clock ticks of processor time so far.
+    pub ticks: u64,
+    /// When it started, in clock ticks since boot: with the pid it is the process.
+    pub started: u64,
+    /// Resident memory, in bytes.
+    pub memory: u64,
+    /// Its threads.
+    pub threads: u32,
+    /// State letter.
+    pub state: char,
+}
+
+/// Every process that could be read; one that ends meanwhile is left out.
+pub fn all() -> Vec<Seen> {
+    all_processes().into_iter().flatten().flatten().filter_map(|p| seen(&p)).collect()
+}
+
+/// One process.
+pub fn one(pid: u32) -> Option<Seen> {
+    seen(&Process::new(i32::try_from(pid).ok()?).ok()?)
+}
+
+fn seen(process: &Process) -> Option<Seen> {
+    let stat = process.stat().ok()?;
+    let uid = process.uid().unwrap_or(0);
+    Some(Seen {
+        pid: u32::try_from(stat.pid).ok()?,
+        unit: unit(process),
+        uid,
+        ticks: stat.utime + stat.stime,
+        started: stat.starttime,
+        memory: stat.rss.saturating_mul(procfs::page_size()),
+        threads: u32::try_from(stat.num_threads).unwrap_or(0),
+        state: stat.state,
+        command: stat.comm,
+    })
+}
+
+/// The unit is the last part of the control group's path that systemd named.
+fn unit(process: &Process) -> String {
+    let groups = process.cgroups().map(|g| g.0).unwrap_or_default();
+    let systemd = groups
+        .iter()
+        .filter(|g| g.controllers.is_empty() || g.controllers.iter().any(|c| c == "name=systemd"));
+    let is_unit =
+        |part: &&str| [".service", ".scope", ".socket", ".mount"].iter().any(|t| part.ends_with(t));
+    systemd
+        .filter_map(|g| g.pathname.rsplit('/').find(is_unit).map(ToOwned::to_owned))
+        .next()
+        .unwrap_or_default()
+}
+
+/// Which processes hold which sockets, by inode. Those of other users are seen only by root.
+pub fn sockets() -> HashMap<u64, Vec<u32>> {
+    let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
+    for process in all_processes().into_iter().flatten().flatten() {
+        let Ok(pid) = u32::try_from(process.pid()) else { continue };
+        for fd in process.fd().into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                let of = holders.entry(inode).or_default();
+                if of.last() != Some(&pid) {
+                    of.push(pid);
+                }
+            }
+        }
+    }
+    holders
+}
+
+/// A file without a name that a process still holds open.
+#[derive(Debug, Clone)]
+pub struct Deleted {
+    /// The path that it had.
+    pub path: String,
+    /// Space on the disk, in bytes.
+    pub bytes: u64,
+    /// Who holds it.
+    pub pid: u32,
+}
+
+/// Deleted files of a file system (by its device number) that are still open, each once. Those of
+/// other users' processes are seen only by root.
+pub fn deleted(device: u64) -> Vec<Deleted> {
+    let mut found = HashMap::new();
+    for process in all_processes().into_iter().flatten().flatten() {
+        let Ok(pid) = u32::try_from(process.pid()) else { continue };
+        for fd in process.fd().into_iter().flatten().flatten() {
+            let FDTarget::Path(path) = fd.target else { continue };
+            let path = path.to_string_lossy();
+            let Some(path) = path.strip_suffix(" (deleted)") else { continue };
+            let Ok(file) = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.fd)) else { continue };
+            if file.dev() == device && file.nlink() == 0 {
+                // Blocks of stat(2) have 512 bytes, whatever the file system's are.
+                let bytes = file.blocks().saturating_mul(512);
+                found.entry(file.ino()).or_insert(Deleted { path: path.to_owned(), bytes, pid });
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Names of users by number, from /etc/passwd.
+#[derive(Debug)]
+pub struct Users(HashMap<u32, String>);
+
+impl Users {
+    /// Reads them.
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let user = |line: &str| {
+            let mut fields = line.split(':');
+            let name = fields.next()?.to_owned();
+            Some((fields.nth(1)?.parse().ok()?, name))
+        };
+        Self(text.lines().filter_map(user).collect())
+    }
+
+    /// The name, or the number where it has none.
+    pub fn name(&self, uid: u32) -> String {
+        self.0.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_very_process_and_its_socket_are_seen() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let own = std::process::id();
+        let seen = all().into_iter().find(|p| p.pid == own).expect("own process");
+        assert!(seen.memory > 1 << 20 && seen.threads >= 1);
+        assert!(sockets().values().any(|pids| pids.contains(&own)));
+        assert_eq!(Users::read().name(0), "root");
+        drop(listener);
+    }
+}

@@ -1,0 +1,22 @@
+//! The agent: one on each host. It runs typed operations for controllers, within the host's policy.
+//!
+//! - [`run`]: puts everything together
+//! - [`config`]: `/etc/hostler/agent.toml`; [`policy`]: what the host's owner allows
+//! - [`identity`], [`enroll`]: key and certificate; [`link`]: the links to controllers
+//! - [`serve`]: the gRPC server behind them; [`dispatch`]: the one way in which an operation runs
+//! - [`journal`]: the durable memory of actions
+//! - [`operation`]: what a probe and an action are; [`ops`]: the operations, one file each
+//! - [`host`]: the one door to the machine: programs, files, processes
+
+pub mod config;
+pub mod dispatch;
+pub mod enroll;
+pub mod host;
+pub mod identity;
+pub mod journal;
+pub mod link;
+pub mod operation;
+pub mod ops;
+pub mod policy;
+pub mod run;
+pub mod serve;

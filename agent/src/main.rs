@@ -1,0 +1,121 @@
+//! The agent's command line.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Parser, Subcommand};
+use hostler_agent::{
+    config::Config,
+    enroll::{self, Candidate},
+    run,
+};
+use hostler_core::{clock::SystemClock, config as files, token::Token};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps this host in working order for the controllers of its fleet.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file; the defaults count when the standard one does not exist.
+    #[arg(long, global = true, default_value = "/etc/hostler/agent.toml")]
+    config: PathBuf,
+    /// Write the log as JSON.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the agent until it is stopped.
+    Run,
+    /// Makes this host a member of a fleet.
+    #[command(after_help = "Example: hostler-agent enroll --controller ctl.example.org:7443 \
+                            --token-file /root/token")]
+    Enroll {
+        /// Where the controller listens: HOST:PORT.
+        #[arg(long)]
+        controller: String,
+        /// The token; on a machine with other users give --token-file instead.
+        #[arg(long, conflicts_with = "token_file", required_unless_present = "token_file")]
+        token: Option<String>,
+        /// File that holds the token.
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+        /// Name in the fleet; the host's own when it is left out.
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Says whether the configuration can be used.
+    CheckConfig,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("HOSTLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_json {
+        true => log.json().init(),
+        false => log.with_target(false).init(),
+    }
+    match execute(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(arguments: Arguments) -> Result<(), run::Error> {
+    let standard = arguments.config == std::path::Path::new("/etc/hostler/agent.toml");
+    let config: Config = match standard && !arguments.config.exists() {
+        true => Config::default(),
+        false => files::read(&arguments.config)?,
+    };
+    match arguments.command {
+        Command::Run => {
+            let stop = CancellationToken::new();
+            let (mut term, mut int) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let told = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                told.cancel();
+            });
+            run::run(config, stop).await
+        }
+        Command::Enroll { controller, token, token_file, host } => {
+            let token = match (token, token_file) {
+                (Some(token), _) => token,
+                (None, Some(path)) => std::fs::read_to_string(&path)
+                    .map_err(|e| format!("the token {} cannot be read: {e}", path.display()))?,
+                (None, None) => return Err("give --token or --token-file".into()),
+            };
+            let token: Token = token.parse()?;
+            let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+            let candidate = Candidate {
+                host: host.unwrap_or_else(run::own_name),
+                labels: config.labels.clone(),
+                machine_id: machine_id.trim().to_owned(),
+            };
+            let clock = Arc::new(SystemClock);
+            let enrolled =
+                enroll::enroll(&controller, &token, candidate, &config.state_dir, clock).await?;
+            tracing::info!("{} is enrolled in fleet {}", enrolled.host, enrolled.fleet);
+            Ok(())
+        }
+        Command::CheckConfig => {
+            config.link.keepalive()?;
+            config.link.backoff()?;
+            tracing::info!("the configuration can be used");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What it takes to be an operation here: a probe observes, an action plans and then applies.
+//!
+//! Everything around it (who may, parameters, deadline, locks, journal) is [`crate::dispatch`]'s.
+
+use std::{sync::Arc, time::Duration};
+
+use hostler_proto::{
+    operation::Operation,
+    wire::{Event, Evidence, Failure, Finding, LogLine, PlanStep, Progress, Status, event},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Host;
+
+/// An operation that only looks.
+pub trait Probe: Operation {
+    /// Looks. When the returned future is dropped, nothing of it may go on.
+    fn observe(
+        request: Self::Request,
+        cx: &Context,
+    ) -> impl Future<Output = Result<Answer<Self::Result>, Failure>> + Send;
+}
+
+/// An operation that changes something.
+pub trait Action: Operation {
+    /// What `plan` decided and `apply` carries out. Two equal plans have equal `Debug` forms.
+    type Plan: std::fmt::Debug + Send + Sync;
+
+    /// Reads and decides; changes nothing.
+    fn plan(
+        request: &Self::Request,
+        cx: &Context,
+    ) -> impl Future<Output = Result<Plan<Self::Plan>, Failure>> + Send;
+
+    /// Carries out exactly that plan.
+    fn apply(
+        plan: Self::Plan,
+        cx: &Context,
+    ) -> impl Future<Output = Result<Answer<Self::Result>, Failure>> + Send;
+}
+
+/// What an action would do.
+#[derive(Debug)]
+pub struct Plan<P> {
+    /// For people, in order. No step means that there is nothing to do.
+    pub steps: Vec<PlanStep>,
+    /// For [`Action::apply`].
+    pub details: P,
+}
+
+/// How an operation came out; the typed half of [`hostler_proto::wire::Outcome`].
+#[derive(Debug, Clone)]
+pub struct Answer<R> {
+    /// How well what was looked at is. [`Answer::finding`] only ever makes it worse.
+    pub status: Status,
+    /// One line that can stand alone.
+    pub summary: String,
+    /// What deserves attention.
+    pub findings: Vec<Finding>,
+    /// The operation's own result.
+    pub data: R,
+    /// What was really asked of the system.
+    pub evidence: Vec<Evidence>,
+}
+
+impl<R> Answer<R> {
+    /// An answer that judges nothing bad so far.
+    pub fn ok(summary: impl Into<String>, data: R) -> Self {
+        Self {
+            status: Status::Ok,
+            summary: summary.into(),
+            findings: Vec::new(),
+            data,
+            evidence: Vec::new(),
+        }
+    }
+
+    /// Adds a finding; the answer is as bad as its worst.
+    #[must_use]
+    pub fn finding(mut self, finding: Finding) -> Self {
+        if severity(finding.status()) > severity(self.status) {
+            self.status = finding.status();
+        }
+        self.findings.push(finding);
+        self
+    }
+
+    /// Adds what was really asked of the system.
+    #[must_use]
+    pub fn evidence(mut self, kind: &str, what: impl Into<String>) -> Self {
+        let (kind, what) = (kind.to_owned(), what.into());
+        self.evidence.push(Evidence { kind, what, ..Evidence::default() });
+        self
+    }
+}
+
+/// How bad a status is: critical, then warning, then unknown.
+pub fn severity(status: Status) -> u8 {
+    match status {
+        Status::Unspecified => 0,
+        Status::Ok => 1,
+        Status::Unknown => 2,
+        Status::Warning => 3,
+        Status::Critical => 4,
+    }
+}
+
+/// What an operation gets beside its request.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The only way to the machine.
+    pub host: Arc<Host>,
+    /// When the caller wants the operation to end early; a follow ends well then.
+    pub cancelled: CancellationToken,
+    events: mpsc::Sender<Event>,
+}
+
+impl Context {
+    /// A context whose events go to `events`; a full channel holds the operation back.
+    pub fn new(host: Arc<Host>, cancelled: CancellationToken, events: mpsc::Sender<Event>) -> Self {
+        Self { host, cancelled, events }
+    }
+
+    /// Gives out one line of a log. Waits while the reader is slow; false when nobody reads any
+    /// more.
+    pub async fn line(&self, line: LogLine) -> bool {
+        self.send(event::Event::Line(line)).await
+    }
+
+    /// Tells how far it has come. Dropped when the reader is slow: the next one says more.
+    pub fn progress(&self, doing: impl Into<String>, done: u64, total: u64, unit: &str) {
+        let progress = Progress { doing: doing.into(), done, total, unit: unit.to_owned() };
+        let _ = self.events.try_send(Event { event: Some(event::Event::Progress(progress)) });
+    }
+
+    /// Waits, but not longer than until it is cancelled; true when the whole time passed.
+    pub async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.cancelled.cancelled() => false,
+        }
+    }
+
+    async fn send(&self, event: event::Event) -> bool {
+        self.events.send(Event { event: Some(event) }).await.is_ok()
+    }
+}

@@ -1,0 +1,4 @@
+//! Space on disks: what is left, and where it went.
+
+mod tree;
+mod usage;

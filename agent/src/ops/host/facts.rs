@@ -1,0 +1,99 @@
+//! `host.facts`: what the machine is.
+
+use hostler_proto::{
+    operation::HostFacts,
+    ops,
+    wire::{Failure, Finding, Status},
+};
+
+use crate::{
+    host::{blocking, kernel},
+    operation::{Answer, Context, Probe},
+};
+
+impl Probe for HostFacts {
+    async fn observe(
+        _: ops::HostFactsRequest,
+        _: &Context,
+    ) -> Result<Answer<ops::HostFacts>, Failure> {
+        blocking(read).await
+    }
+}
+
+fn read() -> Result<Answer<ops::HostFacts>, Failure> {
+    let maybe = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let release = maybe("/etc/os-release");
+    let of = |key: &str| {
+        let line = release.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let cpuinfo = kernel("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name"));
+    let uptime = kernel("/proc/uptime")?;
+    let uptime_s = uptime.split(['.', ' ']).next().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let packages = maybe("/run/reboot-required.pkgs");
+    let facts = ops::HostFacts {
+        hostname: kernel("/proc/sys/kernel/hostname")?.trim().to_owned(),
+        os: of("PRETTY_NAME"),
+        os_id: of("ID"),
+        os_version: of("VERSION_ID"),
+        kernel: kernel("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        uptime_s,
+        cpus: online(&kernel("/proc/stat")?),
+        cpu_model: model.unwrap_or_default().trim_start_matches(['\t', ' ', ':']).to_owned(),
+        memory_bytes: meminfo(&kernel("/proc/meminfo")?, "MemTotal"),
+        reboot_required: std::path::Path::new("/run/reboot-required").exists(),
+        reboot_packages: packages.lines().map(ToOwned::to_owned).collect(),
+        // systemd-timesyncd and chrony's unit both leave this behind once the clock is set.
+        time_synchronised: std::path::Path::new("/run/systemd/timesync/synchronized").exists(),
+        machine_id: maybe("/etc/machine-id"),
+        virtualisation: match maybe("/run/systemd/container").as_str() {
+            "" => maybe("/sys/class/dmi/id/sys_vendor"),
+            _ => "container".to_owned(),
+        },
+    };
+    let days = facts.uptime_s / 86_400;
+    let reboot = facts.reboot_required;
+    let summary = format!("{}, kernel {}, up {days} days", facts.os, facts.kernel);
+    let answer = Answer::ok(summary, facts).evidence("file", "/etc/os-release, /proc, /run");
+    Ok(match reboot {
+        true => answer.finding(Finding {
+            status: Status::Warning.into(),
+            subject: "reboot".into(),
+            summary: "installed packages ask for a reboot".into(),
+            why: "until then the old kernel or library runs, with its known flaws".into(),
+            next: String::new(),
+        }),
+        false => answer,
+    })
+}
+
+/// Processors that /proc/stat lists.
+pub(super) fn online(stat: &str) -> u32 {
+    let cpu = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+    u32::try_from(stat.lines().filter(cpu).count()).unwrap_or(0)
+}
+
+/// A figure of /proc/meminfo, in bytes; 0 when it is not there.
+pub(super) fn meminfo(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_tells_what_the_kernel_says() {
+        let facts = read().expect("facts").data;
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
+        assert_eq!(facts.kernel, release.trim());
+        let cpus = std::thread::available_parallelism().expect("processors").get();
+        assert!(facts.cpus as usize >= cpus && facts.memory_bytes > 1 << 28);
+        assert_eq!(meminfo("MemTotal:  7 kB\n", "MemTotal"), 7168);
+        assert_eq!(meminfo("", "MemTotal"), 0);
+    }
+}

@@ -1,0 +1,5 @@
+//! The machine itself.
+
+mod facts;
+mod processes;
+mod resources;

@@ -1,0 +1,192 @@
+//! `journal.read`: lines of the journal, and the new ones as they come.
+
+use std::time::Duration;
+
+use hostler_proto::{
+    operation::JournalRead,
+    ops,
+    wire::{ErrorCode, Failure, LogLine},
+};
+
+use super::{
+    super::systemd::full_name,
+    source::{From, Query},
+};
+use crate::operation::{Answer, Context, Probe};
+
+/// Text that is held to be shown in order; what is older is left out and told.
+const HELD: usize = 16 << 20;
+/// How often it is told how far a long search has come.
+const BEAT: Duration = Duration::from_secs(1);
+
+impl Probe for JournalRead {
+    async fn observe(
+        request: ops::JournalReadRequest,
+        cx: &Context,
+    ) -> Result<Answer<ops::JournalRead>, Failure> {
+        let now = cx.host.clock.now().as_second();
+        // Zero means that no bound was given.
+        let ago = |seconds: u64| {
+            (seconds > 0).then(|| now.saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX)))
+        };
+        if request.follow && request.until_s > 0 {
+            let message = "journal.read cannot follow lines that are older than some time";
+            return Err(Failure::new(ErrorCode::InvalidArgument, message)
+                .hint("leave out --until or --follow"));
+        }
+        let query = Query {
+            units: request.unit.iter().map(|unit| full_name(unit)).collect(),
+            since: ago(request.since_s),
+            until: ago(request.until_s),
+            priority: request.priority.clone(),
+            boot: request.boot,
+        };
+        let wanted = Wanted::new(&request.r#match);
+        let most = u64::from(request.lines);
+        let mut given = match request.after.as_str() {
+            "" => backwards(&query, &wanted, most, cx).await?,
+            cursor => forwards(&query, &wanted, cursor, most, cx).await?,
+        };
+        if request.follow && !given.more_after {
+            let from = match given.cursor.take() {
+                Some(cursor) => From::Follow(cursor),
+                None => From::FollowSince(now),
+            };
+            given.lines += follow(&query, &wanted, &from, cx).await?;
+        }
+        let more = given.more_before || given.more_after;
+        let data = ops::JournalRead { lines: given.lines, more };
+        let what = match &request.unit[..] {
+            [] => String::new(),
+            units => format!(" of {}", units.join(", ")),
+        };
+        let summary = match (given.lines, given.more_before, given.more_after) {
+            (0, _, _) => format!("no line{what} fits"),
+            (n, false, false) => format!("{n} lines{what}"),
+            (n, true, _) => format!("{n} lines{what}, and older ones"),
+            (n, _, true) => format!("{n} lines{what}, and newer ones"),
+        };
+        Ok(Answer::ok(summary, data).evidence("argv", "journalctl --output=json"))
+    }
+}
+
+/// The text to look for.
+struct Wanted(String);
+
+impl Wanted {
+    fn new(text: &str) -> Self {
+        Self(text.to_lowercase())
+    }
+
+    fn fits(&self, line: &LogLine) -> bool {
+        self.0.is_empty() || line.text.to_lowercase().contains(&self.0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Given {
+    lines: u64,
+    more_before: bool,
+    more_after: bool,
+    /// Of the newest line that was given out or looked at.
+    cursor: Option<String>,
+}
+
+/// The newest lines that fit, oldest first.
+async fn backwards(
+    query: &Query,
+    wanted: &Wanted,
+    most: u64,
+    cx: &Context,
+) -> Result<Given, Failure> {
+    let mut entries = query.read(&From::End)?;
+    let (mut held, mut bytes, mut given) = (Vec::new(), 0, Given::default());
+    let mut beat = tokio::time::interval(BEAT);
+    let mut looked_at = 0_u64;
+    loop {
+        let entry = tokio::select! {
+            entry = entries.next() => entry?,
+            _ = beat.tick() => {
+                cx.progress("searching the journal", looked_at, 0, "lines");
+                continue;
+            }
+            () = cx.cancelled.cancelled() => {
+                return Err(Failure::new(ErrorCode::Cancelled, "journal.read was cancelled"));
+            }
+        };
+        let Some(line) = entry else {
+            entries.ended().await?;
+            break;
+        };
+        looked_at += 1;
+        if given.cursor.is_none() && !line.cursor.is_empty() {
+            given.cursor = Some(line.cursor.clone());
+        }
+        if !wanted.fits(&line) {
+            continue;
+        }
+        bytes += line.text.len();
+        if held.len() as u64 == most || bytes > HELD {
+            given.more_before = true;
+            break;
+        }
+        held.push(line);
+    }
+    for line in held.into_iter().rev() {
+        if !cx.line(line).await {
+            break;
+        }
+        given.lines += 1;
+    }
+    Ok(given)
+}
+
+/// The first lines after a cursor.
+async fn forwards(
+    query: &Query,
+    wanted: &Wanted,
+    cursor: &str,
+    most: u64,
+    cx: &Context,
+) -> Result<Given, Failure> {
+    let mut entries = query.read(&From::After(cursor.to_owned()))?;
+    let mut given = Given { cursor: Some(cursor.to_owned()), ..Given::default() };
+    while let Some(line) = entries.next().await? {
+        let fits = wanted.fits(&line);
+        if fits && given.lines == most {
+            given.more_after = true;
+            return Ok(given);
+        }
+        given.cursor = Some(line.cursor.clone());
+        if fits {
+            if !cx.line(line).await {
+                return Ok(given);
+            }
+            given.lines += 1;
+        }
+    }
+    entries.ended().await?;
+    Ok(given)
+}
+
+/// New lines until it is cancelled.
+async fn follow(query: &Query, wanted: &Wanted, from: &From, cx: &Context) -> Result<u64, Failure> {
+    let mut entries = query.read(from)?;
+    let mut lines = 0;
+    loop {
+        let entry = tokio::select! {
+            entry = entries.next() => entry?,
+            () = cx.cancelled.cancelled() => return Ok(lines),
+        };
+        let Some(line) = entry else {
+            entries.ended().await?;
+            return Ok(lines);
+        };
+        if wanted.fits(&line) {
+            if !cx.line(line).await {
+                return Ok(lines);
+            }
+            lines += 1;
+        }
+    }
+}

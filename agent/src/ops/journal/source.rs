@@ -1,0 +1,119 @@
+//! journalctl as a source of lines.
+
+use hostler_proto::wire::{Failure, LogLine};
+
+use super::entry::{self, FIELDS};
+use crate::host::exec::{Line, Program, Running};
+
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+
+/// What is asked of the journal.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Query {
+    pub units: Vec<String>,
+    /// Seconds since 1970.
+    pub since: Option<i64>,
+    /// Seconds since 1970.
+    pub until: Option<i64>,
+    pub priority: String,
+    pub boot: bool,
+}
+
+/// Where to begin and in which direction.
+#[derive(Debug, Clone)]
+pub(super) enum From {
+    /// The newest entry, and back in time.
+    End,
+    /// The entry after a cursor, and on.
+    After(String),
+    /// The entry after a cursor, on, and then whatever comes.
+    Follow(String),
+    /// Whatever comes from a moment on, in seconds since 1970.
+    FollowSince(i64),
+}
+
+/// Entries as they come.
+#[derive(Debug)]
+pub(super) struct Entries(Running);
+
+impl Query {
+    /// Starts reading.
+    pub(super) fn read(&self, from: &From) -> Result<Entries, Failure> {
+        self.program(from).start().map(Entries)
+    }
+
+    fn program(&self, from: &From) -> Program {
+        let mut program = Program::new(JOURNALCTL)
+            .arg("--quiet")
+            .arg("--no-pager")
+            .arg("--all")
+            .arg("--output=json")
+            .arg(format!("--output-fields={FIELDS}"));
+        for unit in &self.units {
+            program = program.arg(format!("--unit={unit}"));
+        }
+        if !self.priority.is_empty() {
+            program = program.arg(format!("--priority={}", self.priority));
+        }
+        if self.boot {
+            program = program.arg("--boot");
+        }
+        let since = match from {
+            From::FollowSince(moment) => Some(*moment),
+            _ => self.since,
+        };
+        if let Some(since) = since {
+            program = program.arg(format!("--since=@{since}"));
+        }
+        if let Some(until) = self.until {
+            program = program.arg(format!("--until=@{until}"));
+        }
+        match from {
+            From::End => program.arg("--reverse"),
+            From::After(cursor) => program.arg(format!("--after-cursor={cursor}")),
+            From::Follow(cursor) => {
+                program.arg(format!("--after-cursor={cursor}")).arg("--follow").arg("--no-tail")
+            }
+            From::FollowSince(_) => program.arg("--follow").arg("--no-tail"),
+        }
+    }
+}
+
+impl Entries {
+    /// The next one; none after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<LogLine>, Failure> {
+        loop {
+            match self.0.line().await? {
+                None => return Ok(None),
+                Some(Line::Text(json)) => {
+                    if let Some(line) = entry::line(&json) {
+                        return Ok(Some(line));
+                    }
+                }
+                Some(Line::TooLong) => {
+                    let text = "(an entry of more than 256 KiB was left out)".to_owned();
+                    return Ok(Some(LogLine { priority: 4, text, ..LogLine::default() }));
+                }
+            }
+        }
+    }
+
+    /// Whether journalctl was content, once there is no further entry.
+    pub(super) async fn ended(self) -> Result<(), Failure> {
+        self.0.ended().await
+    }
+}
+
+/// The last lines of a unit, for evidence. Without a journal there is none to show.
+pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
+    let query = Query { units: vec![unit.to_owned()], ..Query::default() };
+    let Ok(mut entries) = query.read(&From::End) else { return Vec::new() };
+    let mut last = Vec::new();
+    while last.len() < lines as usize
+        && let Ok(Some(line)) = entries.next().await
+    {
+        last.push(line.text);
+    }
+    last.reverse();
+    last
+}

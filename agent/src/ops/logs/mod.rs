@@ -1,0 +1,5 @@
+//! Log files.
+
+mod backwards;
+mod follow;
+mod tail;

@@ -1,0 +1,237 @@
+//! `logs.tail`: the last lines of log files, and the new ones as they come.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hostler_proto::{
+    operation::LogsTail,
+    ops,
+    wire::{ErrorCode, Failure, Finding, LogLine, Status},
+};
+use tokio::time::Instant;
+
+use super::{backwards::Backwards, follow::Followed};
+use crate::{
+    host::{Host, blocking, files},
+    operation::{Answer, Context, Probe},
+};
+
+/// Text of one file that is held to be shown in order; what is older is left out.
+const HELD: usize = 8 << 20;
+/// How often followed files are looked at.
+const BEAT: Duration = Duration::from_millis(250);
+/// How often it is looked whether further files fit the patterns.
+const LOOK_FOR_NEW: Duration = Duration::from_secs(2);
+/// Syslog's "info": lines of files have no priority of their own.
+const INFO: u32 = 6;
+
+impl Probe for LogsTail {
+    async fn observe(
+        request: ops::LogsTailRequest,
+        cx: &Context,
+    ) -> Result<Answer<ops::LogsTail>, Failure> {
+        let wanted = request.r#match.to_lowercase();
+        let (patterns, host) = (request.path.clone(), Arc::clone(&cx.host));
+        let paths = blocking(move || files::expand(&patterns)).await?;
+        if paths.is_empty() && !request.follow {
+            let message = format!("no file fits {}", request.path.join(", "));
+            return Err(Failure::new(ErrorCode::NotFound, message));
+        }
+        let mut files = Files::default();
+        for path in paths {
+            let (host, wanted, most) = (Arc::clone(&host), wanted.clone(), request.lines as usize);
+            let asked = path.clone();
+            let ended = blocking(move || last(&host, path, most, &wanted)).await;
+            match ended {
+                Ok((followed, lines)) => {
+                    for (offset, line) in lines {
+                        if !cx.line(files.line(&followed, offset, &line)).await {
+                            return Ok(files.answer());
+                        }
+                    }
+                    files.open.push(followed);
+                }
+                // A path that was asked for by name must be readable; one of many is told.
+                Err(failure) if request.path.iter().any(|p| Path::new(p) == asked) => {
+                    return Err(failure);
+                }
+                Err(failure) => files.unreadable.push((asked, failure)),
+            }
+        }
+        if request.follow {
+            files.follow(&request.path, &wanted, cx).await?;
+        }
+        Ok(files.answer())
+    }
+}
+
+/// Lines with the offset at which each begins.
+type Lines = VecDeque<(u64, Vec<u8>)>;
+
+/// The last lines of a file that hold `wanted`, oldest first, and the file itself, to be followed
+/// from there on. Blocks on the disk.
+fn last(
+    host: &Host,
+    path: PathBuf,
+    most: usize,
+    wanted: &str,
+) -> Result<(Followed, Lines), Failure> {
+    let (_, file) = files::open(&host.policy, &path)?;
+    let read = || -> std::io::Result<_> {
+        let length = file.metadata()?.len();
+        let (mut lines, mut bytes) = (Lines::new(), 0);
+        let mut backwards = Backwards::new(&file, length);
+        while lines.len() < most
+            && let Some((offset, line)) = backwards.next()?
+        {
+            if fits(&line, wanted) {
+                bytes += line.len();
+                if bytes > HELD {
+                    break;
+                }
+                lines.push_front((offset, line));
+            }
+        }
+        Ok((length, lines))
+    };
+    let failed = |e: std::io::Error| {
+        let message = format!("{} cannot be read: {e}", path.display());
+        Failure::new(ErrorCode::HostFault, message)
+    };
+    let (length, lines) = read().map_err(failed)?;
+    let followed = Followed::new(path.clone(), file, length).map_err(failed)?;
+    Ok((followed, lines))
+}
+
+fn fits(line: &[u8], wanted: &str) -> bool {
+    wanted.is_empty() || String::from_utf8_lossy(line).to_lowercase().contains(wanted)
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    open: Vec<Followed>,
+    given: HashMap<PathBuf, u64>,
+    unreadable: Vec<(PathBuf, Failure)>,
+}
+
+impl Files {
+    fn line(&mut self, file: &Followed, offset: u64, text: &[u8]) -> LogLine {
+        *self.given.entry(file.path.clone()).or_default() += 1;
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        LogLine {
+            time_us: 0,
+            source: file.path.to_string_lossy().into_owned(),
+            priority: INFO,
+            text: String::from_utf8_lossy(text).into_owned(),
+            cursor: file.cursor(offset),
+        }
+    }
+
+    /// Gives out new lines until it is cancelled.
+    async fn follow(
+        &mut self,
+        patterns: &[String],
+        wanted: &str,
+        cx: &Context,
+    ) -> Result<(), Failure> {
+        let mut looked = Instant::now();
+        loop {
+            let mut more = false;
+            for mut file in std::mem::take(&mut self.open) {
+                let host = Arc::clone(&cx.host);
+                let (file, news) = blocking(move || {
+                    let news = file.look(&host.policy)?;
+                    Ok((file, news))
+                })
+                .await?;
+                more |= news.more;
+                for (offset, line) in news.lines.into_iter().filter(|l| fits(&l.1, wanted)) {
+                    if !cx.line(self.line(&file, offset, &line)).await {
+                        return Ok(());
+                    }
+                }
+                self.open.push(file);
+            }
+            if looked.elapsed() >= LOOK_FOR_NEW {
+                looked = Instant::now();
+                more |= self.find_new(patterns, cx).await?;
+            }
+            if cx.cancelled.is_cancelled() || (!more && !cx.pause(BEAT).await) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Files that fit now and did not before are followed from their beginning.
+    async fn find_new(&mut self, patterns: &[String], cx: &Context) -> Result<bool, Failure> {
+        let (patterns, host) = (patterns.to_vec(), Arc::clone(&cx.host));
+        let mut known: Vec<PathBuf> = self.open.iter().map(|f| f.path.clone()).collect();
+        known.extend(self.unreadable.iter().map(|(path, _)| path.clone()));
+        let new = blocking(move || {
+            let new = files::expand(&patterns)?.into_iter().filter(|p| !known.contains(p));
+            let open = |path: PathBuf| {
+                let (_, file) = files::open(&host.policy, &path).ok()?;
+                Followed::new(path, file, 0).ok()
+            };
+            Ok(new.filter_map(open).collect::<Vec<_>>())
+        })
+        .await?;
+        let any = !new.is_empty();
+        self.open.extend(new);
+        Ok(any)
+    }
+
+    fn answer(self) -> Answer<ops::LogsTail> {
+        let given: u64 = self.given.values().sum();
+        let files: Vec<_> = self
+            .open
+            .iter()
+            .map(|file| ops::TailedFile {
+                path: file.path.to_string_lossy().into_owned(),
+                bytes: file.length(),
+                lines: self.given.get(&file.path).copied().unwrap_or(0),
+                rotations: file.rotations,
+            })
+            .collect();
+        let summary = match &files[..] {
+            [one] => format!("{given} lines of {}", one.path),
+            many => format!("{given} lines of {} files", many.len()),
+        };
+        let answer = Answer::ok(summary, ops::LogsTail { files });
+        self.unreadable.into_iter().fold(answer, |answer, (path, failure)| {
+            answer.finding(Finding {
+                status: Status::Unknown.into(),
+                subject: path.to_string_lossy().into_owned(),
+                summary: failure.message,
+                why: String::new(),
+                next: failure.hint,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_lines_that_fit_are_given_out_in_order() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().canonicalize().expect("real").join("a.log");
+        std::fs::write(&path, "Error 1\nfine\nERROR 2\nfine\nerror 3\nfine\n").expect("written");
+        let clock = Arc::new(hostler_core::clock::SystemClock);
+        let policy = crate::policy::Policy {
+            paths: vec![dir.path().to_owned()],
+            ..crate::policy::Policy::default()
+        };
+        let host = Host { policy, clock };
+        let (followed, lines) = last(&host, path, 2, "error").expect("read");
+        let texts: Vec<_> = lines.iter().map(|l| String::from_utf8_lossy(&l.1)).collect();
+        assert_eq!(texts, ["ERROR 2", "error 3"]);
+        assert_eq!(followed.length(), 39);
+    }
+}

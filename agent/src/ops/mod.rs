@@ -1,0 +1,9 @@
+//! The operations, one file each: `ops/<domain>/<verb>.rs`.
+
+mod disk;
+mod host;
+mod http;
+mod journal;
+mod logs;
+mod net;
+mod systemd;

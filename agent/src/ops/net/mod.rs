@@ -1,0 +1,5 @@
+//! Sockets: who listens where.
+
+mod listeners;
+mod port_owner;
+mod sockets;

@@ -1,0 +1,231 @@
+//! How well a unit is, from its properties alone.
+
+use hostler_proto::wire::{Finding, Status};
+
+use super::bus::Unit;
+use crate::operation::severity;
+
+/// Restarts by systemd itself from which a unit counts as one that keeps crashing.
+pub(super) const MANY_RESTARTS: u32 = 3;
+/// How long a unit must have stayed up until earlier crashes no longer count.
+const FORGIVEN_S: u64 = 3600;
+/// From when a unit that is still starting deserves attention.
+const SLOW_START_S: u64 = 60;
+
+/// What is wrong with a unit; none when it is well, or stopped on purpose.
+pub(super) fn judge(unit: &Unit) -> Option<Finding> {
+    let status = &unit.status;
+    let name = &status.name;
+    let journal = format!("journal read --unit {name} --lines 50");
+    let finding = |severity: Status, summary: String, why: &str| {
+        Some(Finding {
+            status: severity.into(),
+            subject: name.clone(),
+            summary,
+            why: why.to_owned(),
+            next: journal.clone(),
+        })
+    };
+    if status.sub_state.starts_with("auto-restart") {
+        let summary = format!(
+            "{name} keeps crashing: restarted {}, last run ended with {}",
+            times(status.restarts),
+            ending(unit)
+        );
+        return finding(Status::Critical, summary, "its users are served in between at best");
+    }
+    match status.active_state.as_str() {
+        "failed" => {
+            let summary = format!("{name} has failed: {}", ending(unit));
+            finding(Status::Critical, summary, "it does not run and nothing will start it again")
+        }
+        "activating" if status.since_s >= SLOW_START_S => {
+            let summary = format!(
+                "{name} has been starting for {} and is not ready ({})",
+                span(status.since_s),
+                status.sub_state
+            );
+            finding(Status::Warning, summary, "it may wait for something that does not come")
+        }
+        "active" if status.load_state == "not-found" => {
+            let summary = format!("{name} runs, but its file is gone");
+            finding(Status::Warning, summary, "it cannot be started again once it ends")
+        }
+        "active" | "activating" | "reloading"
+            if status.restarts >= MANY_RESTARTS && status.since_s < FORGIVEN_S =>
+        {
+            let summary = format!(
+                "{name} was restarted {} by systemd, last {} ago",
+                times(status.restarts),
+                span(status.since_s)
+            );
+            finding(Status::Warning, summary, "active now does not mean that it stays so")
+        }
+        "inactive"
+            if status.enabled == "enabled"
+                && status.load_state == "loaded"
+                && unit.conditions_met
+                && unit.triggered_by.is_empty()
+                && unit.kind != "oneshot"
+                && name.ends_with(".service") =>
+        {
+            let summary = format!("{name} is to start at boot, and does not run");
+            finding(Status::Warning, summary, "somebody stopped it, or it ended by itself")
+        }
+        _ => None,
+    }
+}
+
+/// What to say of a unit that runs nothing itself, with the units that it stands for.
+pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
+    let name = &unit.status.name;
+    let (status, summary) = match instances {
+        [] => {
+            (Status::Warning, format!("{name} runs nothing by itself, and no instance is loaded"))
+        }
+        some => {
+            let list = some.join(", ");
+            (Status::Ok, format!("{name} runs nothing by itself; it stands for {list}"))
+        }
+    };
+    Finding {
+        status: status.into(),
+        subject: name.clone(),
+        summary,
+        why: String::from("its state says nothing about whether the service works"),
+        next: match instances {
+            [] => String::new(),
+            some => format!("systemd status {}", some.join(" ")),
+        },
+    }
+}
+
+/// Worst first, then by name.
+pub(super) fn worst_first(units: &mut [Unit]) {
+    let rank = |u: &Unit| judge(u).map_or(0, |f| severity(f.status()));
+    units.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
+}
+
+/// One unit in one line.
+pub(super) fn describe(unit: &Unit) -> String {
+    let status = &unit.status;
+    let mut line = format!("{} is {} ({})", status.name, status.active_state, status.sub_state);
+    if status.load_state != "loaded" {
+        line = format!("{} is {}, {}", status.name, status.load_state, status.active_state);
+    }
+    if status.since_s > 0 {
+        line += &format!(" for {}", span(status.since_s));
+    }
+    if status.main_pid > 0 {
+        line += &format!(", pid {}", status.main_pid);
+    }
+    line
+}
+
+/// How the last run ended, as a person would say it.
+fn ending(unit: &Unit) -> String {
+    let result = unit.status.result.as_str();
+    match (result, unit.status.exit_status) {
+        ("exit-code", Some(code)) => format!("exit status {code}"),
+        ("oom-kill", _) => "killed for lack of memory".to_owned(),
+        ("timeout", _) => "killed because it took too long".to_owned(),
+        ("start-limit-hit", _) => "given up after too many restarts".to_owned(),
+        ("" | "success", _) => "no reason given".to_owned(),
+        (other, _) => other.to_owned(),
+    }
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    }
+}
+
+/// A time span in its largest whole unit.
+pub(super) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(name: &str, active: &str, sub: &str) -> Unit {
+        let mut unit = Unit { conditions_met: true, kind: "simple".into(), ..Unit::default() };
+        unit.status.name = name.into();
+        unit.status.load_state = "loaded".into();
+        unit.status.active_state = active.into();
+        unit.status.sub_state = sub.into();
+        unit.status.since_s = 7200;
+        unit
+    }
+
+    fn severity_of(unit: &Unit) -> Status {
+        judge(unit).map_or(Status::Ok, |f| f.status())
+    }
+
+    #[test]
+    fn a_failed_unit_is_critical_and_leads_to_its_journal() {
+        let mut failed = unit("nginx.service", "failed", "failed");
+        failed.status.result = "exit-code".into();
+        failed.status.exit_status = Some(203);
+        let finding = judge(&failed).expect("finding");
+        assert_eq!(finding.status(), Status::Critical);
+        assert_eq!(finding.summary, "nginx.service has failed: exit status 203");
+        assert_eq!(finding.next, "journal read --unit nginx.service --lines 50");
+    }
+
+    #[test]
+    fn a_crash_loop_is_critical_between_runs_and_a_warning_while_it_happens_to_run() {
+        assert_eq!(severity_of(&unit("a.service", "activating", "auto-restart")), Status::Critical);
+        let mut flapping = unit("a.service", "active", "running");
+        flapping.status.restarts = 40;
+        assert_eq!(severity_of(&flapping), Status::Ok, "it has run for two hours");
+        flapping.status.since_s = 5;
+        assert_eq!(severity_of(&flapping), Status::Warning);
+    }
+
+    #[test]
+    fn what_is_active_is_well_and_what_hangs_in_its_start_is_not() {
+        assert_eq!(severity_of(&unit("a.service", "active", "running")), Status::Ok);
+        assert_eq!(severity_of(&unit("a.service", "activating", "start")), Status::Warning);
+    }
+
+    #[test]
+    fn an_inactive_unit_matters_only_when_it_should_run() {
+        let mut stopped = unit("a.service", "inactive", "dead");
+        assert_eq!(severity_of(&stopped), Status::Ok);
+        stopped.status.enabled = "enabled".into();
+        assert_eq!(severity_of(&stopped), Status::Warning);
+        stopped.conditions_met = false;
+        assert_eq!(severity_of(&stopped), Status::Ok, "its condition keeps it from running");
+    }
+
+    #[test]
+    fn a_unit_that_runs_nothing_names_those_it_stands_for() {
+        let group = unit("postgresql.service", "active", "exited");
+        let finding = stands_for(&group, &["postgresql@15-main.service".into()]);
+        assert_eq!(finding.status(), Status::Ok);
+        assert!(finding.summary.contains("stands for postgresql@15-main.service"));
+        assert_eq!(stands_for(&group, &[]).status(), Status::Warning);
+    }
+
+    #[test]
+    fn units_are_listed_worst_first_and_then_by_name() {
+        let mut units = [
+            unit("b.service", "active", "running"),
+            unit("c.service", "failed", "failed"),
+            unit("a.service", "active", "running"),
+            unit("d.service", "activating", "start"),
+        ];
+        worst_first(&mut units);
+        let names: Vec<_> = units.iter().map(|u| u.status.name.as_str()).collect();
+        assert_eq!(names, ["c.service", "d.service", "a.service", "b.service"]);
+    }
+}

@@ -1,0 +1,63 @@
+//! Units of systemd, over its D-Bus interface: no tool's output is parsed.
+
+mod bus;
+mod change;
+mod judgement;
+mod reload;
+mod restart;
+mod start;
+mod status;
+mod stop;
+
+/// The types that a unit can have.
+const TYPES: [&str; 11] = [
+    "automount",
+    "device",
+    "mount",
+    "path",
+    "scope",
+    "service",
+    "slice",
+    "socket",
+    "swap",
+    "target",
+    "timer",
+];
+
+/// A unit's full name: a service unless the name says otherwise.
+pub(crate) fn full_name(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((stem, kind)) if !stem.is_empty() && TYPES.contains(&kind) => name.to_owned(),
+        _ => format!("{name}.service"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_type_is_a_service() {
+        for (given, full) in [
+            ("nginx", "nginx.service"),
+            ("nginx.service", "nginx.service"),
+            ("logrotate.timer", "logrotate.timer"),
+            ("postgresql@15-main", "postgresql@15-main.service"),
+            ("python3.11-worker", "python3.11-worker.service"),
+            ("-.mount", "-.mount"),
+            (".service", ".service.service"),
+        ] {
+            assert_eq!(full_name(given), full);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_full_name_stays_as_it_is(name in "[A-Za-z0-9:_.\\\\@-]{1,40}") {
+            let full = full_name(&name);
+            prop_assert_eq!(full_name(&full), full);
+        }
+    }
+}

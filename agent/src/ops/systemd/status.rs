@@ -1,0 +1,89 @@
+//! `systemd.status`: how units are.
+
+use std::collections::BTreeSet;
+
+use hostler_proto::{
+    operation::SystemdStatus,
+    ops::{SystemdStatus as Report, SystemdStatusRequest},
+    wire::Failure,
+};
+
+use super::{
+    bus::{Bus, Unit},
+    full_name,
+    judgement::{MANY_RESTARTS, describe, judge, stands_for, worst_first},
+};
+use crate::operation::{Answer, Context, Probe};
+
+/// States by which a unit that needs somebody is found.
+const TROUBLE: [&str; 3] = ["failed", "auto-restart", "auto-restart-queued"];
+
+impl Probe for SystemdStatus {
+    async fn observe(
+        request: SystemdStatusRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let bus = Bus::connect().await?;
+        let now = cx.host.clock.now().as_microsecond();
+        let named: BTreeSet<String> = request.unit.iter().map(|n| full_name(n)).collect();
+        let mut answer = Answer::ok("", Report::default());
+        let mut units = match named.is_empty() {
+            true => troubled(&bus, now).await?,
+            false => {
+                let mut units = Vec::new();
+                for name in &named {
+                    units.push(bus.existing(name, now).await?);
+                }
+                for unit in units.clone().iter().filter(|u| u.dummy) {
+                    let instances = instances(&bus, unit).await?;
+                    answer = answer.finding(stands_for(unit, &instances));
+                    for name in instances.iter().filter(|n| !named.contains(*n)) {
+                        units.push(bus.unit(name, now).await?);
+                    }
+                }
+                units
+            }
+        };
+        worst_first(&mut units);
+        // Two names of one unit are one unit.
+        units.dedup_by(|a, b| a.status.name == b.status.name);
+        let findings: Vec<_> = units.iter().filter_map(judge).collect();
+        answer.summary = match (units.as_slice(), findings.len()) {
+            ([], _) => "no unit has failed or keeps crashing".to_owned(),
+            ([unit], _) => describe(unit),
+            (_, 0) => format!("all {} units are well", units.len()),
+            (_, bad) => format!("{bad} of {} units are not well", units.len()),
+        };
+        answer = findings.into_iter().fold(answer, Answer::finding);
+        answer.data.units = units.into_iter().map(|unit| unit.status).collect();
+        Ok(answer.evidence("dbus", "org.freedesktop.systemd1: LoadUnit, GetAll"))
+    }
+}
+
+/// Units that failed, wait to be restarted, or were restarted often of late.
+async fn troubled(bus: &Bus, now_us: i64) -> Result<Vec<Unit>, Failure> {
+    let mut units = Vec::new();
+    for name in bus.in_state(&TROUBLE).await? {
+        units.push(bus.unit(&name, now_us).await?);
+    }
+    for name in bus.in_state(&["running"]).await? {
+        // A unit may be gone again since it was listed.
+        if name.ends_with(".service")
+            && bus.pulse(&name).await.is_ok_and(|p| p.restarts >= MANY_RESTARTS)
+            && let Ok(unit) = bus.unit(&name, now_us).await
+            && judge(&unit).is_some()
+        {
+            units.push(unit);
+        }
+    }
+    Ok(units)
+}
+
+/// The loaded instances of the template that has the same name as a unit: those of
+/// `postgresql.service` are `postgresql@15-main.service` and the like.
+pub(super) async fn instances(bus: &Bus, unit: &Unit) -> Result<Vec<String>, Failure> {
+    match unit.status.name.rsplit_once('.') {
+        Some((stem, kind)) => bus.like(&format!("{stem}@*.{kind}")).await,
+        None => Ok(Vec::new()),
+    }
+}

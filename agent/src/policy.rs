@@ -1,0 +1,141 @@
+//! What the host's owner allows. It bounds every controller and every operator.
+
+use std::path::{Component, Path, PathBuf};
+
+use globset::Glob;
+use hostler_proto::wire::{ErrorCode, Failure};
+use serde::Deserialize;
+
+/// The `[policy]` of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Patterns of operations that are allowed.
+    pub operations: Vec<String>,
+    /// Patterns of operations that are not; this wins.
+    pub deny: Vec<String>,
+    /// Directories that may be read.
+    pub paths: Vec<PathBuf>,
+    /// Patterns of units that actions may change.
+    pub units: Vec<String>,
+    /// Patterns of URLs that may be requested.
+    pub urls: Vec<String>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let any = || vec!["*".to_owned()];
+        let paths = ["/var/log", "/srv", "/opt", "/home", "/var", "/tmp"];
+        Self {
+            operations: any(),
+            deny: Vec::new(),
+            paths: paths.iter().map(PathBuf::from).collect(),
+            units: any(),
+            urls: any(),
+        }
+    }
+}
+
+impl Policy {
+    /// Whether an operation may be used here at all.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn operation(&self, name: &str) -> Result<(), Failure> {
+        let denied = any_matches(&self.deny, name) || !any_matches(&self.operations, name);
+        if denied { Err(refused(name, "policy.operations or policy.deny")) } else { Ok(()) }
+    }
+
+    /// Whether actions may change a unit.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn unit(&self, name: &str) -> Result<(), Failure> {
+        match any_matches(&self.units, name) {
+            true => Ok(()),
+            false => Err(refused(&format!("to change {name}"), "policy.units")),
+        }
+    }
+
+    /// Whether a URL may be requested.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn url(&self, url: &str) -> Result<(), Failure> {
+        match any_matches(&self.urls, url) {
+            true => Ok(()),
+            false => Err(refused(&format!("to request {url}"), "policy.urls")),
+        }
+    }
+
+    /// What a path really means, as the allowed directory that it lies beneath and the rest; no
+    /// part of either is a link. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it does not exist, or a link or `..` leads out of what is allowed.
+    pub fn beneath(&self, path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+        let shown = path.display();
+        if path.components().any(|c| c == Component::ParentDir) {
+            return Err(Failure::new(ErrorCode::InvalidArgument, format!("{shown} holds \"..\"")));
+        }
+        let real = path.canonicalize();
+        // What lies elsewhere is refused in the same words whether it exists or not.
+        let outside = || refused(&format!("to read {shown}"), "policy.paths");
+        let real = real.map_err(|e| match self.paths.iter().any(|a| path.starts_with(a)) {
+            true => Failure::new(ErrorCode::NotFound, format!("{shown} cannot be looked at: {e}")),
+            false => outside(),
+        })?;
+        let roots = self.paths.iter().filter_map(|allowed| allowed.canonicalize().ok());
+        roots
+            .filter_map(|root| Some((real.strip_prefix(&root).ok()?.to_owned(), root)))
+            .map(|(rest, root)| (root, rest))
+            .next()
+            .ok_or_else(outside)
+    }
+
+    /// The directory that is really meant, when it lies beneath an allowed one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Policy::beneath`].
+    pub fn directory(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let (root, rest) = self.beneath(path)?;
+        Ok(if rest.as_os_str().is_empty() { root } else { root.join(rest) })
+    }
+}
+
+/// A pattern that cannot be read matches nothing: a slip closes, it never opens.
+fn any_matches(patterns: &[String], text: &str) -> bool {
+    patterns.iter().any(|p| Glob::new(p).is_ok_and(|g| g.compile_matcher().is_match(text)))
+}
+
+fn refused(what: &str, key: &str) -> Failure {
+    Failure::new(ErrorCode::PermissionDenied, format!("this host's policy does not allow {what}"))
+        .hint(format!("the host's owner can allow it with {key} in /etc/hostler/agent.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_denied_stays_denied_whatever_else_is_allowed() {
+        let policy = Policy { deny: vec!["systemd.st*".into()], ..Policy::default() };
+        assert!(policy.operation("systemd.restart").is_ok());
+        assert!(policy.operation("systemd.stop").is_err());
+        let narrow = Policy { operations: vec!["host.*".into(), "[".into()], ..Policy::default() };
+        assert!(narrow.operation("host.facts").is_ok());
+        assert!(narrow.operation("disk.usage").is_err());
+    }
+
+    #[test]
+    fn a_link_that_leads_out_of_the_allowed_directories_is_not_followed() {
+        let dir = tempfile::tempdir().expect("directory");
+        let inside = dir.path().canonicalize().expect("real").join("inside");
+        std::fs::create_dir(&inside).expect("made");
+        let policy = Policy { paths: vec![inside.clone()], ..Policy::default() };
+        assert_eq!(policy.directory(&inside).expect("inside"), inside);
+        std::os::unix::fs::symlink("/etc", inside.join("out")).expect("link");
+        assert!(policy.directory(&inside.join("out")).is_err());
+        assert!(policy.directory(&inside.join("../inside")).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! Puts the agent together and runs it until it is told to stop.
+
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+use hostler_core::{
+    clock::{Clock, SystemClock},
+    link,
+    tls::{Credentials, Protocol, Trust},
+};
+use hostler_proto::{catalogue::Catalogue, wire::HelloReply};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    dispatch::Dispatcher,
+    enroll,
+    host::Host,
+    identity::Enrolled,
+    journal::Journal,
+    link::{Dialler, keep},
+    serve::Server,
+};
+
+/// Anything that keeps the agent from running; each ends in one sentence for people.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When the host is not enrolled, or its state or configuration cannot be used.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let enrolled = Enrolled::read(&config.state_dir)?;
+    let chain = enrolled.chain()?;
+    let authority = chain.last().cloned().ok_or("the identity holds no certificate")?;
+    let trust = Trust::new(enrolled.fleet()?, [authority], Arc::clone(&clock))?;
+    let credentials = Credentials::new(chain, enrolled.key_pem())?;
+    let journal = Journal::open(&config.state_dir.join("journal.jsonl"), Arc::clone(&clock))?;
+    let keepalive = config.link.keepalive()?;
+    let backoff = config.link.backoff()?;
+
+    let host = Arc::new(Host { policy: config.policy.clone(), clock: Arc::clone(&clock) });
+    let dispatcher = Dispatcher::new(host, Catalogue::embedded()?, journal);
+    let hello = hello(&config, &*clock);
+    let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello)?;
+    let dialler = Dialler { trust: trust.clone(), credentials: Arc::clone(&credentials) };
+    let addresses = match config.controllers.is_empty() {
+        true => enrolled.controllers.clone(),
+        false => config.controllers.clone(),
+    };
+
+    let tasks = TaskTracker::new();
+    for address in &addresses {
+        let rng = SmallRng::from_os_rng();
+        let (address, dialler, server) = (address.clone(), dialler.clone(), server.clone());
+        tasks.spawn(keep(address, dialler, server, keepalive, backoff, stop.clone(), rng));
+    }
+    let state_dir = config.state_dir.clone();
+    tasks.spawn(enroll::keep_renewed(dialler, addresses, state_dir, clock, stop.clone()));
+    if let Some(address) = config.listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|e| format!("the agent cannot listen on {address} (key listen): {e}"))?;
+        let acceptor =
+            TlsAcceptor::from(trust.accept(Protocol::Grpc, &credentials, Duration::ZERO)?);
+        tasks.spawn(listen(listener, acceptor, trust, server, keepalive, stop.clone()));
+    }
+    tracing::info!(host = enrolled.host, fleet = enrolled.fleet, "the agent runs");
+
+    stop.cancelled().await;
+    dispatcher.stop(Duration::from_secs(config.stop_s)).await;
+    tasks.close();
+    let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+    Ok(())
+}
+
+/// Serves controllers that dial in. Only a controller's certificate is let in.
+async fn listen(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    trust: Trust,
+    server: Server,
+    keepalive: link::Keepalive,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(16));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let (acceptor, trust, server) = (acceptor.clone(), trust.clone(), server.clone());
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream));
+            let Ok(Ok(stream)) = handshake.await else { return };
+            let certificates = stream.get_ref().1.peer_certificates();
+            match trust.controller(certificates) {
+                Ok(()) => {
+                    let stopped = async move { stop.cancelled().await };
+                    let _ = link::serve(stream, server, keepalive, stopped).await;
+                }
+                Err(error) => tracing::warn!(%peer, %error, "a caller was refused"),
+            }
+        });
+    }
+}
+
+fn hello(config: &Config, clock: &dyn Clock) -> HelloReply {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    let release = read("/etc/os-release");
+    let mut facts = HashMap::new();
+    for line in release.lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let value = value.trim_matches('"').to_owned();
+        match key {
+            "ID" => drop(facts.insert("os_id".to_owned(), value)),
+            "VERSION_ID" => drop(facts.insert("os_version".to_owned(), value)),
+            _ => {}
+        }
+    }
+    facts.insert("kernel".into(), read("/proc/sys/kernel/osrelease"));
+    facts.insert("architecture".into(), std::env::consts::ARCH.into());
+    facts.insert("hostname".into(), read("/proc/sys/kernel/hostname"));
+    HelloReply {
+        version: env!("CARGO_PKG_VERSION").into(),
+        instance: clock.id().to_string(),
+        machine_id: read("/etc/machine-id"),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        labels: config.labels.clone().into_iter().collect(),
+        facts,
+        operations: Vec::new(),
+    }
+}
+
+/// The name that the kernel reports, in the form of a host name.
+pub fn own_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_ascii_lowercase()
+}

@@ -1,0 +1,199 @@
+//! The agent as a gRPC server: its operations, its own service, health and reflection.
+//!
+//! Operations are dispatched by path as bytes; the same service answers on a link and on the
+//! agent's own listener.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream};
+use hostler_core::{
+    call::{Call, Raw},
+    clock::{Clock, InvocationId},
+};
+use hostler_proto::{
+    DESCRIPTORS,
+    wire::{
+        CancelInvocationReply, CancelInvocationRequest, ErrorCode, Failure, HelloReply,
+        HelloRequest, InvocationReply, InvocationRequest,
+        agent_server::{Agent, AgentServer},
+        invocation_reply::State,
+    },
+};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::{
+    Status,
+    body::Body,
+    server::{NamedService, ServerStreamingService},
+};
+use tonic_health::pb::health_server::HealthServer;
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::{
+    dispatch::{Dispatcher, Events},
+    journal::Known,
+};
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Route = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+
+/// Answers calls. A clone is the same server.
+#[derive(Clone)]
+pub struct Server {
+    dispatcher: Dispatcher,
+    clock: Arc<dyn Clock>,
+    routes: Arc<HashMap<&'static str, Route>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server for one host; `hello` is what it tells a controller first.
+    ///
+    /// # Errors
+    /// When the embedded descriptors do not serve reflection, which a test excludes.
+    pub fn new(
+        dispatcher: Dispatcher,
+        clock: Arc<dyn Clock>,
+        hello: HelloReply,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        let agent = AgentServer::new(Own { dispatcher: dispatcher.clone(), hello });
+        let reporter = tonic_health::server::HealthReporter::new();
+        let health = tonic_health::server::HealthService::from_health_reporter(reporter);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()?;
+        let routes = [route(agent), route(HealthServer::new(health)), route(reflection)];
+        Ok(Self { dispatcher, clock, routes: Arc::new(routes.into_iter().collect()) })
+    }
+
+    fn operation(&self, request: Request<Incoming>) -> Answering {
+        let call = Operation {
+            path: request.uri().path().to_owned(),
+            dispatcher: self.dispatcher.clone(),
+            fresh: InvocationId::new(&*self.clock),
+        };
+        let mut grpc = tonic::server::Grpc::new(Raw);
+        Box::pin(async move { Ok(grpc.server_streaming(call, request).await) })
+    }
+}
+
+fn route<S>(service: S) -> (&'static str, Route)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + NamedService,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    (S::NAME, BoxCloneSyncService::new(service))
+}
+
+impl Service<Request<Incoming>> for Server {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Answering {
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match self.routes.get(service) {
+            Some(route) => Box::pin(route.clone().oneshot(request)),
+            None => self.operation(request),
+        }
+    }
+}
+
+/// One call of one operation.
+struct Operation {
+    path: String,
+    dispatcher: Dispatcher,
+    fresh: InvocationId,
+}
+
+impl ServerStreamingService<Bytes> for Operation {
+    type Response = Bytes;
+    type ResponseStream = Encoded;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Encoded>, Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let (dispatcher, path, fresh) = (self.dispatcher.clone(), self.path.clone(), self.fresh);
+        let run = async move {
+            let call = Call::read(request.metadata(), fresh)?;
+            let events = dispatcher.run(&path, request.into_inner(), call).await?;
+            Ok(tonic::Response::new(Encoded(events)))
+        };
+        Box::pin(run.map(|r: Result<_, Failure>| r.map_err(Status::from)))
+    }
+}
+
+/// An operation's events as messages.
+#[derive(Debug)]
+pub struct Encoded(Events);
+
+impl Stream for Encoded {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next(cx).map(|event| event.map(|e| Ok(Bytes::from(e.encode_to_vec()))))
+    }
+}
+
+/// What an agent offers beside its operations.
+#[derive(Debug)]
+struct Own {
+    dispatcher: Dispatcher,
+    hello: HelloReply,
+}
+
+fn id(text: &str) -> Result<InvocationId, Status> {
+    text.parse().map_err(|e: hostler_core::clock::InvalidInvocationId| {
+        Failure::new(ErrorCode::InvalidArgument, e.to_string()).into()
+    })
+}
+
+#[tonic::async_trait]
+impl Agent for Own {
+    async fn hello(
+        &self,
+        request: tonic::Request<HelloRequest>,
+    ) -> Result<tonic::Response<HelloReply>, Status> {
+        tracing::info!(controller = request.get_ref().controller, "a controller is linked");
+        let operations = self.dispatcher.allowed().map(|s| s.name.clone()).collect();
+        Ok(tonic::Response::new(HelloReply { operations, ..self.hello.clone() }))
+    }
+
+    async fn invocation(
+        &self,
+        request: tonic::Request<InvocationRequest>,
+    ) -> Result<tonic::Response<InvocationReply>, Status> {
+        let (state, last) = match self.dispatcher.known(id(&request.get_ref().id)?) {
+            None => (State::Unheard, None),
+            Some(Known::Running) => (State::Running, None),
+            Some(Known::Ended(event)) => (State::Ended, Some(event)),
+            Some(Known::Interrupted) => (State::Interrupted, None),
+        };
+        Ok(tonic::Response::new(InvocationReply { state: state.into(), last }))
+    }
+
+    async fn cancel(
+        &self,
+        request: tonic::Request<CancelInvocationRequest>,
+    ) -> Result<tonic::Response<CancelInvocationReply>, Status> {
+        let running = self.dispatcher.cancel(id(&request.get_ref().id)?);
+        Ok(tonic::Response::new(CancelInvocationReply { running }))
+    }
+}
