@@ -27,32 +27,37 @@ pub struct Config {
     pub link: Link,
     /// Where the agent itself listens for controllers; nowhere when it is left out.
     pub listen: Option<SocketAddr>,
-    /// How long running operations may go on when the agent is stopped, in seconds.
-    pub stop_s: u64,
+    /// How long running operations may go on when the agent is stopped.
+    #[serde(with = "humantime_serde")]
+    pub stop: Duration,
 }
 
 /// How the link is kept.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Link {
-    /// Silence after which the other end is asked whether it lives, in seconds.
-    pub keepalive_s: u64,
-    /// How long it may take to answer, in seconds.
-    pub keepalive_timeout_s: u64,
-    /// Longest wait before the first new attempt, in milliseconds.
-    pub reconnect_first_ms: u64,
-    /// Longest wait before any attempt, in seconds.
-    pub reconnect_longest_s: u64,
+    /// Silence after which the other end is asked whether it lives.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+    /// How long it may take to answer.
+    #[serde(with = "humantime_serde")]
+    pub keepalive_timeout: Duration,
+    /// Longest wait before the first new attempt.
+    #[serde(with = "humantime_serde")]
+    pub reconnect_first: Duration,
+    /// Longest wait before any attempt.
+    #[serde(with = "humantime_serde")]
+    pub reconnect_longest: Duration,
 }
 
 /// Values that do not go together.
 #[derive(Debug, Error)]
 pub enum InvalidConfig {
     /// link.keepalive_*
-    #[error("link.keepalive_s and link.keepalive_timeout_s: {0}")]
+    #[error("link.keepalive and link.keepalive_timeout: {0}")]
     Keepalive(#[from] InvalidKeepalive),
     /// link.reconnect_*
-    #[error("link.reconnect_first_ms and link.reconnect_longest_s: {0}")]
+    #[error("link.reconnect_first and link.reconnect_longest: {0}")]
     Backoff(#[from] InvalidBackoff),
 }
 
@@ -62,8 +67,7 @@ impl Link {
     /// # Errors
     /// When a value is below a second.
     pub fn keepalive(&self) -> Result<Keepalive, InvalidConfig> {
-        let seconds = Duration::from_secs;
-        Ok(Keepalive::new(seconds(self.keepalive_s), seconds(self.keepalive_timeout_s))?)
+        Ok(Keepalive::new(self.keepalive, self.keepalive_timeout)?)
     }
 
     /// The waits between attempts.
@@ -71,18 +75,17 @@ impl Link {
     /// # Errors
     /// When the first is zero or above the longest.
     pub fn backoff(&self) -> Result<Backoff, InvalidConfig> {
-        let first = Duration::from_millis(self.reconnect_first_ms);
-        Ok(Backoff::new(first, Duration::from_secs(self.reconnect_longest_s))?)
+        Ok(Backoff::new(self.reconnect_first, self.reconnect_longest)?)
     }
 }
 
 impl Default for Link {
     fn default() -> Self {
         Self {
-            keepalive_s: 20,
-            keepalive_timeout_s: 8,
-            reconnect_first_ms: 500,
-            reconnect_longest_s: 60,
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(8),
+            reconnect_first: Duration::from_millis(500),
+            reconnect_longest: Duration::from_secs(60),
         }
     }
 }
@@ -96,7 +99,7 @@ impl Default for Config {
             policy: Policy::default(),
             link: Link::default(),
             listen: None,
-            stop_s: 20,
+            stop: Duration::from_secs(20),
         }
     }
 }

@@ -54,8 +54,10 @@ pub enum EnrollError {
 /// What a host says of itself when it enrols.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The name that it would like.
+    /// The name that was asked for; the token's, or its own, when it is empty.
     pub host: String,
+    /// The name that its kernel reports.
+    pub hostname: String,
     /// Labels of its configuration.
     pub labels: BTreeMap<String, String>,
     /// Its installation.
@@ -81,6 +83,7 @@ pub async fn enroll(
     let request = EnrollRequest {
         secret: format!("{}.{}", token.id, token.secret.reveal()),
         host: candidate.host,
+        hostname: candidate.hostname,
         request: key.request()?,
         labels: candidate.labels.into_iter().collect(),
         machine_id: candidate.machine_id,

@@ -1,6 +1,6 @@
 //! The agent's command line.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
@@ -56,7 +56,10 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("HOSTLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match arguments.log_json {
         true => log.json().init(),
         false => log.with_target(false).init(),
@@ -98,10 +101,11 @@ async fn execute(arguments: Arguments) -> Result<(), run::Error> {
                     .map_err(|e| format!("the token {} cannot be read: {e}", path.display()))?,
                 (None, None) => return Err("give --token or --token-file".into()),
             };
-            let token: Token = token.parse()?;
+            let token: Token = token.trim().parse()?;
             let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
             let candidate = Candidate {
-                host: host.unwrap_or_else(run::own_name),
+                host: host.unwrap_or_default(),
+                hostname: run::own_name(),
                 labels: config.labels.clone(),
                 machine_id: machine_id.trim().to_owned(),
             };

@@ -71,7 +71,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tracing::info!(host = enrolled.host, fleet = enrolled.fleet, "the agent runs");
 
     stop.cancelled().await;
-    dispatcher.stop(Duration::from_secs(config.stop_s)).await;
+    dispatcher.stop(config.stop).await;
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())

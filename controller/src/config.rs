@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use hostler_core::link::{InvalidKeepalive, Keepalive};
 use serde::Deserialize;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,16 +21,21 @@ pub struct Config {
     pub store: Option<String>,
     /// Addresses under which it can be reached, for operators' contexts and agents.
     pub addresses: Vec<String>,
-    /// Silence after which an agent is asked whether it lives, in seconds.
-    pub keepalive_s: u64,
-    /// How long it may take to answer, in seconds.
-    pub keepalive_timeout_s: u64,
-    /// Life of an agent's certificate, in hours.
-    pub agent_certificate_h: u64,
-    /// Life of an operator's certificate, in days.
-    pub operator_certificate_d: u64,
-    /// How long after its expiry an agent's certificate may be renewed, in hours.
-    pub renewal_grace_h: u64,
+    /// Silence after which an agent is asked whether it lives.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+    /// How long it may take to answer.
+    #[serde(with = "humantime_serde")]
+    pub keepalive_timeout: Duration,
+    /// Life of an agent's certificate.
+    #[serde(with = "humantime_serde")]
+    pub agent_certificate: Duration,
+    /// Life of an operator's certificate.
+    #[serde(with = "humantime_serde")]
+    pub operator_certificate: Duration,
+    /// How long after its expiry an agent's certificate may be renewed.
+    #[serde(with = "humantime_serde")]
+    pub renewal_grace: Duration,
     /// Hosts on which one request runs at a time.
     pub parallel: usize,
 }
@@ -41,11 +48,11 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/hostler-controller"),
             store: None,
             addresses: Vec::new(),
-            keepalive_s: 20,
-            keepalive_timeout_s: 8,
-            agent_certificate_h: 30 * 24,
-            operator_certificate_d: 90,
-            renewal_grace_h: 7 * 24,
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(8),
+            agent_certificate: 30 * DAY,
+            operator_certificate: 90 * DAY,
+            renewal_grace: 7 * DAY,
             parallel: 512,
         }
     }
@@ -57,8 +64,7 @@ impl Config {
     /// # Errors
     /// When a value is below a second.
     pub fn keepalive(&self) -> Result<Keepalive, InvalidKeepalive> {
-        let seconds = Duration::from_secs;
-        Keepalive::new(seconds(self.keepalive_s), seconds(self.keepalive_timeout_s))
+        Keepalive::new(self.keepalive, self.keepalive_timeout)
     }
 
     /// Where the store is.

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use hostler_core::{
 };
 use hostler_proto::{
     name::HostName,
-    wire::{ErrorCode, Failure, HelloReply, agent_client::AgentClient},
+    wire::{ErrorCode, Failure, HelloReply, HelloRequest, agent_client::AgentClient},
 };
 use http::uri::PathAndQuery;
 use tokio_util::sync::CancellationToken;
@@ -41,40 +42,60 @@ pub struct Link {
     channel: Channel,
 }
 
-/// What a link said when it was offered.
+/// A link that is new.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The host.
+    pub host: HostName,
+    /// Where it dialled from.
+    pub address: String,
+    /// Key of the certificate that it showed.
+    pub key: Fingerprint,
+    /// What it told of itself.
+    pub hello: HelloReply,
+    /// The way to call it.
+    pub channel: Channel,
+    /// Ends the link when it is cancelled.
+    pub cut: CancellationToken,
+}
+
+/// What became of an offer.
 #[derive(Debug)]
 pub enum Joined {
     /// It is the host's link now.
     Linked(Arc<Link>),
-    /// Another machine is linked under the same name: one of them is a clone.
-    Clone(Arc<Link>),
+    /// Another agent is linked under the same name. When it lives, one of the two is a clone.
+    Occupied(Arc<Link>),
+}
+
+/// A second agent that came with a host's key while the first was linked.
+#[derive(Debug, Clone)]
+pub struct Twin {
+    /// Where it dialled from.
+    pub from: String,
+    /// When it last did.
+    pub seen_us: i64,
 }
 
 /// All live links. A clone is the same set.
 #[derive(Debug, Clone, Default)]
 pub struct Links {
     by_host: Arc<Mutex<HashMap<HostName, Arc<Link>>>>,
+    twins: Arc<Mutex<HashMap<HostName, Twin>>>,
     numbers: Arc<AtomicU64>,
 }
 
 impl Links {
-    /// Offers a new link. It takes the place of an older one of the same installation, or of one
-    /// that is dead; a link of another installation that lives keeps its place.
-    pub fn join(
-        &self,
-        host: HostName,
-        address: String,
-        key: Fingerprint,
-        hello: HelloReply,
-        channel: Channel,
-        cut: CancellationToken,
-    ) -> Joined {
+    /// Offers a new link. It takes the place of an older one of the same agent instance, or of one
+    /// that has ended.
+    pub fn join(&self, offer: Offer) -> Joined {
+        let Offer { host, address, key, hello, channel, cut } = offer;
         let mut links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = links.get(&host)
             && !old.channel.is_closed()
-            && old.hello.machine_id != hello.machine_id
+            && old.hello.instance != hello.instance
         {
-            return Joined::Clone(Arc::clone(old));
+            return Joined::Occupied(Arc::clone(old));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let link = Link { host: host.clone(), address, key, hello, cut, number, channel };
@@ -83,6 +104,17 @@ impl Links {
             old.cut.cancel();
         }
         Joined::Linked(link)
+    }
+
+    /// Notes a second agent with a host's key; gives what was noted of it before.
+    pub fn note_twin(&self, host: HostName, twin: Twin) -> Option<Twin> {
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(host, twin)
+    }
+
+    /// The second agent with a host's key, if one came since `since_us`.
+    pub fn twin(&self, host: &HostName, since_us: i64) -> Option<Twin> {
+        let twins = self.twins.lock().unwrap_or_else(PoisonError::into_inner);
+        twins.get(host).filter(|t| t.seen_us >= since_us).cloned()
     }
 
     /// Takes a link out; false when another has its place by now.
@@ -137,6 +169,13 @@ impl Link {
         call.write(request.metadata_mut());
         let reply = grpc.server_streaming(request, path, Raw).await.map_err(Failure::from)?;
         Ok(reply.into_inner())
+    }
+
+    /// Whether the agent at its other end answers within `longest`.
+    pub async fn answers(&self, longest: Duration) -> bool {
+        let request = HelloRequest { controller: String::new() };
+        let mut agent = self.agent();
+        matches!(tokio::time::timeout(longest, agent.hello(request)).await, Ok(Ok(_)))
     }
 
     /// The agent's own service.

@@ -23,12 +23,14 @@ use crate::{
         Api,
         enrolment::{Enrolling, Renewing},
     },
-    links::{self, Joined},
+    links::{self, Joined, Offer},
     listen::{Reception, serve_briefly},
 };
 
 /// How long a fresh link may take to say who it is.
 const HELLO: Duration = Duration::from_secs(15);
+/// How long a link may take to show that it lives when another wants its place.
+const LIFE_SIGN: Duration = Duration::from_secs(3);
 
 impl Reception for Api {
     async fn receive(
@@ -68,24 +70,8 @@ impl Api {
         stream: TlsStream<TcpStream>,
         from: SocketAddr,
     ) {
-        match self.0.store.host(&host).await {
-            Ok(Some(row)) if row.revoked_us.is_none() && row.key == peer.key.to_string() => {}
-            Ok(Some(row)) if row.revoked_us.is_some() => {
-                tracing::warn!(%host, %from, "a revoked host was refused");
-                return;
-            }
-            Ok(Some(_)) => {
-                tracing::warn!(%host, %from, "refused: another key was enrolled under this name");
-                return;
-            }
-            Ok(None) => {
-                tracing::warn!(%host, %from, "refused: this host is not enrolled here");
-                return;
-            }
-            Err(error) => {
-                tracing::error!(%host, %error, "the store cannot say whether this host may link");
-                return;
-            }
+        if !self.may_link(&host, peer, from).await {
+            return;
         }
         let cut = CancellationToken::new();
         let Ok((channel, driver)) = link::connect(stream, self.0.keepalive).await else { return };
@@ -109,15 +95,28 @@ impl Api {
         };
         drop(agent);
         let address = from.to_string();
-        let joined =
-            self.0.links.join(host.clone(), address, peer.key, hello, channel, cut.clone());
-        let link = match joined {
-            Joined::Linked(link) => link,
-            Joined::Clone(other) => {
-                self.report_clone(&host, &other.address, from).await;
-                return;
+        let offer =
+            Offer { host: host.clone(), address, key: peer.key, hello, channel, cut: cut.clone() };
+        let link = loop {
+            match self.0.links.join(offer.clone()) {
+                Joined::Linked(link) => break link,
+                Joined::Occupied(other) if other.answers(LIFE_SIGN).await => {
+                    self.report_clone(&host, &other.address, from).await;
+                    return;
+                }
+                // Its machine lost power, and nothing told this end so far.
+                Joined::Occupied(dead) => {
+                    self.0.links.leave(&dead);
+                    dead.cut.cancel();
+                }
             }
         };
+        drop(offer);
+        // It may have been revoked since it was looked up, when there was no link to cut yet.
+        if !self.may_link(&host, peer, from).await {
+            self.0.links.leave(&link);
+            return;
+        }
         self.connected(&link, peer).await;
         let reason = tokio::select! {
             ended = &mut driver => match ended {
@@ -132,10 +131,28 @@ impl Api {
         }
     }
 
+    /// Whether the store knows this host with this key.
+    async fn may_link(&self, host: &HostName, peer: &CertificateFacts, from: SocketAddr) -> bool {
+        let refusal = match self.0.store.host(host).await {
+            Ok(Some(row)) if row.revoked_us.is_some() => "a revoked host was refused",
+            Ok(Some(row)) if row.key == peer.key.to_string() => return true,
+            Ok(Some(_)) => "refused: another key was enrolled under this name",
+            Ok(None) => "refused: this host is not enrolled here",
+            Err(error) => {
+                tracing::error!(%host, %error, "the store cannot say whether this host may link");
+                return false;
+            }
+        };
+        tracing::warn!(%host, %from, "{refusal}");
+        false
+    }
+
     /// One operator's session: every call on it carries who the operator is.
     async fn operated(&self, peer: CertificateFacts, stream: TlsStream<TcpStream>) {
-        let Some(caller) = self.caller_of(&peer).await else { return };
-        let cut = self.0.sessions.join(caller.name.clone());
+        let Principal::Operator(name) = &peer.identity.principal else { return };
+        // In this order a revocation finds either the session to cut or the record that refuses it.
+        let cut = self.0.sessions.join(name.clone());
+        let Some(caller) = self.caller_of(name, &peer).await else { return };
         let fleet = FleetServer::new(self.clone());
         let operations = OperationsServer::new(self.clone());
         let audit = AuditServer::new(self.clone());

@@ -1,6 +1,6 @@
 //! Puts the controller together: makes a fleet, and runs it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use hostler_core::{
     clock::{Clock, SystemClock},
@@ -57,7 +57,7 @@ pub async fn init(
 ) -> Result<AddOperatorReply, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let vault = Vault::create(&config.state_dir, fleet, "main".parse()?, &*clock)?;
-    let days = config.operator_certificate_d;
+    let life = config.operator_certificate;
     let app = assemble(config, vault, clock).await?;
     let entry = Entry {
         kind: "change",
@@ -69,7 +69,7 @@ pub async fn init(
         ..Entry::default()
     };
     app.auditor.record_all(vec![entry]).await?;
-    let added = add_operator(&app, admin, Role::Admin, None, days).await;
+    let added = add_operator(&app, admin, Role::Admin, None, life).await;
     added.map_err(|status| status.message().to_owned().into())
 }
 
@@ -84,7 +84,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("the controller cannot listen on {address} (key listen): {e}"))?;
-    let grace = Duration::from_secs(config.renewal_grace_h * 3600);
+    let grace = config.renewal_grace;
     let authority = vault.authority.certificate().clone();
     let fleet = vault.authority.fleet().clone();
     let trust = Trust::new(fleet, [authority], Arc::clone(&clock))?;

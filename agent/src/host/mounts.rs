@@ -18,8 +18,11 @@ pub struct Mount {
     pub device: String,
     /// Its type.
     pub kind: String,
-    /// Mounted or turned read-only.
+    /// Nothing can be written through this mount.
     pub read_only: bool,
+    /// Nothing can be written to the file system itself, through whatever mount: so it was mounted
+    /// at first, or so the kernel made it after an error.
+    pub sealed: bool,
     /// Number of its device, as `stat` gives it for files on it.
     pub number: String,
 }
@@ -47,6 +50,7 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
                 point: m.mount_point.to_string_lossy().into_owned(),
                 device,
                 kind: m.fs_type,
+                sealed: m.super_options.contains_key("ro"),
                 read_only: m.mount_options.contains_key("ro") || m.super_options.contains_key("ro"),
                 number: m.majmin,
             })

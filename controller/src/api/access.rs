@@ -50,12 +50,11 @@ pub async fn add_operator(
     name: PrincipalName,
     role: Role,
     scope: Option<Selector>,
-    days: u64,
+    life: Duration,
 ) -> Result<AddOperatorReply, Status> {
     let now = app.clock.now();
     let key = Key::generate().map_err(invalid)?;
     let request = key.request().map_err(invalid)?;
-    let life = Duration::from_secs(days * 86_400);
     let principal = Principal::Operator(name.clone());
     let certificate = app
         .vault
@@ -200,14 +199,13 @@ impl Access for Api {
             "" | "all" => None,
             on => Some(on.parse::<Selector>().map_err(invalid)?),
         };
-        let days = match request.days {
-            0 => self.0.config.operator_certificate_d,
-            days => u64::from(days.min(3650)),
+        let life = match request.days {
+            0 => self.0.config.operator_certificate,
+            days => Duration::from_secs(u64::from(days.min(3650)) * 86_400),
         };
-        let detail =
-            serde_json::json!({ "role": role.to_string(), "on": request.on, "days": days });
+        let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "life_s": life.as_secs() });
         self.change(&caller, "operator.add", &request.name, detail).await?;
-        Ok(Response::new(add_operator(&self.0, name, role, scope, days).await?))
+        Ok(Response::new(add_operator(&self.0, name, role, scope, life).await?))
     }
 
     async fn operators(

@@ -1,6 +1,6 @@
 //! Certificates for hosts: the first one against a token, the next ones against the one before.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use hostler_core::{identity::Principal, pki::CertificateFacts, token::TokenSecret};
 use hostler_proto::{
@@ -56,14 +56,8 @@ impl Enrolment for Enrolling {
         let secret: TokenSecret = secret.parse().map_err(|_| refused())?;
         let token = app.store.token(id, &secret.hash(), now.as_microsecond()).await;
         let token = token.map_err(unstored)?.ok_or_else(refused)?;
-        let host: HostName = match token.host.is_empty() {
-            true => &request.host,
-            false => &token.host,
-        }
-        .parse()
-        .map_err(super::operations::invalid)?;
-
-        let life = Duration::from_secs(app.config.agent_certificate_h * 3600);
+        let host = named(&token.host, &request.host, &request.hostname)?;
+        let life = app.config.agent_certificate;
         let principal = Principal::Agent(host.clone());
         let certificate = app
             .vault
@@ -75,18 +69,18 @@ impl Enrolment for Enrolling {
         for (key, value) in request.labels {
             labels.entry(key).or_insert(value);
         }
-        let entry = Entry {
-            kind: "change",
+        let intent = Entry {
+            kind: "intent",
             principal: format!("token/{id}"),
+            invocation: app.clock.id().to_string(),
             operation: "host.enroll".into(),
             subject: host.to_string(),
-            outcome: "ok".into(),
             detail:
                 serde_json::json!({ "from": self.from.to_string(), "key": facts.key.to_string() })
                     .to_string(),
             ..Entry::default()
         };
-        app.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
+        app.auditor.record_all(vec![intent.clone()]).await.map_err(unaudited)?;
         let new = NewHost {
             name: host.clone(),
             labels,
@@ -95,7 +89,11 @@ impl Enrolment for Enrolling {
             certificate_until_us: facts.not_after.as_microsecond(),
             replace: token.replace,
         };
-        match app.store.enroll(id, new, now.as_microsecond()).await {
+        let enrolled = app.store.enroll(id, new, now.as_microsecond()).await;
+        let outcome = if enrolled.is_ok() { "ok" } else { "refused" };
+        let outcome = Entry { kind: "outcome", outcome: outcome.into(), ..intent };
+        app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
+        match enrolled {
             Ok(()) => {}
             Err(EnrollError::Taken) => {
                 let message = format!("there is a host {host} already");
@@ -108,6 +106,10 @@ impl Enrolment for Enrolling {
             }
             Err(EnrollError::Token) => return Err(refused()),
             Err(EnrollError::Store(error)) => return Err(unstored(error)),
+        }
+        // Whoever has the name's former key is no longer the host.
+        if let Some(former) = app.links.get(&host).filter(|l| l.key != facts.key) {
+            former.cut.cancel();
         }
         tracing::info!(%host, from = %self.from, "enrolled");
         Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
@@ -130,7 +132,7 @@ impl Renewal for Renewing {
             return Err(Failure::new(ErrorCode::PermissionDenied, message).into());
         }
         let now = app.clock.now();
-        let life = Duration::from_secs(app.config.agent_certificate_h * 3600);
+        let life = app.config.agent_certificate;
         let principal = Principal::Agent(host.clone());
         let certificate = app
             .vault
@@ -159,6 +161,18 @@ impl Renewal for Renewing {
         app.store.set_certificate(host, until).await.map_err(unstored)?;
         Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
     }
+}
+
+/// The host's name: the token's, or the one asked for, or its own.
+fn named(token: &str, asked: &str, own: &str) -> Result<HostName, Status> {
+    if !token.is_empty() && !asked.is_empty() && token != asked {
+        let message = format!("the token is for {token}, not for {asked}");
+        return Err(Failure::new(ErrorCode::PermissionDenied, message)
+            .hint(format!("make one with: hostlerctl token create --host {asked}"))
+            .into());
+    }
+    let name = [token, asked, own].into_iter().find(|n| !n.is_empty()).unwrap_or_default();
+    name.parse().map_err(super::operations::invalid)
 }
 
 fn reply(api: &Api, host: String, certificate: &[u8]) -> CertificateReply {

@@ -13,7 +13,7 @@ use hostler_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, caller, operations::invalid, unstored};
+use super::{Api, TWIN_US, caller, operations::invalid, unstored};
 use crate::{
     authz::What,
     store::{Connection, HostRow},
@@ -79,6 +79,14 @@ impl Fleet for Api {
             u32::try_from(hosts.iter().filter(|h| h.connection == c).count()).unwrap_or(u32::MAX)
         };
         let mut problems: Vec<_> = hosts.iter().filter_map(|h| problem(h, now)).collect();
+        let twin = |h: &HostRow| Some((h.name.clone(), self.0.links.twin(&h.name, now - TWIN_US)?));
+        problems.extend(hosts.iter().filter_map(twin).map(|(host, twin)| Problem {
+            status: Health::Critical.into(),
+            subject: host.to_string(),
+            summary: format!("a clone: an agent at {} has the same key", twin.from),
+            since_us: twin.seen_us,
+            next: format!("hostlerctl host revoke {host} --reason cloned, and enrol both anew"),
+        }));
         problems.sort_by_key(|p| (std::cmp::Reverse(p.status), p.since_us));
         let more = problems.len().saturating_sub(PROBLEMS);
         problems.truncate(PROBLEMS);

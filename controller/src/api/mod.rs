@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hostler_core::{
     clock::Clock,
-    identity::{FleetName, Principal},
+    identity::{FleetName, PrincipalName},
     link::Keepalive,
     pki::CertificateFacts,
 };
@@ -26,12 +26,15 @@ use crate::{
     audit::{Auditor, Entry},
     authz::{Caller, Candidate, What, authorise},
     config::Config,
-    links::{Link, Links},
+    links::{Link, Links, Twin},
     selector::Selector,
     sessions::Sessions,
     store::{Connection, HostRow, Store},
     vault::Vault,
 };
+
+/// For how long a clone of a host is told of after it was last seen.
+const TWIN_US: i64 = 3_600_000_000;
 
 /// The controller's parts, as its services see them. A clone is the same controller.
 #[derive(Debug, Clone)]
@@ -78,8 +81,11 @@ fn unstored(error: impl std::fmt::Display) -> Status {
 
 impl Api {
     /// Who stands behind an operator's certificate; none when it may not come in.
-    pub(crate) async fn caller_of(&self, peer: &CertificateFacts) -> Option<Caller> {
-        let Principal::Operator(name) = &peer.identity.principal else { return None };
+    pub(crate) async fn caller_of(
+        &self,
+        name: &PrincipalName,
+        peer: &CertificateFacts,
+    ) -> Option<Caller> {
         match self.0.store.operator(name).await {
             Ok(Some(row)) if row.revoked_us.is_none() && row.serial == peer.serial => {
                 Some(Caller { name: name.clone(), role: row.role, scope: row.scope })
@@ -189,7 +195,14 @@ impl Api {
         linked: &str,
         from: std::net::SocketAddr,
     ) {
-        tracing::error!(%host, linked, %from, "two machines use one host's key");
+        let now = self.0.clock.now().as_microsecond();
+        let twin = Twin { from: from.to_string(), seen_us: now };
+        let before = self.0.links.note_twin(host.clone(), twin);
+        // It comes back again and again; the audit needs it once an hour.
+        if before.is_some_and(|t| t.seen_us > now - TWIN_US) {
+            return;
+        }
+        tracing::error!(%host, linked, %from, "two agents use one host's key");
         let entry = Entry {
             kind: "denied",
             principal: format!("agent/{host}"),
@@ -197,7 +210,7 @@ impl Api {
             subject: host.to_string(),
             outcome: "denied".into(),
             detail: serde_json::json!({
-                "reason": "clone: another machine is linked with the same key",
+                "reason": "clone: another agent is linked with the same key",
                 "linked": linked,
                 "refused": from.to_string(),
             })

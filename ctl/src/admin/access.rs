@@ -34,7 +34,7 @@ pub(super) fn commands() -> Vec<Command> {
                         .action(ArgAction::Append)
                         .value_parser(label),
                 )
-                .arg(span("ttl", "How long it may be used").default_value("1h"))
+                .arg(span("ttl", "How long it may be used").default_value("15m"))
                 .arg(
                     option("uses", "NUMBER", "How many hosts may use it")
                         .value_parser(value_parser!(u32).range(1..))

@@ -64,7 +64,7 @@ pub(crate) async fn show_status(
 ) -> Result<Exit, Problem> {
     let reply = controller.answer(controller.fleet().status(FleetStatusRequest {})).await?;
     let traits = screen.traits();
-    one(&reply, Form::of(matches), screen, |wide| status::page(&reply, wide, traits))?;
+    one(&reply, Form::of(matches), screen, |_| status::page(&reply, traits))?;
     Ok(status::exit(&reply))
 }
 

@@ -18,7 +18,7 @@ const SOON_DAYS: f64 = 30.0;
 const NOW_DAYS: f64 = 7.0;
 
 /// The page.
-pub fn page(status: &FleetStatus, wide: bool, traits: Traits) -> String {
+pub fn page(status: &FleetStatus, traits: Traits) -> String {
     let mut counts = vec![format!("{} up", status.up)];
     let others =
         [(status.down, "down"), (status.never, "never connected"), (status.revoked, "revoked")];
@@ -37,7 +37,7 @@ pub fn page(status: &FleetStatus, wide: bool, traits: Traits) -> String {
         page.push('\n');
         page.push_str(&problems(status, traits));
     }
-    let certificates = certificates(status, wide, traits);
+    let certificates = certificates(status, traits);
     if !certificates.is_empty() {
         page.push('\n');
         page.push_str(&certificates);
@@ -81,12 +81,12 @@ fn problems(status: &FleetStatus, traits: Traits) -> String {
     text
 }
 
-fn certificates(status: &FleetStatus, wide: bool, traits: Traits) -> String {
+/// The controller sends the authority's, its own, and that of the host whose ends first.
+fn certificates(status: &FleetStatus, traits: Traits) -> String {
     let mut ending: Vec<_> = status
         .certificates
         .iter()
         .map(|c| (value::seconds(c.until_us.saturating_sub(status.now_us)) / 86_400.0, c))
-        .filter(|(days, _)| wide || *days < SOON_DAYS)
         .collect();
     ending.sort_by(|a, b| a.0.total_cmp(&b.0));
     let rows: Vec<_> = ending
@@ -152,14 +152,14 @@ mod tests {
 
     #[test]
     fn a_fleet_without_problems_is_two_lines() {
-        insta::assert_snapshot!(page(&fleet(), false, Traits::default()), @"
+        insta::assert_snapshot!(page(&fleet(), Traits::default()), @"
         fleet prod, controller 0.1.0: 40 hosts, 38 up, 1 down, 1 never connected
         no problems
         ");
     }
 
     #[test]
-    fn the_worst_problem_comes_first_and_only_certificates_that_end_soon_are_shown() {
+    fn the_worst_problem_and_the_certificate_that_ends_first_come_first() {
         let status = FleetStatus {
             problems: vec![
                 problem(Status::Warning, "db-1", "never connected", "hostlerctl host show db-1"),
@@ -173,7 +173,7 @@ mod tests {
             ],
             ..fleet()
         };
-        insta::assert_snapshot!(page(&status, false, Traits::default()));
+        insta::assert_snapshot!(page(&status, Traits::default()));
         assert_eq!(exit(&status), Exit::Failed);
     }
 }

@@ -235,7 +235,10 @@ fn findings(reports: &[Report], spec: &OperationSpec, traits: Traits) -> String 
         let line = vec![vec![
             status,
             Cell::text(&report.host),
-            Cell::text(format!("{}: {}", finding.subject, finding.summary)),
+            Cell::text(match finding.summary.contains(&finding.subject) {
+                true => finding.summary.clone(),
+                false => format!("{}: {}", finding.subject, finding.summary),
+            }),
         ]];
         let shown = grid(&["", "", ""], &line, Traits { fitted: false, ..traits });
         text.push_str(shown.split_once('\n').map_or("", |(_, rest)| rest));

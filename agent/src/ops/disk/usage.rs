@@ -34,16 +34,19 @@ impl Probe for DiskUsage {
         }
         let wanted = |m: &Mount| request.mount.is_empty() || request.mount.contains(&m.point);
         let mut data = ops::DiskUsage::default();
-        let mut silent = Vec::new();
+        let (mut silent, mut sealed) = (Vec::new(), Vec::new());
         for mount in all.into_iter().filter(wanted) {
             let point = mount.point.clone();
+            if mount.sealed && !READ_ONLY_BY_NATURE.contains(&mount.kind.as_str()) {
+                sealed.push(point.clone());
+            }
             match tokio::time::timeout(PATIENCE, blocking(move || measure(mount))).await {
                 Ok(measured) => data.filesystems.push(measured?),
                 Err(_) => silent.push(point),
             }
         }
         data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
-        Ok(judge(data, &silent, request.warning_percent, request.critical_percent))
+        Ok(judge(data, &sealed, &silent, request.warning_percent, request.critical_percent))
     }
 }
 
@@ -79,6 +82,7 @@ const READ_ONLY_BY_NATURE: [&str; 4] = ["iso9660", "squashfs", "erofs", "udf"];
 
 fn judge(
     data: ops::DiskUsage,
+    sealed: &[String],
     silent: &[String],
     warning: u32,
     critical: u32,
@@ -110,8 +114,8 @@ fn judge(
             let summary = format!("{share:.1} % of the inodes of {} are used", fs.mount);
             found(status, summary, "no new file can be made without one, whatever the space", tree);
         }
-        if fs.read_only {
-            let summary = format!("{} is mounted read-only", fs.mount);
+        if sealed.contains(&fs.mount) {
+            let summary = format!("{} is read-only", fs.mount);
             let why = "a file system with errors is turned read-only by the kernel";
             found(Status::Warning, summary, why, "journal read --match remount --boot".to_owned());
         }
@@ -157,7 +161,7 @@ mod tests {
     }
 
     fn status(fs: ops::FileSystem) -> Status {
-        judge(ops::DiskUsage { filesystems: vec![fs] }, &[], 85, 95).status
+        judge(ops::DiskUsage { filesystems: vec![fs] }, &[], &[], 85, 95).status
     }
 
     #[test]
@@ -169,17 +173,17 @@ mod tests {
     }
 
     #[test]
-    fn read_only_is_worth_a_warning_except_where_it_is_natural() {
-        let fs = ops::FileSystem { read_only: true, ..filesystem(1.0, 1.0) };
-        assert_eq!(status(fs.clone()), Status::Warning);
-        let image = ops::FileSystem { r#type: "squashfs".into(), used_percent: 100.0, ..fs };
+    fn a_read_only_file_system_is_worth_a_warning_and_a_full_image_is_not() {
+        let data = ops::DiskUsage { filesystems: vec![filesystem(1.0, 1.0)] };
+        assert_eq!(judge(data, &["/srv".into()], &[], 85, 95).status, Status::Warning);
+        let image = ops::FileSystem { r#type: "squashfs".into(), ..filesystem(100.0, 100.0) };
         assert_eq!(status(image), Status::Ok);
     }
 
     #[test]
     fn a_mount_that_does_not_answer_is_critical_and_hides_no_other() {
         let data = ops::DiskUsage { filesystems: vec![filesystem(90.0, 0.0)] };
-        let answer = judge(data, &["/mnt/nfs".into()], 85, 95);
+        let answer = judge(data, &[], &["/mnt/nfs".into()], 85, 95);
         assert_eq!((answer.status, answer.findings.len()), (Status::Critical, 2));
     }
 }

@@ -1,0 +1,9 @@
+//! What tests on the real thing stand on: fleets of the real binaries, booted hosts, real servers.
+//!
+//! - [`fleet`]: a controller, agents and hostlerctl with ports and directories of their own
+//! - [`lab`]: hosts that boot systemd on this machine; see `tests/lab`
+//! - [`process`]: starting, stopping and killing what a test started, and waiting for it
+
+pub mod fleet;
+pub mod lab;
+pub mod process;

@@ -1,0 +1,254 @@
+//! The main job on real processes: a controller, agents that enrolled themselves, hostlerctl.
+
+use std::{fs, time::Duration};
+
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    process::{eventually, within},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+fn fleet_of(hosts: &[(&str, &str)]) -> Fleet {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    for (host, label) in hosts {
+        fleet.join(host, &[label], "");
+    }
+    fleet
+}
+
+fn hosts_of(results: &Value) -> Vec<&str> {
+    results.as_array().expect("a list").iter().filter_map(|r| r["host"].as_str()).collect()
+}
+
+#[test]
+fn an_operation_runs_on_one_host_on_some_and_on_all_and_every_request_is_in_the_audit() {
+    let fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web"), ("db-1", "role=db")]);
+    let status = fleet.ctl(&["status", "-o", "json"]).exits(0).json();
+    assert_eq!((&status["hosts"], &status["up"]), (&3.into(), &3.into()));
+    for (on, expected) in [
+        ("db-1", vec!["db-1"]),
+        ("web-*", vec!["web-1", "web-2"]),
+        ("role=web and not web-1", vec!["web-2"]),
+        ("all", vec!["db-1", "web-1", "web-2"]),
+    ] {
+        let results = fleet.ctl(&["host", "facts", "--on", on, "-o", "json"]).exits(0).json();
+        let mut hosts = hosts_of(&results);
+        hosts.sort_unstable();
+        assert_eq!(hosts, expected, "{on}");
+        assert!(results.as_array().expect("a list").iter().all(|r| r["status"] == "ok"));
+    }
+    let of = |kind: &str| {
+        let fits = |r: &&Value| r["kind"] == kind && r["operation"] == "host.facts";
+        fleet.audit().iter().filter(fits).count()
+    };
+    assert_eq!((of("intent"), of("outcome")), (7, 7));
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn a_mistake_of_the_caller_is_told_before_anything_is_sent() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    for (args, code, words) in [
+        (vec!["host", "facts", "--on", "nope"], 6, "no host matches"),
+        (vec!["host", "facts", "--on", "role=="], 2, "column 6"),
+        (vec!["disk", "usage", "--warning-percent", "200", "--on", "all"], 2, "at most 100"),
+        (vec!["disk", "usage"], 2, "--on"),
+        (vec!["host", "fact", "--on", "all"], 2, "facts"),
+    ] {
+        let said = fleet.ctl(&args).exits(code);
+        assert!(said.err.contains(words), "{said:?}");
+        assert!(said.out.is_empty(), "{said:?}");
+    }
+    let sent = |r: &Value| r["kind"] == "intent" && r["principal"] == "operator/admin";
+    assert!(!fleet.audit().iter().any(sent));
+}
+
+#[test]
+fn a_host_that_dies_is_reported_and_holds_up_no_other() {
+    let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    fleet.take_agent("web-2").kill();
+    fleet.wait_for("web-2", "down");
+    let said = fleet.ctl(&["host", "facts", "--on", "all", "-o", "json"]).exits(3);
+    let results = said.json();
+    let of = |host: &str| {
+        let found = results.as_array().expect("a list").iter().find(|r| r["host"] == host);
+        found.expect("listed").clone()
+    };
+    assert_eq!(of("web-1")["status"], "ok");
+    assert_eq!(of("web-2")["status"], "unreachable");
+    let status = fleet.ctl(&["status", "-o", "json"]).exits(1).json();
+    assert_eq!(status["problems"][0]["subject"], "web-2");
+    fleet.start_agent("web-2");
+    fleet.wait_for("web-2", "up");
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+}
+
+#[test]
+fn agents_come_back_after_the_controller_did_and_one_that_died_meanwhile_is_reported() {
+    let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    fleet.take_controller().kill();
+    fleet.ctl(&["status"]).exits(5);
+    fleet.take_agent("web-2").kill();
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    assert_eq!(fleet.host("web-2")["connection"], "down");
+    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+}
+
+#[test]
+fn a_token_works_once_for_its_host_and_a_name_is_not_given_twice() {
+    let fleet = Fleet::new(Place::Loopback, "");
+    fleet.configure("web-1", "");
+    fleet.configure("web-2", "");
+    let token = fleet.token(&["--host", "web-1"]);
+    let wrong_name = fleet.enroll("web-2", &token).expect_err("another name");
+    assert!(wrong_name.contains("web-1"), "{wrong_name}");
+    fleet.enroll("web-1", &token).expect("enrolled");
+    fleet.enroll("web-2", &token).expect_err("used up");
+    let open = fleet.token(&["--uses", "5"]);
+    fs::remove_dir_all(fleet.path("state-web-1")).expect("forgotten");
+    let taken = fleet.enroll("web-1", &open).expect_err("taken");
+    assert!(taken.contains("web-1") && taken.contains("--replace"), "{taken}");
+    let replacing = fleet.token(&["--host", "web-1", "--replace"]);
+    fleet.enroll("web-1", &replacing).expect("an admin allowed it");
+    let forged = format!("{}x", fleet.token(&[]));
+    fleet.enroll("web-2", &forged).expect_err("no such token");
+}
+
+#[test]
+fn a_controller_that_is_not_the_tokens_is_not_trusted() {
+    let fleet = Fleet::new(Place::Loopback, "");
+    fleet.configure("web-1", "");
+    let token = fleet.token(&["--host", "web-1"]);
+    let (head, authority) = token.rsplit_once('.').expect("a token has parts");
+    let swapped: String = authority.chars().rev().collect();
+    let refused = fleet.enroll("web-1", &format!("{head}.{swapped}")).expect_err("pinned");
+    assert!(!refused.contains("panicked"), "{refused}");
+    // The refusal came before the token was sent: it is still good.
+    fleet.enroll("web-1", &token).expect("enrolled");
+}
+
+#[test]
+fn a_revoked_host_is_cut_within_a_second_and_stays_out() {
+    let fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    let args = ["host", "revoke", "web-1", "--reason", "stolen", "--yes"];
+    fleet.ctl(&args).exits(0);
+    within(Duration::from_secs(1), "the link is cut", || {
+        let status = fleet.ctl(&["status", "-o", "json"]).json();
+        status["up"] == 1
+    });
+    let said = fleet.ctl(&["host", "facts", "--on", "web-1"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    fs::read_to_string(fleet.path("controller.log")).expect("a log");
+    eventually("it is refused when it comes back", || {
+        let log = fs::read_to_string(fleet.path("controller.log")).expect("a log");
+        log.contains("revoked")
+    });
+    assert_eq!(fleet.ctl(&["status", "-o", "json"]).json()["up"], 1);
+}
+
+#[test]
+fn operators_may_do_what_their_role_and_hosts_allow_and_denials_are_audited() {
+    let fleet = fleet_of(&[("web-1", "role=web"), ("db-1", "role=db")]);
+    fleet.add_operator("eve", "viewer", "all");
+    fleet.add_operator("otto", "operator", "role=web");
+    fleet.ctl_as("eve", &["host", "facts", "--on", "all"]).exits(0);
+    let restart = |on| ["systemd", "restart", "nginx", "--on", on, "--yes"];
+    fleet.ctl_as("eve", &restart("web-1")).exits(4);
+    fleet.ctl_as("otto", &restart("db-1")).exits(4);
+    // There is no systemd here: what counts is that it was let through.
+    fleet.ctl_as("otto", &restart("web-1")).exits(1);
+    fleet.ctl_as("otto", &["token", "create"]).exits(4);
+    let denied = fleet.audit().into_iter().filter(|r| r["kind"] == "denied");
+    let who: Vec<_> = denied.map(|r| r["principal"].as_str().expect("who").to_owned()).collect();
+    assert_eq!(who.len(), 3, "{who:?}");
+    assert!(who[0].contains("eve") && who[1].contains("otto") && who[2].contains("otto"));
+    fleet.ctl(&["operator", "revoke", "eve", "--reason", "left", "--yes"]).exits(0);
+    let refused = fleet.ctl_as("eve", &["status"]);
+    assert!(refused.code == 4 || refused.code == 5, "{refused:?}");
+}
+
+#[test]
+fn the_same_key_on_two_hosts_is_reported_as_a_clone() {
+    let mut fleet = fleet_of(&[("web-1", "role=web")]);
+    let (from, to) = (fleet.path("state-web-1"), fleet.path("state-copy"));
+    fs::create_dir(&to).expect("made");
+    for file in fs::read_dir(&from).expect("state") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    }
+    fleet.configure("copy", "");
+    fleet.start_agent("copy");
+    eventually("the clone is reported", || {
+        let said = fleet.ctl(&["status", "-o", "json"]).json();
+        said["problems"].to_string().contains("clone")
+    });
+    // The first one keeps its link.
+    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+}
+
+#[test]
+fn certificates_are_renewed_without_dropping_the_link() {
+    let mut fleet = Fleet::new(Place::Loopback, "agent_certificate = \"9s\"");
+    fleet.join("web-1", &[], "");
+    let (before, since) = {
+        let host = fleet.host("web-1");
+        (host["certificate_until_us"].clone(), host["since_us"].clone())
+    };
+    eventually("it is renewed", || fleet.host("web-1")["certificate_until_us"] != before);
+    assert_eq!(fleet.host("web-1")["since_us"], since, "the link stood");
+    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+    let renewals = fleet.audit().into_iter().filter(|r| r["operation"] == "host.renew");
+    assert!(renewals.count() >= 1);
+}
+
+#[test]
+fn an_agent_that_was_off_past_its_expiry_comes_back_with_the_same_key() {
+    let mut fleet =
+        Fleet::new(Place::Loopback, "agent_certificate = \"3s\"\nrenewal_grace = \"1h\"");
+    fleet.join("web-1", &[], "");
+    fleet.take_agent("web-1").kill();
+    eventually("its certificate is expired", || {
+        let said = fleet.ctl(&["host", "show", "web-1", "-o", "json"]).json();
+        let now = fleet.ctl(&["status", "-o", "json"]).json()["now_us"].as_i64();
+        said["certificate_until_us"].as_i64() < now
+    });
+    fleet.start_agent("web-1");
+    fleet.wait_for("web-1", "up");
+}
+
+#[test]
+fn a_follow_ends_on_the_host_when_it_is_interrupted() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let log = fleet.path("app.log");
+    fs::write(&log, "first\n").expect("written");
+    let policy = format!("[policy]\npaths = [\"{}\"]", fleet.path("").display());
+    fleet.join("web-1", &[], &policy);
+    let path = log.display().to_string();
+    let args = ["logs", "tail", &path, "--follow", "--on", "web-1", "-o", "jsonl"];
+    let mut follow = fleet.ctl_begins(&args, "follow.out");
+    eventually("the first line", || follow.log().contains("first"));
+    fs::write(&log, "first\nsecond\n").expect("written");
+    eventually("the second line", || follow.log().contains("second"));
+    follow.signal(Signal::INT);
+    follow.ended();
+    eventually("its end is in the audit", || {
+        let audit = fleet.audit();
+        audit.iter().any(|r| r["kind"] == "outcome" && r["operation"] == "logs.tail")
+    });
+    let refused = fleet.ctl(&["logs", "tail", "/etc/shadow", "--on", "web-1"]).exits(4);
+    assert!(refused.out.contains("policy") || refused.err.contains("policy"), "{refused:?}");
+}
+
+#[test]
+fn bad_input_ends_in_one_sentence() {
+    let fleet = Fleet::new(Place::Loopback, "");
+    fleet.configure("web-1", "stpo = \"5s\"");
+    let said = fleet.enroll("web-1", "hst1.x").expect_err("a slip in the configuration");
+    assert!(said.contains("stpo") && said.contains("stop"), "{said}");
+    fleet.configure("web-1", "");
+    let said = fleet.enroll("web-1", "hst1.x").expect_err("no token");
+    assert!(said.contains("token"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
