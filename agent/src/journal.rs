@@ -109,7 +109,12 @@ impl Journal {
     /// When it cannot be written: the action must then not begin.
     pub fn begin(&self, id: InvocationId, operation: &str) -> Result<Option<Known>, Failure> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = inner.known.get(&id) {
+        if let Some((other, known)) = inner.known.get(&id) {
+            if other != operation {
+                let message = format!("invocation {id} was {other}, not {operation}");
+                return Err(Failure::new(ErrorCode::AlreadyExists, message)
+                    .hint("every request needs an id of its own"));
+            }
             return Ok(Some(known.clone()));
         }
         inner.append(id, operation, None)?;

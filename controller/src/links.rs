@@ -19,11 +19,11 @@ use hostler_core::{
 };
 use hostler_proto::{
     name::HostName,
-    wire::{ErrorCode, Failure, HelloReply, HelloRequest, agent_client::AgentClient},
+    wire::{HelloReply, HelloRequest, agent_client::AgentClient},
 };
 use http::uri::PathAndQuery;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, client::Grpc};
+use tonic::{Status, Streaming, client::Grpc};
 
 /// The one agent instance behind a link.
 #[derive(Debug)]
@@ -149,25 +149,31 @@ impl Links {
     }
 }
 
+/// Why an operation did not begin, as far as this end can tell.
+#[derive(Debug)]
+pub enum CallError {
+    /// The link was gone before.
+    NotSent,
+    /// The agent said no; or the link broke, and nobody can tell what arrived.
+    Status(Status),
+}
+
 impl Link {
     /// Begins an operation on the host; the stream yields its events, encoded.
     ///
     /// # Errors
-    /// What the agent said, or that it cannot be reached.
+    /// When nothing was sent, or the agent refused, or the link broke meanwhile.
     pub async fn run(
         &self,
         path: PathAndQuery,
         request: Bytes,
         call: &Call,
-    ) -> Result<Streaming<Bytes>, Failure> {
+    ) -> Result<Streaming<Bytes>, CallError> {
         let mut grpc = Grpc::with_origin(self.channel.clone(), origin());
-        grpc.ready().await.map_err(|e| {
-            let message = format!("the link to {} is lost: {e}", self.host);
-            Failure::new(ErrorCode::Unreachable, message).hint("nothing was sent; try again")
-        })?;
+        grpc.ready().await.map_err(|_| CallError::NotSent)?;
         let mut request = tonic::Request::new(request);
         call.write(request.metadata_mut());
-        let reply = grpc.server_streaming(request, path, Raw).await.map_err(Failure::from)?;
+        let reply = grpc.server_streaming(request, path, Raw).await.map_err(CallError::Status)?;
         Ok(reply.into_inner())
     }
 

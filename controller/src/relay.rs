@@ -15,8 +15,9 @@ use hostler_proto::{
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::mpsc;
+use tonic::Status;
 
-use crate::links::Links;
+use crate::links::{CallError, Links};
 
 /// What a host may need beyond its deadline to say that it passed.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Job {
     pub deadline: Option<Duration>,
     /// Hosts at a time.
     pub parallel: usize,
+    /// It changes something: an answer that is lost leaves doubt.
+    pub acts: bool,
 }
 
 /// Something that a host said, or that became of its task.
@@ -66,21 +69,48 @@ pub async fn relay(links: &Links, hosts: Vec<HostName>, job: Job, out: mpsc::Sen
         out.send(end).await
     });
     let mut tasks = stream::iter(tasks).buffer_unordered(job.parallel.max(1));
-    // A closed channel ends everything: dropping the tasks cancels their streams.
-    while let Some(Ok(())) = tasks.next().await {}
+    let work = async { while let Some(Ok(())) = tasks.next().await {} };
+    // When nobody reads any more, dropping the tasks cancels their streams.
+    tokio::select! {
+        () = work => {}
+        () = out.closed() => {}
+    }
+}
+
+/// What is known when the link breaks in the middle: of an action nothing, and a probe can be asked
+/// again.
+fn broken(host: &HostName, acts: bool) -> Failure {
+    match acts {
+        true => {
+            let message = format!("the link to {host} broke before it told how it ended");
+            Failure::new(ErrorCode::OutcomeUnknown, message)
+                .hint("it may have been carried out, or goes on; look at the host")
+        }
+        false => {
+            Failure::new(ErrorCode::Unreachable, format!("the link to {host} broke meanwhile"))
+                .hint(format!("see why with: hostlerctl host show {host}"))
+        }
+    }
 }
 
 async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Report>) -> Report {
     let mut delivery = Delivery::Undelivered;
+    let refused = |status: &Status| Failure::told(status).unwrap_or_else(|| broken(host, job.acts));
     let talk = async {
         // Asked again: the link may have been lost since the job began.
-        let link = links.get(host).ok_or_else(|| {
+        let lost = || {
             Failure::new(ErrorCode::Unreachable, format!("{host} lost its connection"))
-        })?;
+                .hint("nothing was sent; try again")
+        };
+        let link = links.get(host).ok_or_else(lost)?;
         delivery = Delivery::Sent;
-        let mut events = link.run(job.path.clone(), job.request.clone(), &job.call).await?;
+        let begun = link.run(job.path.clone(), job.request.clone(), &job.call).await;
+        let mut events = begun.map_err(|error| match error {
+            CallError::NotSent => lost(),
+            CallError::Status(status) => refused(&status),
+        })?;
         delivery = Delivery::Accepted;
-        while let Some(bytes) = events.message().await.map_err(Failure::from)? {
+        while let Some(bytes) = events.message().await.map_err(|status| refused(&status))? {
             let event = Event::decode(bytes).map_err(|_| {
                 Failure::new(ErrorCode::Internal, format!("{host} sent what is no event"))
             })?;
@@ -94,15 +124,15 @@ async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Repor
                 }
             }
         }
-        let message = format!("{host} ended its answer without an outcome");
-        Err(Failure::new(ErrorCode::OutcomeUnknown, message))
+        Err(broken(host, job.acts))
     };
     let result = match job.deadline {
         Some(deadline) => match tokio::time::timeout(deadline + MARGIN, talk).await {
             Ok(result) => result,
             Err(_) => {
                 let message = format!("{host} said nothing until {} s", deadline.as_secs());
-                Err(Failure::new(ErrorCode::Timeout, message).hint("allow more with --timeout"))
+                let code = if job.acts { ErrorCode::OutcomeUnknown } else { ErrorCode::Timeout };
+                Err(Failure::new(code, message).hint("allow more with --timeout"))
             }
         },
         None => talk.await,

@@ -84,13 +84,19 @@ impl From<Failure> for Status {
     }
 }
 
+impl Failure {
+    /// The failure that a peer put into a status; none when the status was made on the way, by a
+    /// connection that broke.
+    pub fn told(status: &Status) -> Option<Self> {
+        let failure = <Failure as prost::Message>::decode(status.details()).ok()?;
+        (failure.code != 0).then_some(failure)
+    }
+}
+
 /// Reads a failure back; a status that did not come from Hostler is translated by its code.
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        if !status.details().is_empty()
-            && let Ok(failure) = <Failure as prost::Message>::decode(status.details())
-            && failure.code != 0
-        {
+        if let Some(failure) = Self::told(&status) {
             return failure;
         }
         let code = match status.code() {

@@ -151,6 +151,10 @@ impl Dispatcher {
                 why = ended(deadline, &cancelled) => {
                     cancelled.cancel();
                     match tokio::time::timeout(LAST_BREATH, &mut task).await {
+                        // That it was cancelled is what it was told; why, it does not know.
+                        Ok(Ok(Err(said))) if said.code() == ErrorCode::Cancelled => {
+                            Ok(Err(why.failure(&name, acts)))
+                        }
                         Ok(joined) => joined,
                         Err(_) => {
                             task.abort();

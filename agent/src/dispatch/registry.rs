@@ -105,7 +105,14 @@ impl<A: Action> Handler for Acting<A> {
                     n => format!("would do {n} steps"),
                 };
                 let answer = Answer::ok(summary, A::Result::default());
-                return Ok(Outcome { unchanged: true, plan_digest: digest, ..outcome(answer) });
+                // Nothing was done, so there is no result: an empty one would read like one.
+                return Ok(Outcome {
+                    unchanged: true,
+                    plan_digest: digest,
+                    r#type: String::new(),
+                    data: Vec::new(),
+                    ..outcome(answer)
+                });
             }
             let answer = A::apply(plan.details, &cx).await?;
             Ok(Outcome { plan_digest: digest, ..outcome(answer) })

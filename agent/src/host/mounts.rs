@@ -1,9 +1,12 @@
 //! Mounted file systems, from /proc/self/mountinfo.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+};
 
 use hostler_proto::wire::{ErrorCode, Failure};
-use procfs::process::Process;
+use procfs::process::{MountInfo, Process};
 
 /// File systems of networks, which have no block device and yet hold files.
 const NETWORKED: [&str; 9] =
@@ -33,10 +36,7 @@ pub struct Mount {
 /// # Errors
 /// When /proc cannot be read.
 pub fn mounts() -> Result<Vec<Mount>, Failure> {
-    let read = Process::myself().and_then(|p| p.mountinfo()).map_err(|e| {
-        let message = format!("/proc/self/mountinfo cannot be read: {e}");
-        Failure::new(ErrorCode::HostFault, message).hint("is /proc mounted for the agent?")
-    })?;
+    let read = table()?;
     let mut mounts: Vec<Mount> = read
         .into_iter()
         .filter_map(|m| {
@@ -60,6 +60,40 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
     let mut seen = HashSet::new();
     mounts.retain(|m| seen.insert((m.number.clone(), m.device.clone())));
     Ok(mounts)
+}
+
+fn table() -> Result<Vec<MountInfo>, Failure> {
+    Process::myself().and_then(|p| p.mountinfo()).map(|m| m.0).map_err(|e| {
+        let message = format!("/proc/self/mountinfo cannot be read: {e}");
+        Failure::new(ErrorCode::HostFault, message).hint("is /proc mounted for the agent?")
+    })
+}
+
+/// The file system of a path, as far as mounts show it.
+#[derive(Debug)]
+pub struct Around {
+    /// Numbers of all mounts of that file system.
+    pub ids: HashSet<i32>,
+    /// Where other file systems are mounted below the path.
+    pub others_below: Vec<String>,
+}
+
+/// Looks around a path that holds no link.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn around(path: &Path) -> Result<Around, Failure> {
+    let table = table()?;
+    // Of several mounts at one place the last one counts.
+    let own = table.iter().filter(|m| path.starts_with(&m.mount_point));
+    let own = own.max_by_key(|m| m.mount_point.as_os_str().len()).map(|m| m.majmin.clone());
+    let same = |m: &&MountInfo| Some(&m.majmin) == own.as_ref();
+    let below = table.iter().map(|m| &m.mount_point).filter(|p| *p != path && p.starts_with(path));
+    let others: BTreeSet<String> = below.map(|p| p.to_string_lossy().into_owned()).collect();
+    Ok(Around {
+        ids: table.iter().filter(same).map(|m| m.mnt_id).collect(),
+        others_below: others.into_iter().collect(),
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Processes and the sockets they hold, read from /proc. Everything here blocks for milliseconds.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt};
+use std::{
+    collections::{HashMap, HashSet},
+    os::unix::fs::MetadataExt,
+};
 
 use procfs::process::{FDTarget, Process, all_processes};
 
@@ -95,9 +98,9 @@ pub struct Deleted {
     pub pid: u32,
 }
 
-/// Deleted files of a file system (by its device number) that are still open, each once. Those of
-/// other users' processes are seen only by root.
-pub fn deleted(device: u64) -> Vec<Deleted> {
+/// Deleted files on some mounts that are still open, each once. Those of other users' processes are
+/// seen only by root.
+pub fn deleted(mounts: &HashSet<i32>) -> Vec<Deleted> {
     let mut found = HashMap::new();
     for process in all_processes().into_iter().flatten().flatten() {
         let Ok(pid) = u32::try_from(process.pid()) else { continue };
@@ -106,14 +109,25 @@ pub fn deleted(device: u64) -> Vec<Deleted> {
             let path = path.to_string_lossy();
             let Some(path) = path.strip_suffix(" (deleted)") else { continue };
             let Ok(file) = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.fd)) else { continue };
-            if file.dev() == device && file.nlink() == 0 {
+            if file.nlink() == 0 && mount(pid, fd.fd).is_some_and(|id| mounts.contains(&id)) {
                 // Blocks of stat(2) have 512 bytes, whatever the file system's are.
                 let bytes = file.blocks().saturating_mul(512);
-                found.entry(file.ino()).or_insert(Deleted { path: path.to_owned(), bytes, pid });
+                found.entry((file.dev(), file.ino())).or_insert(Deleted {
+                    path: path.to_owned(),
+                    bytes,
+                    pid,
+                });
             }
         }
     }
     found.into_values().collect()
+}
+
+/// Number of the mount that a descriptor was opened through. The device of a file tells less: on
+/// an overlay it is that of one of the layers.
+fn mount(pid: u32, fd: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 /// Names of users by number, from /etc/passwd.

@@ -136,12 +136,13 @@ impl Access for Api {
             "host": row.host, "labels": row.labels, "ttl_s": ttl, "uses": uses,
             "replace": row.replace,
         });
-        self.change(&caller, "token.create", &row.id, detail).await?;
-        self.0.store.create_token(&row, &secret.hash()).await.map_err(unstored)?;
+        let (row, hash) = (&row, secret.hash());
+        let create = async { self.0.store.create_token(row, &hash).await.map_err(unstored) };
+        self.change(&caller, "token.create", &row.id, detail, create).await?;
         let authority = Fingerprint::of(self.0.vault.authority.certificate());
         let token = Token { id: row.id.clone(), secret, authority };
         Ok(Response::new(CreateTokenReply {
-            id: row.id,
+            id: row.id.clone(),
             token: token.reveal(),
             expires_us: row.expires_us,
         }))
@@ -175,15 +176,16 @@ impl Access for Api {
         let caller = caller(&request)?;
         let id = request.into_inner().id;
         self.authorise(&caller, What::Administer, None, "token.revoke", &id).await?;
-        self.change(&caller, "token.revoke", &id, serde_json::json!({})).await?;
-        match self.0.store.revoke_token(&id).await.map_err(unstored)? {
-            true => Ok(Response::new(RevokeReply { cut: 0 })),
-            false => {
-                Err(Failure::new(ErrorCode::NotFound, format!("there is no usable token {id}"))
-                    .hint("list them with: hostlerctl token list")
-                    .into())
+        let revoke = async {
+            if self.0.store.revoke_token(&id).await.map_err(unstored)? {
+                return Ok(());
             }
-        }
+            Err(Failure::new(ErrorCode::NotFound, format!("there is no usable token {id}"))
+                .hint("list them with: hostlerctl token list")
+                .into())
+        };
+        self.change(&caller, "token.revoke", &id, serde_json::json!({}), revoke).await?;
+        Ok(Response::new(RevokeReply { cut: 0 }))
     }
 
     async fn add_operator(
@@ -204,8 +206,9 @@ impl Access for Api {
             days => Duration::from_secs(u64::from(days.min(3650)) * 86_400),
         };
         let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "life_s": life.as_secs() });
-        self.change(&caller, "operator.add", &request.name, detail).await?;
-        Ok(Response::new(add_operator(&self.0, name, role, scope, life).await?))
+        let add = add_operator(&self.0, name, role, scope, life);
+        let added = self.change(&caller, "operator.add", &request.name, detail, add).await?;
+        Ok(Response::new(added))
     }
 
     async fn operators(
@@ -228,15 +231,19 @@ impl Access for Api {
         self.authorise(&caller, What::Administer, None, "operator.revoke", &request.name).await?;
         let name: PrincipalName = request.name.parse().map_err(invalid)?;
         let detail = serde_json::json!({ "reason": request.reason });
-        self.change(&caller, "operator.revoke", &request.name, detail).await?;
-        let now = self.0.clock.now().as_microsecond();
-        if !self.0.store.revoke_operator(&name, now).await.map_err(unstored)? {
+        let revoke = async {
+            let now = self.0.clock.now().as_microsecond();
+            if self.0.store.revoke_operator(&name, now).await.map_err(unstored)? {
+                // Stored first: a session that is made in between finds the operator revoked.
+                return Ok(self.0.sessions.cut(&name));
+            }
             let message = format!("there is no operator {name}, or it is revoked");
-            return Err(Failure::new(ErrorCode::NotFound, message)
+            Err(Failure::new(ErrorCode::NotFound, message)
                 .hint("list them with: hostlerctl operator list")
-                .into());
-        }
-        Ok(Response::new(RevokeReply { cut: self.0.sessions.cut(&name) }))
+                .into())
+        };
+        let cut = self.change(&caller, "operator.revoke", &request.name, detail, revoke).await?;
+        Ok(Response::new(RevokeReply { cut }))
     }
 
     async fn who_am_i(

@@ -65,10 +65,6 @@ impl Enrolment for Enrolling {
             .sign(&request.request, principal, &[], app.clock.id(), now, life)
             .map_err(super::operations::invalid)?;
         let facts = CertificateFacts::read(&certificate).map_err(super::operations::invalid)?;
-        let mut labels = token.labels.clone();
-        for (key, value) in request.labels {
-            labels.entry(key).or_insert(value);
-        }
         let intent = Entry {
             kind: "intent",
             principal: format!("token/{id}"),
@@ -83,7 +79,7 @@ impl Enrolment for Enrolling {
         app.auditor.record_all(vec![intent.clone()]).await.map_err(unaudited)?;
         let new = NewHost {
             name: host.clone(),
-            labels,
+            labels: token.labels.clone(),
             machine_id: request.machine_id.chars().take(64).collect(),
             key: facts.key.to_string(),
             certificate_until_us: facts.not_after.as_microsecond(),

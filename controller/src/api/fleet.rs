@@ -144,9 +144,12 @@ impl Fleet for Api {
             check_label(key, value)?;
         }
         let detail = serde_json::json!({ "set": set, "remove": request.remove });
-        self.change(&caller, "host.label", host.as_str(), detail).await?;
-        let row = self.0.store.label(&host, set, &request.remove).await.map_err(unstored)?;
-        Ok(Response::new(record(row.ok_or_else(|| unknown(&host))?, true)))
+        let label = async {
+            let row = self.0.store.label(&host, set, &request.remove).await.map_err(unstored)?;
+            row.ok_or_else(|| unknown(&host))
+        };
+        let row = self.change(&caller, "host.label", host.as_str(), detail, label).await?;
+        Ok(Response::new(record(row, true)))
     }
 
     async fn revoke(
@@ -158,18 +161,20 @@ impl Fleet for Api {
         self.authorise(&caller, What::Administer, None, "host.revoke", &request.host).await?;
         let host: HostName = request.host.parse().map_err(invalid)?;
         let detail = serde_json::json!({ "reason": request.reason });
-        self.change(&caller, "host.revoke", host.as_str(), detail).await?;
         let now = self.0.clock.now().as_microsecond();
         let reason = match request.reason.is_empty() {
             true => format!("revoked by {}", caller.name),
             false => format!("revoked by {}: {}", caller.name, request.reason),
         };
-        if !self.0.store.revoke_host(&host, &reason, now).await.map_err(unstored)? {
-            return Err(unknown(&host));
-        }
-        // Stored first: a link that is made in between finds the host revoked.
-        let link = self.0.links.get(&host);
-        let cut = u32::from(link.inspect(|l| l.cut.cancel()).is_some());
+        let revoke = async {
+            if !self.0.store.revoke_host(&host, &reason, now).await.map_err(unstored)? {
+                return Err(unknown(&host));
+            }
+            // Stored first: a link that is made in between finds the host revoked.
+            let link = self.0.links.get(&host);
+            Ok(u32::from(link.inspect(|l| l.cut.cancel()).is_some()))
+        };
+        let cut = self.change(&caller, "host.revoke", host.as_str(), detail, revoke).await?;
         Ok(Response::new(RevokeReply { cut }))
     }
 }

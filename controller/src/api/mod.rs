@@ -131,24 +131,38 @@ impl Api {
         Err(Failure::from(denied).into())
     }
 
-    /// Records a change that is about to be made.
-    async fn change(
+    /// Makes a change: first it is in the audit, then it is made, then how it came out is there too.
+    async fn change<T>(
         &self,
         caller: &Caller,
         operation: &str,
         subject: &str,
         detail: serde_json::Value,
-    ) -> Result<(), Status> {
-        let entry = Entry {
-            kind: "change",
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let intent = Entry {
+            kind: "intent",
+            invocation: self.0.clock.id().to_string(),
             operation: operation.to_owned(),
             subject: subject.to_owned(),
-            outcome: "ok".to_owned(),
             detail: detail.to_string(),
             ..self.entry(caller)
         };
-        let recorded = self.0.auditor.record_all(vec![entry]).await;
-        recorded.map(drop).map_err(operations::unaudited)
+        let recorded = self.0.auditor.record_all(vec![intent.clone()]).await;
+        recorded.map_err(operations::unaudited)?;
+        let done = work.await;
+        let (outcome, summary) = match &done {
+            Ok(_) => ("ok", ""),
+            Err(status) => ("failed", status.message()),
+        };
+        let outcome = Entry {
+            kind: "outcome",
+            outcome: outcome.to_owned(),
+            detail: serde_json::json!({ "summary": summary }).to_string(),
+            ..intent
+        };
+        self.0.auditor.record_all(vec![outcome]).await.map_err(operations::unaudited)?;
+        done
     }
 
     /// The hosts that a selector matches, by name.
@@ -160,8 +174,12 @@ impl Api {
                 .hint("list the hosts with: hostlerctl hosts --on all")
                 .into());
         }
-        let matching: Vec<_> =
-            hosts.into_iter().filter(|h| selector.matches(&h.candidate())).collect();
+        // A revoked host is no longer one of "all": it is meant only by its name or its state.
+        let meant = |h: &HostRow| {
+            selector.matches(&h.candidate())
+                && (h.revoked_us.is_none() || selector.asks_for_revoked(&h.name))
+        };
+        let matching: Vec<_> = hosts.into_iter().filter(meant).collect();
         if matching.is_empty() {
             let message = format!("no host matches \"{on}\"");
             return Err(Failure::new(ErrorCode::NotFound, message)

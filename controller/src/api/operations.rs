@@ -1,6 +1,6 @@
 //! Runs operations on hosts: who may, to the audit, out, back, to the audit, to the caller.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hostler_core::{
@@ -9,7 +9,6 @@ use hostler_core::{
 };
 use hostler_proto::{
     args,
-    catalogue::OperationSpec,
     name::HostName,
     wire::{
         CancelInvocationRequest, CancelReply, CancelRequest, Delivery, ErrorCode, Event, Failure,
@@ -30,10 +29,11 @@ use crate::{
 
 /// Reports that wait for the audit or for a slow caller. Behind them the hosts are held back.
 const REPORTS: usize = 1024;
+/// How long an action's caller may leave an event unread before it counts as gone.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// A request that was read, permitted and bound to its hosts.
 struct Prepared {
-    spec: Arc<OperationSpec>,
     job: Job,
     hosts: Vec<HostName>,
     entry: Entry,
@@ -69,6 +69,7 @@ impl Operations for Api {
         self.authorise(&caller, What::Cancel, None, "operations.cancel", &id.to_string()).await?;
         let entry = Entry {
             kind: "change",
+            outcome: "ok".into(),
             invocation: id.to_string(),
             operation: "operations.cancel".into(),
             ..self.entry(&caller)
@@ -164,16 +165,17 @@ impl Api {
                 0 => self.0.config.parallel,
                 n => self.0.config.parallel.min(n as usize),
             },
+            acts: spec.kind == Kind::Action && !request.plan,
         };
-        Ok(Prepared { spec: Arc::clone(spec), job, hosts: names, entry })
+        Ok(Prepared { job, hosts: names, entry })
     }
 
     /// Carries the job to the hosts and the reports back. A caller that went away ends a probe; an
     /// action goes on to its end, and to the audit.
     async fn carry(&self, prepared: Prepared, out: mpsc::Sender<Result<RunEvent, Status>>) {
-        let Prepared { spec, job, hosts, entry } = prepared;
+        let Prepared { job, hosts, entry } = prepared;
         let began = tokio::time::Instant::now();
-        let goes_on = spec.kind == Kind::Action && job.call.mode == Mode::Apply;
+        let goes_on = job.acts;
         let started = RunStarted {
             invocation: job.call.invocation.to_string(),
             hosts: hosts.iter().map(ToString::to_string).collect(),
@@ -217,7 +219,13 @@ impl Api {
                     event: Some(report.event),
                     delivery: report.end.unwrap_or(Delivery::Unspecified).into(),
                 };
-                listening = listening && send(&out, run_event::Event::Host(event)).await;
+                let sent = send(&out, run_event::Event::Host(event));
+                // Of an action the audit must hear, whether its caller reads or not.
+                listening = listening
+                    && match goes_on {
+                        true => tokio::time::timeout(UNREAD, sent).await.unwrap_or(false),
+                        false => sent.await,
+                    };
             }
         }
         // A probe whose caller went away: its hosts' outcomes will never be known.
@@ -254,7 +262,9 @@ fn outcome_entry(intent: &Entry, host: &HostName, event: &Event) -> Entry {
         }
         Some(event::Event::Failure(failure)) => {
             let outcome = match failure.code() {
-                ErrorCode::OutcomeUnknown | ErrorCode::Timeout => "outcome-unknown",
+                ErrorCode::OutcomeUnknown => "outcome-unknown",
+                ErrorCode::Unreachable => "unreachable",
+                ErrorCode::Cancelled => "cancelled",
                 _ => "failed",
             };
             (outcome.to_owned(), failure.to_string())

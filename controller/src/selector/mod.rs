@@ -1,7 +1,7 @@
 //! Which hosts are meant. One grammar wherever hosts are named:
 //!
 //! ```text
-//! all                                every host, and only by this word
+//! all                                every host that is not revoked, and only by this word
 //! web-1    web-1,web-2    web-*      a name, names, a pattern
 //! role=db  role!=db  env in (a,b)    labels; fact.os_id=debian asks for a fact
 //! has(canary)  !canary               a label is there, is not there
@@ -54,6 +54,15 @@ impl Selector {
         self.0.matches(host)
     }
 
+    /// Whether a revoked host can be meant: it is named, or hosts are chosen by their state.
+    pub fn asks_for_revoked(&self, host: &HostName) -> bool {
+        self.0.mentions(&|expr| match expr {
+            Expr::Name(name) => name == host,
+            Expr::Is { key, .. } => key == "state",
+            _ => false,
+        })
+    }
+
     /// A sentence for each host that is named and does not exist.
     pub fn unknown_names<'a>(
         &self,
@@ -84,6 +93,15 @@ impl Expr {
             Self::And(all) => all.iter().all(|e| e.matches(host)),
             Self::Or(any) => any.iter().any(|e| e.matches(host)),
         }
+    }
+
+    fn mentions(&self, wanted: &dyn Fn(&Self) -> bool) -> bool {
+        wanted(self)
+            || match self {
+                Self::Not(inner) => inner.mentions(wanted),
+                Self::And(list) | Self::Or(list) => list.iter().any(|e| e.mentions(wanted)),
+                _ => false,
+            }
     }
 
     fn names<'a>(&'a self, into: &mut Vec<&'a HostName>) {

@@ -1,11 +1,14 @@
 //! The audit's records. Nothing here changes or removes one.
 
-use sqlx::{Any, QueryBuilder, Row, any::AnyRow};
+use std::fmt::Write;
+
+use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError};
 use crate::audit::Record;
 
-/// Records in one statement: eleven values each, below SQLite's bound of 32,766.
+const COLUMNS: usize = 11;
+/// Records in one statement; SQLite takes 32,766 values and PostgreSQL 65,535.
 const BATCH: usize = 500;
 
 /// Which records are wanted; an empty text wants all.
@@ -44,6 +47,24 @@ fn read(row: &AnyRow) -> Result<Record, StoreError> {
     })
 }
 
+/// The statement that inserts so many records. Its places are numbered: PostgreSQL knows no `?`.
+fn insertion(records: usize) -> String {
+    let mut text = String::with_capacity(records * 72);
+    for record in 0..records {
+        text.push_str(if record == 0 { "INSERT INTO audit VALUES (" } else { ", (" });
+        for column in 1..=COLUMNS {
+            let _ = write!(
+                text,
+                "{}${}",
+                if column == 1 { "" } else { "," },
+                record * COLUMNS + column
+            );
+        }
+        text.push(')');
+    }
+    text
+}
+
 fn number(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
@@ -57,21 +78,23 @@ impl Store {
         let _writer = self.write().await;
         let mut transaction = self.pool.begin().await?;
         for batch in records.chunks(BATCH) {
-            let mut query = QueryBuilder::<Any>::new("INSERT INTO audit ");
-            query.push_values(batch, |mut row, r| {
-                row.push_bind(number(r.seq))
-                    .push_bind(r.time_us)
-                    .push_bind(r.kind.as_str())
-                    .push_bind(r.principal.as_str())
-                    .push_bind(r.role.as_str())
-                    .push_bind(r.invocation.as_str())
-                    .push_bind(r.operation.as_str())
-                    .push_bind(r.subject.as_str())
-                    .push_bind(r.outcome.as_str())
-                    .push_bind(r.detail.as_str())
-                    .push_bind(r.hash.as_str());
-            });
-            query.build().persistent(false).execute(&mut *transaction).await?;
+            let text = insertion(batch.len());
+            let mut query = sqlx::query(&text).persistent(batch.len() == BATCH);
+            for r in batch {
+                query = query
+                    .bind(number(r.seq))
+                    .bind(r.time_us)
+                    .bind(r.kind.as_str())
+                    .bind(r.principal.as_str())
+                    .bind(r.role.as_str())
+                    .bind(r.invocation.as_str())
+                    .bind(r.operation.as_str())
+                    .bind(r.subject.as_str())
+                    .bind(r.outcome.as_str())
+                    .bind(r.detail.as_str())
+                    .bind(r.hash.as_str());
+            }
+            query.execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(())

@@ -275,7 +275,7 @@ impl Store {
         let _writer = self.write().await;
         sqlx::query(
             "UPDATE hosts SET connection = $2, since_us = $3, reason = $4, last_seen_us = $3 \
-             WHERE name = $1",
+             WHERE name = $1 AND revoked_us = 0",
         )
         .bind(host.as_str())
         .bind(connection.name())

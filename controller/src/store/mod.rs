@@ -118,3 +118,7 @@ fn to_json(map: &std::collections::BTreeMap<String, String>) -> String {
 fn from_json(text: &str) -> Result<std::collections::BTreeMap<String, String>, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Damaged(format!("\"{text}\" is no map")))
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

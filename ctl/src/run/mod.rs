@@ -124,7 +124,8 @@ pub async fn matching(controller: &Controller, on: &str) -> Result<Vec<HostRecor
         Ok(Err(status)) => {
             let failure = hostler_proto::wire::Failure::from(status.clone());
             match failure.code() {
-                ErrorCode::NotFound => Err(none()),
+                ErrorCode::NotFound => Err(Problem::new(Exit::NoHost, failure.message)
+                    .hint("`hostlerctl hosts` lists those that there are")),
                 _ => Err(controller.problem(status)),
             }
         }

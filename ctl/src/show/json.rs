@@ -21,6 +21,8 @@ pub struct Entry<'a> {
     data: Option<Data>,
     #[serde(skip_serializing_if = "Option::is_none")]
     findings: Option<Vec<Finding<'a>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    evidence: Vec<Evidence<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Error<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +60,29 @@ struct Error<'a> {
     hint: &'a str,
     retryable: bool,
     delivery: String,
+}
+
+/// What was really asked of the system.
+#[derive(Debug, Serialize)]
+struct Evidence<'a> {
+    kind: &'a str,
+    what: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    tail: &'a [String],
+}
+
+impl<'a> Evidence<'a> {
+    fn all(of: &'a [hostler_proto::wire::Evidence]) -> Vec<Self> {
+        let one = |e: &'a hostler_proto::wire::Evidence| Self {
+            kind: &e.kind,
+            what: &e.what,
+            exit_code: e.exit_code,
+            tail: &e.tail,
+        };
+        of.iter().map(one).collect()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +127,7 @@ impl<'a> Entry<'a> {
             summary: "",
             data: None,
             findings: None,
+            evidence: Evidence::all(report.evidence()),
             error: None,
             unchanged: None,
             plan: plan.collect(),

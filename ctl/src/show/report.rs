@@ -1,6 +1,8 @@
 //! What became of an operation on one host.
 
-use hostler_proto::wire::{Delivery, ErrorCode, Failure, LogLine, Outcome, PlanStep, Status};
+use hostler_proto::wire::{
+    Delivery, ErrorCode, Evidence, Failure, LogLine, Outcome, PlanStep, Status,
+};
 
 use crate::exit::Exit;
 
@@ -69,6 +71,14 @@ impl Report {
         match &self.end {
             End::Outcome(outcome) => Some(outcome),
             End::Failure(_) => None,
+        }
+    }
+
+    /// What was really asked of the system.
+    pub fn evidence(&self) -> &[Evidence] {
+        match &self.end {
+            End::Outcome(outcome) => &outcome.evidence,
+            End::Failure(failure) => &failure.evidence,
         }
     }
 

@@ -11,7 +11,10 @@ use super::{
     report::{Report, word},
     value,
 };
-use crate::screen::{Traits, harmless};
+use crate::{
+    exit::Exit,
+    screen::{Traits, harmless},
+};
 
 /// More hosts than this that say the same are shown as one line.
 const FOLD_ABOVE: usize = 8;
@@ -42,6 +45,7 @@ pub fn reports(reports: &[Report], spec: &OperationSpec, form: Form, traits: Tra
         .collect();
     parts.extend(rows(&spec.result, &hosts, reports.len() > 1, wide, traits));
     parts.push(findings(reports, spec, traits));
+    parts.push(evidence(reports));
     parts.retain(|p| !p.is_empty());
     parts.join("\n")
 }
@@ -211,6 +215,22 @@ fn plans(reports: &[Report]) -> String {
                 false => format!("undo: {}", harmless(&step.undo)),
             };
             text.push_str(&format!("  ({undo})\n"));
+        }
+    }
+    text
+}
+
+/// What tools said where it did not go well.
+fn evidence(reports: &[Report]) -> String {
+    let mut text = String::new();
+    for report in reports.iter().filter(|r| r.exit() != Exit::AllWell) {
+        for evidence in report.evidence().iter().filter(|e| !e.tail.is_empty()) {
+            let ended = evidence.exit_code.map(|c| format!(" (exit status {c})"));
+            let (host, what) = (harmless(&report.host), harmless(&evidence.what));
+            text.push_str(&format!("{host} $ {what}{}\n", ended.unwrap_or_default()));
+            for line in &evidence.tail {
+                text.push_str(&format!("    {}\n", harmless(line)));
+            }
         }
     }
     text

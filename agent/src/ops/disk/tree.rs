@@ -23,7 +23,7 @@ use roaring::RoaringTreemap;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    host::{blocking, processes},
+    host::{blocking, mounts, processes},
     operation::{Answer, Context, Probe},
 };
 
@@ -89,7 +89,6 @@ struct Sums {
     directories: HashMap<PathBuf, Size>,
     total: Size,
     unreadable: u64,
-    device: u64,
 }
 
 /// One thread's share, handed over when the thread is done.
@@ -124,7 +123,7 @@ fn walk(
         })?
         .dev();
     // A bit per inode that has several names: hard links of whole backups stay small.
-    let linked = Mutex::new(RoaringTreemap::new());
+    let linked: Mutex<HashMap<u64, RoaringTreemap>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let walker = WalkBuilder::new(root)
         .standard_filters(false)
@@ -142,13 +141,12 @@ fn walk(
             }
             seen.fetch_add(1, Ordering::Relaxed);
             match entry.ok().and_then(|e| Some((e.metadata().ok()?, e))) {
-                Some((file, entry)) if file.dev() == device => {
-                    let again = file.nlink() > 1
-                        && !file.is_dir()
-                        && !linked
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert(file.ino());
+                // A file on an overlay has the device of its layer; only directories tell.
+                Some((file, entry)) if !file.is_dir() || file.dev() == device => {
+                    let again = file.nlink() > 1 && !file.is_dir() && {
+                        let mut linked = linked.lock().unwrap_or_else(PoisonError::into_inner);
+                        !linked.entry(file.dev()).or_default().insert(file.ino())
+                    };
                     // Blocks of stat(2) have 512 bytes, whatever the file system's are.
                     let bytes = if again { 0 } else { file.blocks().saturating_mul(512) };
                     let size = Size { bytes, entries: 1 };
@@ -165,7 +163,7 @@ fn walk(
         })
     });
     drop(to);
-    let mut all = Sums { device, ..Sums::default() };
+    let mut all = Sums::default();
     for share in shares {
         all.total.add(share.total);
         all.unreadable += share.unreadable;
@@ -203,20 +201,10 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
     let mut directories: Vec<_> = sums.directories.into_iter().collect();
     directories.sort_by(|(a, x), (b, y)| (Reverse(x.bytes), a).cmp(&(Reverse(y.bytes), b)));
     directories.truncate(top);
-    let mut deleted = processes::deleted(sums.device);
+    let around = mounts::around(root)?;
+    let mut deleted = processes::deleted(&around.ids);
     deleted.sort_by_key(|d| Reverse(d.bytes));
     deleted.truncate(DELETED);
-    let mounts = procfs::process::Process::myself().and_then(|p| p.mountinfo());
-    let mounts = mounts.map_err(|e| {
-        Failure::new(ErrorCode::HostFault, format!("/proc/self/mountinfo cannot be read: {e}"))
-    })?;
-    let mut other_filesystems: Vec<String> = mounts
-        .into_iter()
-        .map(|m| m.mount_point)
-        .filter(|p| p != root && p.starts_with(root))
-        .map(|p| p.to_string_lossy().into_owned())
-        .collect();
-    other_filesystems.dedup();
     Ok(ops::DiskTree {
         directories: directories
             .into_iter()
@@ -229,7 +217,7 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
         total_bytes: sums.total.bytes,
         entries: sums.total.entries,
         unreadable: sums.unreadable,
-        other_filesystems,
+        other_filesystems: around.others_below,
         deleted: deleted
             .into_iter()
             .map(|file| {
@@ -334,9 +322,9 @@ mod tests {
         let path = dir.path().join("gone.log");
         std::fs::write(&path, vec![1; 4 << 20]).expect("written");
         let open = std::fs::File::open(&path).expect("open");
-        let device = open.metadata().expect("stat").dev();
+        let mounts = mounts::around(&dir.path().canonicalize().expect("real")).expect("mounts");
         std::fs::remove_file(&path).expect("removed");
-        let deleted = processes::deleted(device);
+        let deleted = processes::deleted(&mounts.ids);
         let found = deleted.iter().find(|d| Path::new(&d.path) == path).expect("found");
         assert_eq!((found.pid, found.bytes >= 4 << 20), (std::process::id(), true));
         drop(open);

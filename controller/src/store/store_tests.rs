@@ -1,0 +1,238 @@
+//! What the store promises, on SQLite and on a real PostgreSQL server alike.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hostler_core::clock::{Clock, SystemClock};
+use hostler_proto::name::HostName;
+use sqlx::{Connection as _, Executor};
+
+use super::*;
+use crate::{
+    audit::{Auditor, Entry, verify},
+    authz::Role,
+};
+
+/// A store of its own for one test.
+struct Fixture {
+    store: Store,
+    url: String,
+    _dir: Option<tempfile::TempDir>,
+}
+
+async fn sqlite() -> Fixture {
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = format!("sqlite:{}", dir.path().join("store.sqlite").display());
+    Fixture { store: Store::open(&url).await.expect("store"), url, _dir: Some(dir) }
+}
+
+async fn postgres() -> Fixture {
+    let server = std::env::var("HOSTLER_TEST_POSTGRES")
+        .expect("HOSTLER_TEST_POSTGRES names no server; run: make test");
+    install_default_drivers();
+    let mut admin = sqlx::AnyConnection::connect(&format!("{server}/postgres"))
+        .await
+        .expect("the PostgreSQL server of the tests; run: make test");
+    let database = format!("store_{}", SystemClock.id().simple());
+    admin.execute(format!("CREATE DATABASE {database}").as_str()).await.expect("database");
+    let url = format!("{server}/{database}");
+    Fixture { store: Store::open(&url).await.expect("store"), url, _dir: None }
+}
+
+macro_rules! on_both {
+    ($($(#[$attribute:meta])* async fn $name:ident($fixture:ident: Fixture) $body:block)*) => {
+        mod cases { use super::*; $(pub(super) async fn $name($fixture: Fixture) $body)* }
+        mod on_sqlite { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::cases::$name(super::sqlite().await).await; }
+        )* }
+        mod on_postgres { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::cases::$name(super::postgres().await).await; }
+        )* }
+    };
+}
+
+fn name(text: &str) -> HostName {
+    text.parse().expect("a host's name")
+}
+
+fn new_host(text: &str, replace: bool) -> NewHost {
+    NewHost {
+        name: name(text),
+        labels: BTreeMap::from([("role".into(), "web".into())]),
+        machine_id: "m".into(),
+        key: "k".into(),
+        certificate_until_us: 100,
+        replace,
+    }
+}
+
+async fn token(store: &Store, id: &str, uses: i64, expires_us: i64) {
+    let token = TokenRow {
+        id: id.into(),
+        host: String::new(),
+        labels: BTreeMap::new(),
+        created_us: 1,
+        expires_us,
+        uses_left: uses,
+        created_by: "operator/admin".into(),
+        replace: false,
+    };
+    store.create_token(&token, &[7; 32]).await.expect("created");
+}
+
+fn entry(kind: &'static str, invocation: &str) -> Entry {
+    Entry {
+        kind,
+        invocation: invocation.into(),
+        subject: "web-1".into(),
+        operation: "host.facts".into(),
+        ..Entry::default()
+    }
+}
+
+on_both! {
+    async fn a_token_is_spent_only_when_a_host_was_enrolled_with_it(fixture: Fixture) {
+        let store = fixture.store;
+        token(&store, "t", 2, 1000).await;
+        assert!(store.token("t", &[8; 32], 5).await.expect("read").is_none(), "another secret");
+        assert!(store.token("t", &[7; 32], 1000).await.expect("read").is_none(), "expired");
+        store.enroll("t", new_host("web-1", false), 5).await.expect("enrolled");
+        let taken = store.enroll("t", new_host("web-1", false), 5).await;
+        assert!(matches!(taken, Err(EnrollError::Taken)));
+        assert_eq!(store.token("t", &[7; 32], 5).await.expect("read").expect("left").uses_left, 1);
+        store.enroll("t", new_host("web-1", true), 5).await.expect("replaced");
+        let spent = store.enroll("t", new_host("web-2", false), 5).await;
+        assert!(matches!(spent, Err(EnrollError::Token)));
+        assert_eq!(store.hosts().await.expect("hosts").len(), 1);
+    }
+
+    async fn many_hosts_cannot_use_one_token_more_often_than_it_allows(fixture: Fixture) {
+        let store = fixture.store;
+        token(&store, "t", 3, 1000).await;
+        let tasks: Vec<_> = (0..12)
+            .map(|i| {
+                let store = store.clone();
+                let host = new_host(&format!("web-{i}"), false);
+                tokio::spawn(async move { store.enroll("t", host, 5).await.is_ok() })
+            })
+            .collect();
+        let mut enrolled = 0;
+        for task in tasks {
+            enrolled += usize::from(task.await.expect("no panic"));
+        }
+        assert_eq!((enrolled, store.hosts().await.expect("hosts").len()), (3, 3));
+    }
+
+    async fn labels_of_operators_are_set_and_taken_away(fixture: Fixture) {
+        let store = fixture.store;
+        token(&store, "t", 1, 1000).await;
+        store.enroll("t", new_host("web-1", false), 5).await.expect("enrolled");
+        let odd = BTreeMap::from([("note".to_owned(), "a 'quoted' ü $1 -- ; \\".to_owned())]);
+        let row = store.label(&name("web-1"), odd.clone(), &["role".into()]).await.expect("set");
+        assert_eq!(row.expect("the host").labels, odd);
+        let again = store.host(&name("web-1")).await.expect("read").expect("there");
+        assert_eq!(again.labels, odd);
+        assert!(store.label(&name("nope"), odd, &[]).await.expect("asked").is_none());
+    }
+
+    async fn a_link_that_stood_when_the_controller_ended_is_down_when_it_starts(fixture: Fixture) {
+        let store = fixture.store;
+        token(&store, "t", 2, 1000).await;
+        for host in ["web-1", "web-2"] {
+            store.enroll("t", new_host(host, false), 5).await.expect("enrolled");
+        }
+        let up = Connection::Up;
+        store.set_connection(&name("web-1"), up, "", 7).await.expect("set");
+        assert_eq!(store.none_connected("restarted", 9).await.expect("set"), 1);
+        let host = store.host(&name("web-1")).await.expect("read").expect("there");
+        assert_eq!((host.connection, host.since_us), (Connection::Down, 9));
+        assert_eq!(host.reason, "restarted");
+        let never = store.host(&name("web-2")).await.expect("read").expect("there");
+        assert_eq!(never.connection, Connection::Never);
+        assert!(store.revoke_host(&name("web-1"), "stolen", 11).await.expect("revoked"));
+        let host = store.host(&name("web-1")).await.expect("read").expect("there");
+        assert_eq!((host.connection, host.revoked_us), (Connection::Revoked, Some(11)));
+    }
+
+    async fn an_operator_that_counts_is_not_overwritten_and_a_revoked_one_can_be(fixture: Fixture) {
+        let store = fixture.store;
+        let operator = |serial: &str| OperatorRow {
+            name: "alice".parse().expect("a name"),
+            role: Role::Operator,
+            scope: Some("role=web and not canary".parse().expect("a selector")),
+            serial: serial.into(),
+            created_us: 1,
+            certificate_until_us: i64::MAX,
+            revoked_us: None,
+        };
+        assert!(store.add_operator(&operator("1")).await.expect("added"));
+        assert!(!store.add_operator(&operator("2")).await.expect("asked"));
+        let alice = operator("1").name;
+        assert!(store.revoke_operator(&alice, 5).await.expect("revoked"));
+        assert!(!store.revoke_operator(&alice, 5).await.expect("asked"));
+        assert!(store.add_operator(&operator("3")).await.expect("added"));
+        let row = store.operator(&alice).await.expect("read").expect("there");
+        assert_eq!((row.serial.as_str(), row.revoked_us), ("3", None));
+        assert_eq!(row.certificate_until_us, i64::MAX);
+        assert_eq!(row.scope.map(|s| s.to_string()), operator("3").scope.map(|s| s.to_string()));
+    }
+
+    async fn the_audit_is_one_chain_however_many_write_at_once(fixture: Fixture) {
+        let store = fixture.store;
+        let (auditor, _) =
+            Auditor::start(store.clone(), Arc::new(SystemClock)).await.expect("started");
+        let tasks: Vec<_> = (0..200)
+            .map(|i| {
+                let auditor = auditor.clone();
+                let both = vec![entry("intent", &i.to_string()), entry("outcome", &i.to_string())];
+                tokio::spawn(async move { auditor.record_all(both).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic").expect("recorded");
+        }
+        let (walk, problem) = verify(&store).await.expect("walked");
+        assert_eq!((walk.records, problem), (400, None));
+        let filter = AuditFilter { invocation: "17".into(), limit: 10, ..AuditFilter::default() };
+        let pair = store.audit(&filter).await.expect("read");
+        assert_eq!(pair.len(), 2);
+        assert_eq!(pair[0].seq, pair[1].seq + 1, "entries of one request stay together");
+    }
+
+    async fn what_an_earlier_controller_let_go_is_recovered_once(fixture: Fixture) {
+        let store = fixture.store;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (auditor, recovered) =
+            Auditor::start(store.clone(), Arc::clone(&clock)).await.expect("started");
+        assert_eq!(recovered, 0);
+        let entries = vec![entry("intent", "1"), entry("intent", "2"), entry("outcome", "1")];
+        auditor.record_all(entries).await.expect("recorded");
+        for expected in [1, 0] {
+            let (_, recovered) =
+                Auditor::start(store.clone(), Arc::clone(&clock)).await.expect("started");
+            assert_eq!(recovered, expected);
+        }
+        let (walk, problem) = verify(&store).await.expect("walked");
+        assert_eq!((walk.records, problem), (4, None));
+    }
+
+    async fn a_store_of_a_newer_controller_is_left_alone(fixture: Fixture) {
+        let Fixture { store, url, _dir } = fixture;
+        let newer = "INSERT INTO _sqlx_migrations \
+                     (version, description, success, checksum, execution_time) \
+                     VALUES (9999, 'newer', true, '', 0)";
+        sqlx::query(newer).execute(&store.pool).await.expect("inserted");
+        let error = Store::open(&url).await.expect_err("refused");
+        assert!(matches!(error, StoreError::Newer(9999)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_is_named_without_its_password() {
+    let error = Store::open("postgres://me:secret@127.0.0.1:1/none").await.expect_err("refused");
+    let text = error.to_string();
+    assert!(text.contains("127.0.0.1:1/none") && !text.contains("secret"), "{text}");
+    let error = Store::open("sqlite:/no/such/directory/store").await.expect_err("refused");
+    assert!(error.to_string().contains("/no/such/directory/store"), "{error}");
+}

@@ -1,0 +1,310 @@
+//! The link and the operations on hosts that booted systemd: cables are pulled, units crash, disks
+//! fill up, power is cut.
+
+use std::time::Duration;
+
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    lab::Lab,
+    process::{eventually, within},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A link that notices within seconds.
+const QUICK: &str = "keepalive = \"2s\"\nkeepalive_timeout = \"2s\"";
+const AGENT: &str = "state_dir = \"/var/lib/hostler-agent\"\n[link]\nkeepalive = \"2s\"\n\
+                     keepalive_timeout = \"2s\"\nreconnect_longest = \"1s\"\n";
+
+fn fleet(lab: &Lab) -> Fleet {
+    let fleet = Fleet::new(Place::Lab, QUICK);
+    for host in ["h1", "h2"] {
+        lab.join(&fleet, host, AGENT);
+    }
+    fleet
+}
+
+/// One host's result of an operation.
+fn on(fleet: &Fleet, host: &str, args: &[&str], code: i32) -> Value {
+    let args = [args, &["--on", host, "-o", "json"]].concat();
+    let results = fleet.ctl(&args).exits(code).json();
+    let results = results.as_array().expect("a list");
+    assert_eq!(results.len(), 1, "{results:?}");
+    results[0].clone()
+}
+
+type Try = fn(&Fleet, &Lab);
+
+/// What every operation of the catalogue does on a booted host. The catalogue's test compares this
+/// list with the catalogue.
+const OPERATIONS: [(&str, Try); 15] = [
+    ("host.facts", facts),
+    ("host.resources", resources),
+    ("host.processes", processes),
+    ("disk.usage", usage),
+    ("disk.tree", tree),
+    ("net.listeners", listeners),
+    ("net.port-owner", port_owner),
+    ("systemd.status", status),
+    ("systemd.start", start),
+    ("systemd.stop", stop),
+    ("systemd.restart", restart),
+    ("systemd.reload", reload),
+    ("journal.read", journal),
+    ("logs.tail", logs),
+    ("http.check", http),
+];
+
+#[test]
+fn every_operation_does_on_a_booted_host_what_the_hosts_own_tools_say() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    for (name, test) in OPERATIONS {
+        eprintln!("{name}");
+        test(&fleet, &lab);
+    }
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn every_operation_of_the_catalogue_is_tested_on_a_booted_host() {
+    let catalogue = hostler_proto::catalogue::Catalogue::embedded().expect("a catalogue");
+    let mut named: Vec<_> = catalogue.iter().map(|spec| spec.name.clone()).collect();
+    let mut tested: Vec<_> = OPERATIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    named.sort();
+    tested.sort();
+    assert_eq!(named, tested);
+}
+
+fn facts(fleet: &Fleet, lab: &Lab) {
+    let facts = on(fleet, "h1", &["host", "facts"], 0);
+    let uname = lab.exec("h1", &["uname", "-r"]);
+    assert_eq!(facts["data"]["kernel"], uname.trim());
+    assert!(facts["summary"].as_str().expect("text").contains("Debian"), "{facts}");
+}
+
+fn resources(fleet: &Fleet, lab: &Lab) {
+    let seen = on(fleet, "h1", &["host", "resources", "--interval", "1s"], 0);
+    let meminfo = lab.exec("h1", &["grep", "MemTotal", "/proc/meminfo"]);
+    let kib: u64 = meminfo.split_whitespace().nth(1).expect("a size").parse().expect("a number");
+    assert_eq!(seen["data"]["memory_total_bytes"].as_u64(), Some(kib * 1024));
+}
+
+fn processes(fleet: &Fleet, _: &Lab) {
+    let seen = on(fleet, "h1", &["host", "processes", "--by", "memory", "--top", "50"], 0);
+    let list = seen["data"]["processes"].as_array().expect("a list").clone();
+    let units: Vec<_> = list.iter().filter_map(|p| p["unit"].as_str()).collect();
+    assert!(units.contains(&"omnidoc-backend.service"), "{units:?}");
+}
+
+fn usage(fleet: &Fleet, lab: &Lab) {
+    assert_eq!(on(fleet, "h1", &["disk", "usage", "/"], 0)["status"], "ok");
+    lab.script(&["fill", "h1", "20"]);
+    let full = on(fleet, "h1", &["disk", "usage", "/"], 1);
+    assert_eq!(full["status"], "critical");
+    lab.script(&["unfill", "h1"]);
+    assert_eq!(on(fleet, "h1", &["disk", "usage", "/"], 0)["status"], "ok");
+    on(fleet, "h1", &["disk", "usage", "/nowhere"], 1);
+}
+
+fn tree(fleet: &Fleet, lab: &Lab) {
+    let make = "mkdir -p /srv/big/a/b && head -c 30M /dev/zero > /srv/big/a/b/file && \
+                ln /srv/big/a/b/file /srv/big/again";
+    lab.exec("h1", &["sh", "-c", make]);
+    let seen = on(fleet, "h1", &["disk", "tree", "/srv/big"], 0);
+    let du = lab.exec("h1", &["du", "-s", "-B1", "/srv/big"]);
+    let bytes = du.split_whitespace().next().expect("a size").parse().expect("a number");
+    assert_eq!(seen["data"]["total_bytes"].as_u64(), Some(bytes));
+    assert_eq!(seen["data"]["directories"][0]["path"], "/srv/big/a");
+    // What the policy does not allow is refused in the same words whether it exists or not.
+    for path in ["/etc", "/etc/nosuch"] {
+        let said = fleet.ctl(&["disk", "tree", path, "--on", "h1"]).exits(4);
+        assert!(format!("{}{}", said.out, said.err).contains("policy.paths"), "{said:?}");
+    }
+}
+
+fn listeners(fleet: &Fleet, _: &Lab) {
+    let seen = on(fleet, "h1", &["net", "listeners"], 0);
+    let list = seen["data"]["listeners"].as_array().expect("a list").clone();
+    for (port, unit) in [(80, "nginx.service"), (6379, "redis-server.service")] {
+        let found = list.iter().find(|l| l["port"] == port).expect("listed");
+        assert_eq!(found["unit"], unit);
+    }
+}
+
+fn port_owner(fleet: &Fleet, _: &Lab) {
+    let seen = on(fleet, "h1", &["net", "port-owner", "5432"], 0);
+    assert_eq!(seen["data"]["listeners"][0]["unit"], "postgresql@15-main.service");
+    let none = on(fleet, "h1", &["net", "port-owner", "59999"], 0);
+    assert!(none["summary"].as_str().expect("text").contains("nobody"), "{none}");
+}
+
+fn active(lab: &Lab, unit: &str) -> bool {
+    lab.succeeds("h1", &["systemctl", "is-active", "--quiet", unit])
+}
+
+fn status(fleet: &Fleet, lab: &Lab) {
+    let seen = on(fleet, "h1", &["systemd", "status", "nginx"], 0);
+    let pid = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
+    let unit = &seen["data"]["units"][0];
+    assert_eq!(unit["main_pid"].to_string(), pid.trim(), "{seen}");
+    lab.write("h1", "/run/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n");
+    lab.exec("h1", &["sh", "-c", "systemctl daemon-reload; systemctl start broken; true"]);
+    eventually("it has failed", || !active(lab, "broken"));
+    let seen = on(fleet, "h1", &["systemd", "status"], 1);
+    assert!(seen["findings"].to_string().contains("broken.service"), "{seen}");
+    lab.exec("h1", &["systemctl", "reset-failed", "broken"]);
+    on(fleet, "h1", &["systemd", "status"], 0);
+}
+
+fn stop(fleet: &Fleet, lab: &Lab) {
+    let plan = on(fleet, "h1", &["systemd", "stop", "nginx", "--plan"], 0);
+    assert_eq!(plan["plan"].as_array().map(Vec::len), Some(1), "{plan}");
+    assert!(active(lab, "nginx"), "a plan changes nothing");
+    on(fleet, "h1", &["systemd", "stop", "nginx", "--yes"], 0);
+    assert!(!active(lab, "nginx"));
+    let again = on(fleet, "h1", &["systemd", "stop", "nginx", "--yes"], 0);
+    assert_eq!(again["unchanged"], true, "{again}");
+    lab.exec("h1", &["systemctl", "start", "nginx"]);
+}
+
+fn start(fleet: &Fleet, lab: &Lab) {
+    lab.exec("h1", &["systemctl", "stop", "nginx"]);
+    on(fleet, "h1", &["systemd", "start", "nginx", "--yes"], 0);
+    assert!(active(lab, "nginx"));
+    let missing = on(fleet, "h1", &["systemd", "start", "ngnix", "--yes"], 1);
+    assert!(missing.to_string().contains("nginx.service"), "the nearest is named: {missing}");
+}
+
+fn restart(fleet: &Fleet, lab: &Lab) {
+    let before = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
+    let seen = on(fleet, "h1", &["systemd", "restart", "nginx", "--yes"], 0);
+    let after = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
+    assert_ne!(before, after);
+    assert_eq!(seen["data"]["after"]["main_pid"].to_string(), after.trim());
+    // One that dies soon after its start has not been restarted well.
+    let unit = "[Service]\nExecStart=/bin/sh -c 'echo giving up; sleep 1; exit 3'\n";
+    lab.write("h1", "/run/systemd/system/frail.service", unit);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+    let seen = on(fleet, "h1", &["systemd", "restart", "frail", "--yes"], 1);
+    assert_eq!(seen["status"], "critical");
+    assert!(seen.to_string().contains("giving up"), "its last lines are evidence: {seen}");
+    lab.exec("h1", &["systemctl", "reset-failed", "frail"]);
+}
+
+fn reload(fleet: &Fleet, lab: &Lab) {
+    let before = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
+    on(fleet, "h1", &["systemd", "reload", "nginx", "--yes"], 0);
+    assert_eq!(before, lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]));
+    let said = fleet.ctl(&["systemd", "reload", "redis-server", "--on", "h1", "--yes"]).exits(1);
+    assert!(said.out.contains("restart"), "{said:?}");
+}
+
+fn journal(fleet: &Fleet, lab: &Lab) {
+    let mark = format!("mark{}x", std::process::id());
+    for i in 0..5 {
+        lab.exec("h1", &["logger", "-t", "probe", &format!("{mark} line {i} 'quoted' ü")]);
+    }
+    let read = |more: &[&str]| {
+        let base = ["journal", "read", "--match", &mark, "--on", "h1", "-o", "json"];
+        let args = [&base[..], more].concat();
+        let said = fleet.ctl(&args).exits(0);
+        said.json()[0].clone()
+    };
+    eventually("the journal has them", || read(&[])["data"]["lines"].as_u64() == Some(5));
+    let some = read(&["--lines", "2"]);
+    let texts = some["lines"].to_string();
+    assert!(texts.contains("line 3") && texts.contains("line 4 'quoted' ü"), "{some}");
+    assert!(!texts.contains("line 2"), "{some}");
+    assert_eq!(some["data"]["more"], true);
+    let follow = ["journal", "read", "--follow", "--match", &mark, "--on", "h1", "-o", "jsonl"];
+    let mut following = fleet.ctl_begins(&follow, "journal.out");
+    eventually("old lines come", || following.log().contains("line 4"));
+    lab.exec("h1", &["logger", "-t", "probe", &format!("{mark} afterwards")]);
+    eventually("new lines come", || following.log().contains("afterwards"));
+    let readers = || lab.succeeds("h1", &["pgrep", "-f", "journalctl.*--follow"]);
+    assert!(readers());
+    following.signal(Signal::INT);
+    following.ended();
+    eventually("nothing is left on the host", || !readers());
+}
+
+fn logs(fleet: &Fleet, lab: &Lab) {
+    lab.exec("h1", &["sh", "-c", "mkdir -p /var/log/try; echo one > /var/log/try/a.log"]);
+    let follow = ["logs", "tail", "/var/log/try/*.log", "--follow", "--on", "h1", "-o", "jsonl"];
+    let mut following = fleet.ctl_begins(&follow, "logs.out");
+    eventually("the old line comes", || following.log().contains("one"));
+    let rotate = "cd /var/log/try; echo two >> a.log; mv a.log a.log.1; echo three > a.log; \
+                  echo four > b.log";
+    lab.exec("h1", &["sh", "-c", rotate]);
+    for word in ["two", "three", "four"] {
+        eventually(word, || following.log().contains(word));
+    }
+    following.signal(Signal::INT);
+    following.ended();
+    lab.exec("h1", &["rm", "-r", "/var/log/try"]);
+}
+
+fn http(fleet: &Fleet, lab: &Lab) {
+    let seen = on(fleet, "h1", &["http", "check", "http://127.0.0.1/health"], 0);
+    assert_eq!(seen["data"]["status"], 200);
+    lab.exec("h1", &["systemctl", "stop", "nginx"]);
+    let seen = on(fleet, "h1", &["http", "check", "http://127.0.0.1/health"], 1);
+    assert_eq!(seen["status"], "critical");
+    lab.exec("h1", &["systemctl", "start", "nginx"]);
+}
+
+#[test]
+fn a_host_that_falls_silent_is_found_and_comes_back_by_itself() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    for fault in ["drop", "in", "out", "link"] {
+        lab.script(&["cut", "h2", fault]);
+        let found =
+            within(Duration::from_secs(15), fault, || fleet.host("h2")["connection"] == "down");
+        eprintln!("{fault}: found after {found:?}");
+        assert!(!fleet.host("h2")["reason"].as_str().expect("a reason").is_empty());
+        // It holds up nobody.
+        let said = fleet.ctl(&["host", "facts", "--on", "all"]).exits(3);
+        assert!(said.out.contains("h1") && said.out.contains("unreachable"), "{said:?}");
+        lab.script(&["heal", "h2"]);
+        fleet.wait_for("h2", "up");
+    }
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+}
+
+#[test]
+fn a_host_that_loses_power_in_the_middle_of_an_action_is_reported_as_unknown() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 30\n";
+    lab.write("h2", "/etc/systemd/system/slow.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "slow", "--on", "h2", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "slow.out");
+    eventually("it is being started", || {
+        let state = lab.exec("h2", &["systemctl", "show", "slow", "-P", "ActiveState"]);
+        state.trim() == "activating"
+    });
+    lab.script(&["kill", "h2"]);
+    assert_eq!(starting.ended(), Some(3), "{}", starting.log());
+    assert!(starting.log().contains("unknown"), "{}", starting.log());
+    let audit = fleet.audit();
+    let unknown = |r: &&Value| r["operation"] == "systemd.start" && r["kind"] == "outcome";
+    let outcome = audit.iter().find(unknown).expect("an outcome");
+    assert!(outcome["outcome"].as_str().expect("text").contains("unknown"), "{outcome}");
+    lab.script(&["boot", "h2"]);
+}
+
+#[test]
+fn a_frozen_host_is_found_and_its_agent_goes_on_when_it_thaws() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.script(&["freeze", "h2"]);
+    within(Duration::from_secs(15), "the silence is found", || {
+        fleet.host("h2")["connection"] == "down"
+    });
+    lab.script(&["thaw", "h2"]);
+    fleet.wait_for("h2", "up");
+    fleet.ctl(&["host", "facts", "--on", "h2"]).exits(0);
+}
