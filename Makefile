@@ -1,22 +1,26 @@
-# Every target installs what it needs. `make test` is what CI runs.
+# Every target installs what it needs. `make demo` shows it, `make test` is what CI runs.
 CARGO ?= cargo
 
-.PHONY: build test lint fmt
+.PHONY: build demo test lint fmt deny
 
 build:
 	$(CARGO) build --workspace
 
-# Runs every test. cargo-nextest is used where it is installed.
+# A throw-away fleet on this machine, until Ctrl-C.
+demo:
+	CARGO="$(CARGO)" deploy/demo
+
+# Every test, on real servers and booted hosts. Arguments for the runner: make test TESTS="-E 'test(audit)'"
 test:
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  $(CARGO) nextest run --workspace; \
-	else \
-	  $(CARGO) test --workspace; \
-	fi
+	CARGO="$(CARGO)" tests/run $(TESTS)
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Licences, advisories and duplicates; needs cargo-deny and the advisory database.
+deny:
+	$(CARGO) deny check
 
 fmt:
 	$(CARGO) fmt --all
