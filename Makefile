@@ -1,7 +1,7 @@
 # Every target installs what it needs. `make demo` shows it, `make test` is what CI runs.
 CARGO ?= cargo
 
-.PHONY: build demo test lint fmt deny
+.PHONY: build demo test bench lint fmt deny
 
 build:
 	$(CARGO) build --workspace
@@ -13,6 +13,11 @@ demo:
 # Every test, on real servers and booted hosts. Arguments for the runner: make test TESTS="-E 'test(audit)'"
 test:
 	CARGO="$(CARGO)" tests/run $(TESTS)
+
+# A simulated fleet of 100, 1,000 and 10,000 hosts against a real controller; some minutes.
+bench:
+	$(CARGO) build --release --workspace
+	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench $(HOSTS)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,6 +1,6 @@
 //! The agent's command line.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
@@ -8,10 +8,14 @@ use hostler_agent::{
     enroll::{self, Candidate},
     run,
 };
-use hostler_core::{clock::SystemClock, config as files, token::Token};
+use hostler_core::{
+    clock::SystemClock,
+    config as files,
+    telemetry::{self, Logs},
+    token::Token,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Keeps this host in working order for the controllers of its fleet.
 #[derive(Debug, Parser)]
@@ -55,22 +59,25 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("HOSTLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match arguments.log_json {
-        true => log.json().init(),
-        false => log.with_target(false).init(),
-    }
-    match execute(arguments).await {
+    let logs = if arguments.log_json { Logs::Json } else { Logs::Text };
+    let telemetry = match telemetry::start("hostler-agent", logs) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            // There is no log yet.
+            let _ = writeln!(std::io::stderr(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = execute(arguments).await;
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    drop(telemetry);
+    code
 }
 
 async fn execute(arguments: Arguments) -> Result<(), run::Error> {

@@ -16,6 +16,7 @@ use futures_util::{FutureExt, Stream};
 use hostler_core::{
     call::{Call, Raw},
     clock::{Clock, InvocationId},
+    telemetry,
 };
 use hostler_proto::{
     DESCRIPTORS,
@@ -36,6 +37,7 @@ use tonic::{
 };
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+use tracing::Instrument;
 
 use crate::{
     dispatch::{Dispatcher, Events},
@@ -133,7 +135,10 @@ impl ServerStreamingService<Bytes> for Operation {
         let (dispatcher, path, fresh) = (self.dispatcher.clone(), self.path.clone(), self.fresh);
         let run = async move {
             let call = Call::read(request.metadata(), fresh)?;
-            let events = dispatcher.run(&path, request.into_inner(), call).await?;
+            let span = tracing::info_span!("call", path);
+            telemetry::join(&span, request.metadata());
+            let running = dispatcher.run(&path, request.into_inner(), call);
+            let events = running.instrument(span).await?;
             Ok(tonic::Response::new(Encoded(events)))
         };
         Box::pin(run.map(|r: Result<_, Failure>| r.map_err(Status::from)))

@@ -5,6 +5,7 @@
 //! - [`listen`]: the one port; [`reception`]: what becomes of a connection
 //! - [`api`]: what it answers to operators and enrolling hosts
 //! - [`links`], [`sessions`]: who is connected now; [`relay`]: one operation to many hosts
+//! - [`metrics`]: what a monitoring system sees
 //! - [`selector`]: which hosts are meant; [`authz`]: who may; [`audit`]: what was asked for
 //! - [`store`]: what must outlive it; all SQL is there
 
@@ -14,6 +15,7 @@ pub mod authz;
 pub mod config;
 pub mod links;
 pub mod listen;
+pub mod metrics;
 pub mod reception;
 pub mod relay;
 pub mod run;

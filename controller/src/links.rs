@@ -16,6 +16,7 @@ use hostler_core::{
     call::{Call, Raw},
     link::Channel,
     pki::Fingerprint,
+    telemetry,
 };
 use hostler_proto::{
     name::HostName,
@@ -173,6 +174,7 @@ impl Link {
         grpc.ready().await.map_err(|_| CallError::NotSent)?;
         let mut request = tonic::Request::new(request);
         call.write(request.metadata_mut());
+        telemetry::send(request.metadata_mut());
         let reply = grpc.server_streaming(request, path, Raw).await.map_err(CallError::Status)?;
         Ok(reply.into_inner())
     }

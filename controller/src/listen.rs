@@ -52,6 +52,9 @@ pub trait Reception: Clone + Send + Sync + 'static {
         stream: TlsStream<TcpStream>,
         from: SocketAddr,
     ) -> impl Future<Output = ()> + Send;
+
+    /// Is told of one that was refused before it was proven.
+    fn refused(&self, _why: &Refused) {}
 }
 
 /// The configurations of the four protocols.
@@ -153,6 +156,7 @@ pub async fn listen<R: Reception>(
                 Err(refused) => Err(refused),
             };
             if let Err(refused) = received {
+                reception.refused(&refused);
                 tracing::warn!(%from, "a connection was refused: {refused}");
             }
         });

@@ -1,22 +1,17 @@
 //! The controller's command line.
 
-use std::{
-    io::{IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hostler_controller::{config::Config, run};
 use hostler_core::{
     config as files,
     identity::{FleetName, PrincipalName},
+    telemetry::{self, Logs},
 };
 use hostler_proto::wire::AddOperatorReply;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Holds a fleet: its identities, the links to its hosts, and the audit.
 #[derive(Debug, Parser)]
@@ -55,22 +50,25 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("HOSTLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match arguments.log_json {
-        true => log.json().init(),
-        false => log.with_target(false).init(),
-    }
-    match execute(arguments).await {
+    let logs = if arguments.log_json { Logs::Json } else { Logs::Text };
+    let telemetry = match telemetry::start("hostler-controller", logs) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            // There is no log yet.
+            let _ = writeln!(std::io::stderr(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = execute(arguments).await;
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    drop(telemetry);
+    code
 }
 
 async fn execute(arguments: Arguments) -> Result<(), run::Error> {

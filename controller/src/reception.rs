@@ -24,7 +24,7 @@ use crate::{
         enrolment::{Enrolling, Renewing},
     },
     links::{self, Joined, Offer},
-    listen::{Reception, serve_briefly},
+    listen::{Reception, Refused, serve_briefly},
 };
 
 /// How long a fresh link may take to say who it is.
@@ -33,6 +33,10 @@ const HELLO: Duration = Duration::from_secs(15);
 const LIFE_SIGN: Duration = Duration::from_secs(3);
 
 impl Reception for Api {
+    fn refused(&self, _: &Refused) {
+        self.0.metrics.refused.inc();
+    }
+
     async fn receive(
         &self,
         protocol: Protocol,

@@ -16,6 +16,7 @@ use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
+use tracing::Instrument;
 
 use crate::links::{CallError, Links};
 
@@ -65,7 +66,8 @@ pub async fn relay(links: &Links, hosts: Vec<HostName>, job: Job, out: mpsc::Sen
     let job = &job;
     let out = &out;
     let tasks = online.into_iter().map(|(_, host)| async move {
-        let end = one(links, &host, job, out).await;
+        let span = tracing::debug_span!("call", %host);
+        let end = one(links, &host, job, out).instrument(span).await;
         out.send(end).await
     });
     let mut tasks = stream::iter(tasks).buffer_unordered(job.parallel.max(1));

@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     links::Links,
     listen::{Door, listen},
+    metrics::{self, Metrics},
     sessions::Sessions,
     store::Store,
     vault::Vault,
@@ -28,7 +29,9 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result<App, Error> {
     let store = Store::open(&config.store_url()).await?;
-    let (auditor, recovered) = Auditor::start(store.clone(), Arc::clone(&clock)).await?;
+    let metrics = Metrics::default();
+    let (auditor, recovered) =
+        Auditor::start(store.clone(), Arc::clone(&clock), metrics.clone()).await?;
     if recovered > 0 {
         tracing::warn!(recovered, "outcomes are unknown: the controller ended before they came");
     }
@@ -42,6 +45,7 @@ async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result
         links: Links::default(),
         sessions: Sessions::default(),
         catalogue: Catalogue::embedded()?,
+        metrics,
         clock,
     })
 }
@@ -84,6 +88,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("the controller cannot listen on {address} (key listen): {e}"))?;
+    let monitored = match config.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
     let grace = config.renewal_grace;
     let authority = vault.authority.certificate().clone();
     let fleet = vault.authority.fleet().clone();
@@ -93,6 +101,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let now = app.clock.now().as_microsecond();
     let lost = app.store.none_connected("the controller was restarted", now).await?;
     tracing::info!(fleet = %app.fleet, %address, lost, "the controller runs");
-    listen(listener, door, Api(Arc::new(app)), stop).await;
+    let app = Arc::new(app);
+    let monitored = monitored
+        .map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&app), stop.clone())));
+    listen(listener, door, Api(app), stop).await;
+    if let Some(serving) = monitored {
+        let _ = serving.await;
+    }
     Ok(())
 }

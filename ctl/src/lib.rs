@@ -11,6 +11,7 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::ArgMatches;
+use hostler_core::telemetry::{self, Logs};
 use hostler_proto::catalogue::Catalogue;
 
 use crate::{
@@ -88,7 +89,11 @@ pub fn dispatch(
                 .enable_all()
                 .build()
                 .map_err(|e| Problem::new(Exit::Failed, format!("no runtime: {e}")))?;
-            runtime.block_on(ask(catalogue, matches, screen))
+            runtime.block_on(async {
+                let _telemetry = telemetry::start("hostlerctl", Logs::None)
+                    .map_err(|e| Problem::usage(e.to_string()))?;
+                ask(catalogue, matches, screen).await
+            })
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The main job on real processes: a controller, agents that enrolled themselves, hostlerctl.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
@@ -251,4 +256,36 @@ fn bad_input_ends_in_one_sentence() {
     let said = fleet.enroll("web-1", "hst1.x").expect_err("no token");
     assert!(said.contains("token"), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
+    let address = format!("127.9.255.{}:9443", std::process::id() % 250 + 1);
+    let mut fleet = Fleet::new(Place::Loopback, &format!("metrics = \"{address}\""));
+    fleet.join("web-1", &[], "");
+    fleet.join("web-2", &[], "");
+    fleet.take_agent("web-2").kill();
+    fleet.wait_for("web-2", "down");
+    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(&address).expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("asked");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("answered");
+        text
+    };
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    let text = get("/metrics");
+    for line in [
+        "hostler_hosts{connection=\"up\"} 1",
+        "hostler_hosts{connection=\"down\"} 1",
+        "hostler_links 1",
+        "hostler_operations_total{operation=\"host.facts\",outcome=\"ok\"} 1",
+        "hostler_certificate_end_timestamp_seconds{kind=\"host\",name=\"web-1\"}",
+        "hostler_certificate_end_timestamp_seconds{kind=\"authority\"",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
 }

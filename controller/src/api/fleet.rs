@@ -202,6 +202,6 @@ fn unknown(host: &HostName) -> Status {
 }
 
 /// End of the authority's certificate, which carries no identity.
-fn authority_until(der: &[u8]) -> Option<i64> {
+pub(crate) fn authority_until(der: &[u8]) -> Option<i64> {
     CertificateFacts::until(der).map(|t| t.as_microsecond())
 }

@@ -7,6 +7,8 @@ pub mod enrolment;
 mod fleet;
 mod operations;
 
+pub(crate) use fleet::authority_until;
+
 use std::sync::Arc;
 
 use hostler_core::{
@@ -27,6 +29,7 @@ use crate::{
     authz::{Caller, Candidate, What, authorise},
     config::Config,
     links::{Link, Links, Twin},
+    metrics::Metrics,
     selector::Selector,
     sessions::Sessions,
     store::{Connection, HostRow, Store},
@@ -63,6 +66,8 @@ pub struct App {
     pub catalogue: Catalogue,
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Who makes this call; put there by the connection that carries it.

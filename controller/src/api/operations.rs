@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hostler_core::{
     call::{Call, Mode},
     clock::InvocationId,
+    telemetry,
 };
 use hostler_proto::{
     args,
@@ -19,11 +20,13 @@ use hostler_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::{Api, caller};
 use crate::{
     audit::Entry,
     authz::{Caller, Permit, What},
+    metrics::Ended,
     relay::{Job, Report, relay},
 };
 
@@ -45,6 +48,9 @@ impl Operations for Api {
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
         let caller = caller(&request)?;
+        let operation = &request.get_ref().operation;
+        let span = tracing::info_span!("run", operation, operator = %caller.name);
+        telemetry::join(&span, request.metadata());
         let prepared = self.prepare(&caller, request.into_inner()).await?;
         // Fail closed: nothing is let go before its intent is in the audit.
         let intents = prepared.hosts.iter().map(|host| Entry {
@@ -56,7 +62,7 @@ impl Operations for Api {
 
         let (out, answer) = mpsc::channel(64);
         let api = self.clone();
-        tokio::spawn(async move { api.carry(prepared, out).await });
+        tokio::spawn(async move { api.carry(prepared, out).await }.instrument(span));
         Ok(Response::new(ReceiverStream::new(answer)))
     }
 
@@ -184,7 +190,7 @@ impl Api {
         let (reports, mut arriving) = mpsc::channel::<Report>(REPORTS);
         let links = self.0.links.clone();
         let all = hosts.clone();
-        tokio::spawn(async move { relay(&links, all, job, reports).await });
+        tokio::spawn(async move { relay(&links, all, job, reports).await }.in_current_span());
 
         let mut open: std::collections::HashSet<HostName> = hosts.into_iter().collect();
         let mut summary = RunSummary::default();
@@ -200,6 +206,10 @@ impl Api {
             let ends = batch.iter().filter(|r| r.end.is_some());
             let entries =
                 ends.map(|r| outcome_entry(&entry, &r.host, &r.event)).collect::<Vec<_>>();
+            for ended in &entries {
+                let (operation, outcome) = (ended.operation.clone(), ended.outcome.clone());
+                self.0.metrics.operations.get_or_create(&Ended { operation, outcome }).inc();
+            }
             if !entries.is_empty()
                 && let Err(error) = self.0.auditor.record_all(entries).await
             {
@@ -238,6 +248,7 @@ impl Api {
             tracing::error!(%error, "outcomes could not be audited");
         }
         summary.took_s = began.elapsed().as_secs_f64();
+        self.0.metrics.requests.observe(summary.took_s);
         if listening {
             send(&out, run_event::Event::Summary(summary)).await;
         }

@@ -12,7 +12,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::chain::{Record, Walk};
-use crate::store::{Store, StoreError};
+use crate::{
+    metrics::Metrics,
+    store::{Store, StoreError},
+};
 
 /// Requests that wait for a commit. Behind them callers wait.
 const WAITING: usize = 1024;
@@ -65,10 +68,14 @@ impl Auditor {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn start(store: Store, clock: Arc<dyn Clock>) -> Result<(Self, u64), StoreError> {
+    pub async fn start(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<(Self, u64), StoreError> {
         let head = store.audit_head().await?;
         let (seq, hash) = head.map(|r| (r.seq, r.hash)).unwrap_or_default();
-        let mut writer = Writer { store, clock, seq, hash };
+        let mut writer = Writer { store, clock, metrics, seq, hash };
         let mut recovered = 0;
         loop {
             let unfinished = writer.store.unfinished(PAGE).await?;
@@ -127,6 +134,7 @@ pub async fn verify(store: &Store) -> Result<(Walk, Option<String>), StoreError>
 struct Writer {
     store: Store,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
     seq: u64,
     hash: String,
 }
@@ -178,7 +186,10 @@ impl Writer {
                 record
             })
             .collect();
+        let began = tokio::time::Instant::now();
         self.store.append_audit(&records).await?;
+        self.metrics.audit_commit.observe(began.elapsed().as_secs_f64());
+        self.metrics.audit_records.inc_by(records.len() as u64);
         (self.seq, self.hash) = (seq, hash);
         Ok(())
     }

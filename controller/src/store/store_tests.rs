@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     audit::{Auditor, Entry, verify},
     authz::Role,
+    metrics::Metrics,
 };
 
 /// A store of its own for one test.
@@ -181,7 +182,7 @@ on_both! {
     async fn the_audit_is_one_chain_however_many_write_at_once(fixture: Fixture) {
         let store = fixture.store;
         let (auditor, _) =
-            Auditor::start(store.clone(), Arc::new(SystemClock)).await.expect("started");
+            Auditor::start(store.clone(), Arc::new(SystemClock), Metrics::default()).await.expect("started");
         let tasks: Vec<_> = (0..200)
             .map(|i| {
                 let auditor = auditor.clone();
@@ -204,13 +205,13 @@ on_both! {
         let store = fixture.store;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (auditor, recovered) =
-            Auditor::start(store.clone(), Arc::clone(&clock)).await.expect("started");
+            Auditor::start(store.clone(), Arc::clone(&clock), Metrics::default()).await.expect("started");
         assert_eq!(recovered, 0);
         let entries = vec![entry("intent", "1"), entry("intent", "2"), entry("outcome", "1")];
         auditor.record_all(entries).await.expect("recorded");
         for expected in [1, 0] {
             let (_, recovered) =
-                Auditor::start(store.clone(), Arc::clone(&clock)).await.expect("started");
+                Auditor::start(store.clone(), Arc::clone(&clock), Metrics::default()).await.expect("started");
             assert_eq!(recovered, expected);
         }
         let (walk, problem) = verify(&store).await.expect("walked");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hostler_core::telemetry;
 use hostler_proto::{
     catalogue::OperationSpec,
     wire::{CancelRequest, Kind, LogLine, RunRequest, run_event},
@@ -49,6 +50,12 @@ pub async fn run(
         collected: Collected::new(matches!(form, Form::Json | Form::Yaml)),
         lines: false,
     };
+    let span = tracing::info_span!("command", operation = spec.name);
+    let request = span.in_scope(|| {
+        let mut request = tonic::Request::new(request);
+        telemetry::send(request.metadata_mut());
+        request
+    });
     let mut operations = controller.operations();
     let started = tokio::select! {
         started = operations.run(request) => started.map_err(|s| controller.problem(s))?,

@@ -9,6 +9,7 @@
 //! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
 //! - [`tls`]: mutual TLS 1.3, and what a handshake proves
 //! - [`link`]: one connection between agent and controller with the HTTP/2 roles swapped
+//! - [`telemetry`]: logs, and traces over OTLP
 //! - [`token`]: the enrolment token
 
 pub mod backoff;
@@ -18,5 +19,6 @@ pub mod config;
 pub mod identity;
 pub mod link;
 pub mod pki;
+pub mod telemetry;
 pub mod tls;
 pub mod token;

@@ -1,0 +1,229 @@
+//! What a monitoring system sees: `/metrics` for Prometheus, `/healthz`, and `grpc.health.v1`, on a
+//! port of their own without TLS. Nothing here tells what was asked for or answered.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use prometheus_client::{
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::{ServiceExt, service_fn};
+
+use crate::{api::App, store::Connection};
+
+/// Connections of monitoring systems at a time.
+const CONNECTIONS: usize = 16;
+/// Longest for one connection; a scrape takes milliseconds.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How often the health that gRPC clients watch is looked at.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// An operation that ended on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ended {
+    /// The operation's name, from the catalogue.
+    pub operation: String,
+    /// As in the audit: "ok", "critical", "unreachable".
+    pub outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HostsOf {
+    connection: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateOf {
+    kind: &'static str,
+    name: String,
+}
+
+/// What is counted as it happens. A clone counts into the same.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Operations that ended, once for each host.
+    pub operations: Family<Ended, Counter>,
+    /// Time of whole requests, over all their hosts.
+    pub requests: Histogram,
+    /// Records that were committed.
+    pub audit_records: Counter,
+    /// Time of one commit of the audit.
+    pub audit_commit: Histogram,
+    /// Connections that were refused at the door.
+    pub refused: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            operations: Family::default(),
+            requests: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
+            audit_records: Counter::default(),
+            audit_commit: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            refused: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    fn register(&self, to: &mut Registry) {
+        to.register("operations", "Operations that ended, by outcome", self.operations.clone());
+        let text = "Time of a request over all its hosts";
+        to.register_with_unit("request", text, Unit::Seconds, self.requests.clone());
+        let text = "Records committed to the audit";
+        to.register("audit_records", text, self.audit_records.clone());
+        let text = "Time of one commit of the audit";
+        to.register_with_unit("audit_commit", text, Unit::Seconds, self.audit_commit.clone());
+        let text = "Connections refused before they were proven";
+        to.register("connections_refused", text, self.refused.clone());
+    }
+}
+
+/// Everything in Prometheus' text form.
+///
+/// # Errors
+/// When the store cannot be read.
+async fn text(app: &App) -> Result<String, String> {
+    let mut registry = Registry::with_prefix("hostler");
+    app.metrics.register(&mut registry);
+
+    let links = Gauge::<i64>::default();
+    links.set(i64::try_from(app.links.len()).unwrap_or(i64::MAX));
+    registry.register("links", "Agents that are linked now", links);
+
+    let hosts = Family::<HostsOf, Gauge>::default();
+    let ends = Family::<CertificateOf, Gauge>::default();
+    let text = "Hosts by the state of their link";
+    registry.register("hosts", text, hosts.clone());
+    let text = "When a certificate ends, in seconds since 1970";
+    registry.register("certificate_end_timestamp_seconds", text, ends.clone());
+    for connection in [Connection::Up, Connection::Down, Connection::Never, Connection::Revoked] {
+        hosts.get_or_create(&HostsOf { connection: connection.name() }).set(0);
+    }
+    let end = |kind, name: String, until_us: i64| {
+        ends.get_or_create(&CertificateOf { kind, name }).set(until_us / 1_000_000);
+    };
+    let unreadable = |e: crate::store::StoreError| e.to_string();
+    for host in app.store.hosts().await.map_err(unreadable)? {
+        hosts.get_or_create(&HostsOf { connection: host.connection.name() }).inc();
+        if host.revoked_us.is_none() {
+            end("host", host.name.to_string(), host.certificate_until_us);
+        }
+    }
+    for operator in app.store.operators().await.map_err(unreadable)? {
+        if operator.revoked_us.is_none() {
+            end("operator", operator.name.to_string(), operator.certificate_until_us);
+        }
+    }
+    if let Some(until) = crate::api::authority_until(app.vault.authority.certificate()) {
+        end("authority", app.fleet.to_string(), until);
+    }
+    if let Ok(own) = app.vault.credentials.facts() {
+        end("controller", "main".to_owned(), own.not_after.as_microsecond());
+    }
+
+    let mut text = String::new();
+    encode_registry(&mut text, &registry)
+        .and_then(|()| encode_eof(&mut text))
+        .map_err(|e| e.to_string())?;
+    Ok(text)
+}
+
+async fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => match text(app).await {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
+        },
+        (&Method::GET, "/healthz") => match app.store.audit_head().await {
+            Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        },
+        _ => (StatusCode::NOT_FOUND, "/metrics and /healthz are here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = if request.uri().path() == "/metrics" { kind } else { "text/plain" };
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+/// Keeps what `grpc.health.v1` answers true.
+async fn watch(app: Arc<App>, reporter: HealthReporter) {
+    loop {
+        let status = match app.store.audit_head().await {
+            Ok(_) => ServingStatus::Serving,
+            Err(_) => ServingStatus::NotServing,
+        };
+        reporter.set_service_status("", status).await;
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Serves an address that was bound until `stop`.
+pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let watching = tokio::spawn(watch(Arc::clone(&app), reporter));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let (app, health) = (Arc::clone(&app), health.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (app, health) = (Arc::clone(&app), health.clone());
+            async move {
+                if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+                    return health.oneshot(request).await;
+                }
+                let response = answer(&app, &request).await;
+                Ok::<_, Infallible>(response.map(tonic::body::Body::new))
+            }
+        });
+        tokio::spawn(async move {
+            let _slot = slot;
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let service = hyper_util::service::TowerToHyperService::new(service);
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(LONGEST, serving).await;
+        });
+    }
+    watching.abort();
+}
+
+/// Takes the port for metrics.
+///
+/// # Errors
+/// When it is taken.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("metrics cannot be served on {address} (key metrics): {e}"))
+}
