@@ -62,6 +62,7 @@ pub struct Store {
     pool: AnyPool,
     /// SQLite has one writer; waiting for it here costs less than being told that it is busy.
     writer: Arc<Mutex<()>>,
+    sqlite: bool,
 }
 
 impl Store {
@@ -102,7 +103,7 @@ impl Store {
             MigrateError::VersionMissing(version) => StoreError::Newer(version),
             other => StoreError::Migrate(other),
         })?;
-        Ok(Self { pool, writer: Arc::default() })
+        Ok(Self { pool, writer: Arc::default(), sqlite })
     }
 
     async fn write(&self) -> MutexGuard<'_, ()> {
