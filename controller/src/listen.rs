@@ -135,8 +135,11 @@ pub async fn listen<R: Reception>(
         let (door, reception, enrolling) = (door.clone(), reception.clone(), enrolling.clone());
         let stopped = stop.clone();
         tasks.spawn(async move {
-            let opened = tokio::time::timeout(HANDSHAKE, door.open(stream)).await;
-            drop(place);
+            // Boxed, as are all phases of a connection: a task keeps the room of its greatest phase,
+            // and a link stands in its smallest.
+            let opening = Box::pin(door.open(stream));
+            let opened = tokio::time::timeout(HANDSHAKE, opening).await;
+            drop((place, door));
             let opened = opened.map_err(|_| Refused::Slow).and_then(|o| o);
             let received = match opened {
                 Ok((protocol, peer, stream)) => {
@@ -146,7 +149,7 @@ pub async fn listen<R: Reception>(
                     };
                     match place {
                         Ok(_place) => {
-                            let receive = reception.receive(protocol, peer, stream, from);
+                            let receive = Box::pin(reception.receive(protocol, peer, stream, from));
                             let _ = stopped.run_until_cancelled(receive).await;
                             Ok(())
                         }

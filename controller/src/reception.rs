@@ -1,7 +1,7 @@
 //! What becomes of a connection once it is proven: an agent's link, an operator's session, or a
 //! host that wants a certificate.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use hostler_core::{identity::Principal, link, pki::CertificateFacts, tls::Protocol};
 use hostler_proto::{
@@ -23,7 +23,7 @@ use crate::{
         Api,
         enrolment::{Enrolling, Renewing},
     },
-    links::{self, Joined, Offer},
+    links::{self, Joined, Link, Offer},
     listen::{Reception, Refused, serve_briefly},
 };
 
@@ -31,6 +31,9 @@ use crate::{
 const HELLO: Duration = Duration::from_secs(15);
 /// How long a link may take to show that it lives when another wants its place.
 const LIFE_SIGN: Duration = Duration::from_secs(3);
+
+/// Moves the bytes of a link, and ends with it.
+type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
 impl Reception for Api {
     fn refused(&self, _: &Refused) {
@@ -48,53 +51,60 @@ impl Reception for Api {
         match (protocol, peer) {
             (Protocol::Enroll, _) => {
                 let service = EnrolmentServer::new(Enrolling { api: self.clone(), from });
-                serve_briefly(stream, service, keepalive).await;
+                Box::pin(serve_briefly(stream, service, keepalive)).await;
             }
             (Protocol::Renew, Some(peer)) => {
                 let service = RenewalServer::new(Renewing { api: self.clone(), peer });
-                serve_briefly(stream, service, keepalive).await;
+                Box::pin(serve_briefly(stream, service, keepalive)).await;
             }
             (Protocol::Link, Some(peer)) => {
                 if let Principal::Agent(host) = &peer.identity.principal {
-                    self.linked(host.clone(), &peer, stream, from).await;
+                    let host = host.clone();
+                    let begun = Box::pin(self.begin_link(host, &peer, stream, from)).await;
+                    drop(peer);
+                    if let Some((link, driver)) = begun {
+                        self.keep_link(&link, driver).await;
+                    }
                 }
             }
-            (Protocol::Grpc, Some(peer)) => self.operated(peer, stream).await,
+            (Protocol::Grpc, Some(peer)) => Box::pin(self.operated(peer, stream)).await,
             (Protocol::Link | Protocol::Renew | Protocol::Grpc, None) => {}
         }
     }
 }
 
 impl Api {
-    /// One agent's link, from its first word to its end.
-    async fn linked(
+    /// One agent's link, from its first word until it is the host's link.
+    async fn begin_link(
         &self,
         host: HostName,
         peer: &CertificateFacts,
         stream: TlsStream<TcpStream>,
         from: SocketAddr,
-    ) {
+    ) -> Option<(Arc<Link>, Driver)> {
         if !self.may_link(&host, peer, from).await {
-            return;
+            return None;
         }
         let cut = CancellationToken::new();
-        let Ok((channel, driver)) = link::connect(stream, self.0.keepalive).await else { return };
-        let mut driver = std::pin::pin!(driver);
+        let Ok((channel, driver)) = link::connect(stream, self.0.keepalive).await else {
+            return None;
+        };
+        let mut driver: Driver = Box::pin(driver);
         let request = HelloRequest { controller: self.0.fleet.to_string() };
         let mut agent = links::agent(&channel);
         let hello = tokio::select! {
             hello = tokio::time::timeout(HELLO, agent.hello(request)) => hello,
-            _ = &mut driver => return,
+            _ = &mut driver => return None,
         };
         let hello = match hello {
             Ok(Ok(hello)) => hello.into_inner(),
             Ok(Err(status)) => {
                 tracing::warn!(%host, "a link was refused: {}", status.message());
-                return;
+                return None;
             }
             Err(_) => {
                 tracing::warn!(%host, "a link was refused: it did not say who it is");
-                return;
+                return None;
             }
         };
         drop(agent);
@@ -106,7 +116,7 @@ impl Api {
                 Joined::Linked(link) => break link,
                 Joined::Occupied(other) if other.answers(LIFE_SIGN).await => {
                     self.report_clone(&host, &other.address, from).await;
-                    return;
+                    return None;
                 }
                 // Its machine lost power, and nothing told this end so far.
                 Joined::Occupied(dead) => {
@@ -119,19 +129,24 @@ impl Api {
         // It may have been revoked since it was looked up, when there was no link to cut yet.
         if !self.may_link(&host, peer, from).await {
             self.0.links.leave(&link);
-            return;
+            return None;
         }
         self.connected(&link, peer).await;
+        Some((link, driver))
+    }
+
+    /// Moves a link's bytes until it ends.
+    async fn keep_link(&self, link: &Link, driver: Driver) {
         let reason = tokio::select! {
-            ended = &mut driver => match ended {
+            ended = driver => match ended {
                 Ok(()) => "the agent closed the link".to_owned(),
                 Err(error) => lost(&error),
             },
-            () = cut.cancelled() => "the link was cut by the controller".to_owned(),
+            () = link.cut.cancelled() => "the link was cut by the controller".to_owned(),
         };
         // When another link of the host has its place, the host is still up.
-        if self.0.links.leave(&link) {
-            self.disconnected(&host, &reason).await;
+        if self.0.links.leave(link) {
+            Box::pin(self.disconnected(&link.host, &reason)).await;
         }
     }
 
