@@ -4,7 +4,7 @@
 //! - [`run`]: puts everything together; [`config`]: its configuration; [`vault`]: its keys
 //! - [`listen`]: the one port; [`reception`]: what becomes of a connection
 //! - [`api`]: what it answers to operators and enrolling hosts
-//! - [`links`], [`sessions`]: who is connected now; [`relay`]: one operation to many hosts
+//! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down; [`relay`]: one operation to many hosts
 //! - [`metrics`]: what a monitoring system sees
 //! - [`selector`]: which hosts are meant; [`authz`]: who may; [`audit`]: what was asked for
 //! - [`store`]: what must outlive it; all SQL is there
@@ -16,6 +16,7 @@ pub mod config;
 pub mod links;
 pub mod listen;
 pub mod metrics;
+pub mod presence;
 pub mod reception;
 pub mod relay;
 pub mod run;

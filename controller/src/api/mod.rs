@@ -30,9 +30,10 @@ use crate::{
     config::Config,
     links::{Link, Links, Twin},
     metrics::Metrics,
+    presence::Presence,
     selector::Selector,
     sessions::Sessions,
-    store::{Connection, HostRow, Store},
+    store::{Change, HostRow, Store},
     vault::Vault,
 };
 
@@ -66,6 +67,8 @@ pub struct App {
     pub catalogue: Catalogue,
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
+    /// Which hosts are linked, for the store.
+    pub presence: Presence,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -194,22 +197,19 @@ impl Api {
         Ok(matching)
     }
 
-    pub(crate) async fn connected(&self, link: &Link, peer: &CertificateFacts) {
-        let now = self.0.clock.now().as_microsecond();
-        let until = peer.not_after.as_microsecond();
-        if let Err(error) = self.0.store.host_connected(link, until, now).await {
-            tracing::error!(host = %link.host, %error, "a connection could not be stored");
-        }
+    pub(crate) async fn connected(&self, link: &Arc<Link>, peer: &CertificateFacts) {
+        let at_us = self.0.clock.now().as_microsecond();
+        let certificate_until_us = peer.not_after.as_microsecond();
+        let link = Arc::clone(link);
         tracing::info!(host = %link.host, from = link.address, "linked");
+        self.0.presence.tell(Change::Up { link, certificate_until_us, at_us }).await;
     }
 
     pub(crate) async fn disconnected(&self, host: &HostName, reason: &str) {
-        let now = self.0.clock.now().as_microsecond();
-        let stored = self.0.store.set_connection(host, Connection::Down, reason, now).await;
-        if let Err(error) = stored {
-            tracing::error!(%host, %error, "a lost connection could not be stored");
-        }
+        let at_us = self.0.clock.now().as_microsecond();
         tracing::warn!(%host, reason, "the link is lost");
+        let (host, reason) = (host.clone(), reason.to_owned());
+        self.0.presence.tell(Change::Down { host, reason, at_us }).await;
     }
 
     pub(crate) async fn report_clone(

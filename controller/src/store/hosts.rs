@@ -1,6 +1,6 @@
 //! The hosts, as the store knows them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hostler_proto::{name::HostName, wire};
 use sqlx::{Row, any::AnyRow};
@@ -78,6 +78,29 @@ pub struct HostRow {
     pub last_seen_us: i64,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
+}
+
+/// How the link of a host changed.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// It is linked.
+    Up {
+        /// By this link.
+        link: Arc<Link>,
+        /// End of the certificate that was shown.
+        certificate_until_us: i64,
+        /// When.
+        at_us: i64,
+    },
+    /// It is no longer linked.
+    Down {
+        /// The host.
+        host: HostName,
+        /// Why.
+        reason: String,
+        /// When.
+        at_us: i64,
+    },
 }
 
 /// A host that enrols.
@@ -227,62 +250,53 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down that a host is linked, and what it told of itself.
+    /// Writes down how links of hosts changed, in their order, all or none. A revoked host stays as
+    /// it is.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn host_connected(
-        &self,
-        link: &Link,
-        until: i64,
-        now: i64,
-    ) -> Result<(), StoreError> {
-        let hello = &link.hello;
-        let sorted = |map: &std::collections::HashMap<String, String>| {
-            to_json(&map.clone().into_iter().collect())
-        };
+    pub async fn change_connections(&self, changes: &[Change]) -> Result<(), StoreError> {
         let _writer = self.write().await;
-        sqlx::query(
-            "UPDATE hosts SET connection = 'up', since_us = $2, reason = '', address = $3, \
-             last_seen_us = $2, agent_version = $4, machine_id = $5, agent_labels = $6, \
-             facts = $7, operations = $8, certificate_until_us = $9 WHERE name = $1",
-        )
-        .bind(link.host.as_str())
-        .bind(now)
-        .bind(link.address.as_str())
-        .bind(hello.version.as_str())
-        .bind(hello.machine_id.as_str())
-        .bind(sorted(&hello.labels))
-        .bind(sorted(&hello.facts))
-        .bind(hello.operations.join(" "))
-        .bind(until)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// Writes down that a host's link changed, and why.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn set_connection(
-        &self,
-        host: &HostName,
-        connection: Connection,
-        reason: &str,
-        now: i64,
-    ) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        sqlx::query(
-            "UPDATE hosts SET connection = $2, since_us = $3, reason = $4, last_seen_us = $3 \
-             WHERE name = $1 AND revoked_us = 0",
-        )
-        .bind(host.as_str())
-        .bind(connection.name())
-        .bind(now)
-        .bind(reason)
-        .execute(&self.pool)
-        .await?;
+        let mut transaction = self.pool.begin().await?;
+        for change in changes {
+            match change {
+                Change::Up { link, certificate_until_us, at_us } => {
+                    let hello = &link.hello;
+                    let sorted = |map: &std::collections::HashMap<String, String>| {
+                        to_json(&map.clone().into_iter().collect())
+                    };
+                    sqlx::query(
+                        "UPDATE hosts SET connection = 'up', since_us = $2, reason = '', \
+                         address = $3, last_seen_us = $2, agent_version = $4, machine_id = $5, \
+                         agent_labels = $6, facts = $7, operations = $8, \
+                         certificate_until_us = $9 WHERE name = $1 AND revoked_us = 0",
+                    )
+                    .bind(link.host.as_str())
+                    .bind(*at_us)
+                    .bind(link.address.as_str())
+                    .bind(hello.version.as_str())
+                    .bind(hello.machine_id.as_str())
+                    .bind(sorted(&hello.labels))
+                    .bind(sorted(&hello.facts))
+                    .bind(hello.operations.join(" "))
+                    .bind(*certificate_until_us)
+                    .execute(&mut *transaction)
+                    .await?;
+                }
+                Change::Down { host, reason, at_us } => {
+                    sqlx::query(
+                        "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
+                         last_seen_us = $2 WHERE name = $1 AND revoked_us = 0",
+                    )
+                    .bind(host.as_str())
+                    .bind(*at_us)
+                    .bind(reason.as_str())
+                    .execute(&mut *transaction)
+                    .await?;
+                }
+            }
+        }
+        transaction.commit().await?;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     audit::AuditFilter,
-    hosts::{Connection, EnrollError, HostRow, NewHost},
+    hosts::{Change, Connection, EnrollError, HostRow, NewHost},
     operators::OperatorRow,
     tokens::TokenRow,
 };

@@ -143,8 +143,8 @@ on_both! {
         for host in ["web-1", "web-2"] {
             store.enroll("t", new_host(host, false), 5).await.expect("enrolled");
         }
-        let up = Connection::Up;
-        store.set_connection(&name("web-1"), up, "", 7).await.expect("set");
+        let up = "UPDATE hosts SET connection = 'up' WHERE name = 'web-1'";
+        sqlx::query(up).execute(&store.pool).await.expect("set");
         assert_eq!(store.none_connected("restarted", 9).await.expect("set"), 1);
         let host = store.host(&name("web-1")).await.expect("read").expect("there");
         assert_eq!((host.connection, host.since_us), (Connection::Down, 9));
@@ -152,8 +152,14 @@ on_both! {
         let never = store.host(&name("web-2")).await.expect("read").expect("there");
         assert_eq!(never.connection, Connection::Never);
         assert!(store.revoke_host(&name("web-1"), "stolen", 11).await.expect("revoked"));
+        let down = |host: &str| Change::Down { host: name(host), reason: "cut".into(), at_us: 13 };
+        let changes = [down("web-1"), down("web-2")];
+        store.change_connections(&changes).await.expect("written");
+        let other = store.host(&name("web-2")).await.expect("read").expect("there");
+        assert_eq!((other.connection, other.reason.as_str()), (Connection::Down, "cut"));
         let host = store.host(&name("web-1")).await.expect("read").expect("there");
         assert_eq!((host.connection, host.revoked_us), (Connection::Revoked, Some(11)));
+        assert_eq!(host.reason, "stolen");
     }
 
     async fn an_operator_that_counts_is_not_overwritten_and_a_revoked_one_can_be(fixture: Fixture) {

@@ -54,6 +54,8 @@ impl Process {
             .arg(self.dir.join("controller.toml"))
             .arg("run")
             .env("HOSTLER_LOG", "warn")
+            // As the unit file in deploy/ sets it.
+            .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
