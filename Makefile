@@ -1,10 +1,15 @@
 # Every target installs what it needs. `make demo` shows it, `make test` is what CI runs.
 CARGO ?= cargo
 
-.PHONY: build demo test bench lint fmt deny
+.PHONY: build dist demo test bench lint fmt deny
 
 build:
 	$(CARGO) build --workspace
+
+# What is installed: target/release/{hostler-controller,hostlerctl} and target/small/hostler-agent.
+dist:
+	$(CARGO) build --release -p hostler-controller -p hostlerctl
+	$(CARGO) build --profile small -p hostler-agent
 
 # A throw-away fleet on this machine, until Ctrl-C.
 demo:

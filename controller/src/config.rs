@@ -73,11 +73,18 @@ impl Config {
         self.store.clone().unwrap_or_else(default)
     }
 
-    /// Addresses to tell others; the listener's own when none is configured.
+    /// Addresses to tell others. When none is configured, the listener's own, or this machine's name
+    /// where it listens on all addresses.
     pub fn addresses(&self) -> Vec<String> {
-        match self.addresses.is_empty() {
-            true => vec![self.listen.to_string()],
-            false => self.addresses.clone(),
+        if !self.addresses.is_empty() {
+            return self.addresses.clone();
+        }
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        match name.trim() {
+            name if self.listen.ip().is_unspecified() && !name.is_empty() => {
+                vec![format!("{name}:{}", self.listen.port())]
+            }
+            _ => vec![self.listen.to_string()],
         }
     }
 }

@@ -7,7 +7,7 @@ use hostler_core::{identity::Principal, link, pki::CertificateFacts, tls::Protoc
 use hostler_proto::{
     name::HostName,
     wire::{
-        HelloRequest, access_server::AccessServer, audit_server::AuditServer,
+        ErrorCode, Failure, HelloRequest, access_server::AccessServer, audit_server::AuditServer,
         enrolment_server::EnrolmentServer, fleet_server::FleetServer,
         operations_server::OperationsServer, renewal_server::RenewalServer,
     },
@@ -171,7 +171,18 @@ impl Api {
         let Principal::Operator(name) = &peer.identity.principal else { return };
         // In this order a revocation finds either the session to cut or the record that refuses it.
         let cut = self.0.sessions.join(name.clone());
-        let Some(caller) = self.caller_of(name, &peer).await else { return };
+        let Some(caller) = self.caller_of(name, &peer).await else {
+            let refused = service_fn(move |_: http::Request<Incoming>| {
+                let message = "this operator's certificate is revoked, replaced or not known here";
+                let failure = Failure::new(ErrorCode::PermissionDenied, message)
+                    .hint("ask an admin for a new context (hostlerctl operator add)");
+                async move { Ok(tonic::Status::from(failure).into_http()) }
+            });
+            serve_briefly(stream, refused, self.0.keepalive).await;
+            return;
+        };
+        let left = peer.not_after.as_second() - self.0.clock.now().as_second();
+        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
         let fleet = FleetServer::new(self.clone());
         let operations = OperationsServer::new(self.clone());
         let audit = AuditServer::new(self.clone());
@@ -193,6 +204,8 @@ impl Api {
             }
         });
         let serving = link::serve(stream, service, self.0.keepalive, std::future::pending());
+        // A session does not outlive the certificate that it was proven with.
+        let serving = tokio::time::timeout(left, serving);
         let _ = cut.run_until_cancelled(serving).await;
     }
 }

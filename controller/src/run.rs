@@ -22,7 +22,7 @@ use crate::{
     presence::Presence,
     sessions::Sessions,
     store::Store,
-    vault::Vault,
+    vault::{self, Vault},
 };
 
 /// Anything that keeps the controller from running; each ends in one sentence for people.
@@ -62,6 +62,9 @@ pub async fn init(
     admin: PrincipalName,
 ) -> Result<AddOperatorReply, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // First what can refuse: a fleet whose store cannot be used would be half made.
+    vault::prepare(&config.state_dir)?;
+    drop(Store::open(&config.store_url()).await?);
     let vault = Vault::create(&config.state_dir, fleet, "main".parse()?, &*clock)?;
     let life = config.operator_certificate;
     let app = assemble(config, vault, clock).await?;

@@ -73,6 +73,23 @@ pub struct Vault {
     pub credentials: Arc<Credentials>,
 }
 
+/// Makes the directory for a new fleet.
+///
+/// # Errors
+/// When there is a fleet already, or the directory cannot be made.
+pub fn prepare(state_dir: &Path) -> Result<(), VaultError> {
+    let path = file(state_dir);
+    if path.exists() {
+        return Err(VaultError::Exists(path));
+    }
+    make_directory(state_dir)
+        .map_err(|source| VaultError::File { path: state_dir.to_owned(), source })
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 impl Vault {
     /// Makes a fleet: its authority and the controller's certificate.
     ///
@@ -162,7 +179,7 @@ fn file(state_dir: &Path) -> PathBuf {
 fn write(path: &Path, stored: &Stored) -> Result<(), VaultError> {
     let written = (|| {
         let directory = path.parent().unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        make_directory(directory)?;
         let new = path.with_extension("new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

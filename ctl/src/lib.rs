@@ -132,6 +132,7 @@ async fn ask(
         ("audit", Some((verb, inner))) => {
             admin::audit::run(verb, &controller, inner, &*clock, screen).await
         }
+        ("cancel", _) => admin::cancel::run(&controller, inner, screen).await,
         ("token", Some((verb, inner))) => {
             admin::access::token(verb, &controller, inner, &*clock, screen).await
         }

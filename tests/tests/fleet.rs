@@ -9,7 +9,7 @@ use std::{
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::{eventually, within},
+    process::{built, command, eventually, within},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -171,7 +171,8 @@ fn operators_may_do_what_their_role_and_hosts_allow_and_denials_are_audited() {
     assert!(who[0].contains("eve") && who[1].contains("otto") && who[2].contains("otto"));
     fleet.ctl(&["operator", "revoke", "eve", "--reason", "left", "--yes"]).exits(0);
     let refused = fleet.ctl_as("eve", &["status"]);
-    assert!(refused.code == 4 || refused.code == 5, "{refused:?}");
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.err.contains("revoked"), "{refused:?}");
 }
 
 #[test]
@@ -288,4 +289,30 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
+}
+
+#[test]
+fn a_fleet_whose_store_cannot_be_used_is_not_half_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("controller.toml");
+    let state = dir.path().join("state");
+    let init = |store: &str, context: &str| {
+        let text = format!("state_dir = \"{}\"\nstore = \"{store}\"\n", state.display());
+        fs::write(&config, text).expect("written");
+        let output = command(built("hostler-controller"))
+            .arg("--config")
+            .arg(&config)
+            .args(["init", "--context"])
+            .arg(dir.path().join(context))
+            .output()
+            .expect("init runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (made, said) = init("sqlite:/no/such/directory/store.sqlite", "a.toml");
+    assert!(!made && said.contains("/no/such/directory/store.sqlite"), "{said}");
+    let good = format!("sqlite:{}", dir.path().join("store.sqlite").display());
+    let (made, said) = init(&good, "a.toml");
+    assert!(made, "{said}");
+    let (again, said) = init(&good, "b.toml");
+    assert!(!again && said.contains("already"), "{said}");
 }

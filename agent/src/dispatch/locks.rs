@@ -33,7 +33,7 @@ impl Locks {
         if let Some((name, other)) = names.iter().find_map(|n| held.get_key_value(n)) {
             let message = format!("{name} is held by invocation {other}");
             return Err(Failure::new(ErrorCode::Busy, message)
-                .hint("wait until it has ended, or cancel it"));
+                .hint("wait until it has ended, or end it with: hostlerctl cancel INVOCATION"));
         }
         for name in &names {
             held.insert(name.clone(), by);

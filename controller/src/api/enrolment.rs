@@ -55,7 +55,11 @@ impl Enrolment for Enrolling {
         let (id, secret) = request.secret.split_once('.').ok_or_else(refused)?;
         let secret: TokenSecret = secret.parse().map_err(|_| refused())?;
         let token = app.store.token(id, &secret.hash(), now.as_microsecond()).await;
-        let token = token.map_err(unstored)?.ok_or_else(refused)?;
+        let token = token.map_err(unstored)?.ok_or_else(|| {
+            let id: String = id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+            tracing::warn!(from = %self.from, token = id, "a token was refused");
+            refused()
+        })?;
         let host = named(&token.host, &request.host, &request.hostname)?;
         let life = app.config.agent_certificate;
         let principal = Principal::Agent(host.clone());

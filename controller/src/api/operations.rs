@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Api, caller};
+use super::{Api, caller, unstored};
 use crate::{
     audit::Entry,
     authz::{Caller, Permit, What},
@@ -82,8 +82,15 @@ impl Operations for Api {
         };
         self.0.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
         let mut cancelled = 0;
-        let ask = self.0.links.hosts().into_iter().filter_map(|h| self.0.links.get(&h));
-        let asks = ask.map(|link| async move {
+        // What runs on a host that the caller may not act on is not the caller's to end.
+        let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        let mut links = Vec::new();
+        for host in hosts {
+            if caller.scope.as_ref().is_none_or(|s| s.matches(&host.candidate())) {
+                links.extend(self.0.links.get(&host.name));
+            }
+        }
+        let asks = links.into_iter().map(|link| async move {
             let request = CancelInvocationRequest { id: id.to_string() };
             let asked = tokio::time::timeout(Duration::from_secs(3), async {
                 link.agent().cancel(request).await.map(|r| r.into_inner().running)

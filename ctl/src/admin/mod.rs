@@ -15,6 +15,7 @@ use crate::{
 
 pub mod access;
 pub mod audit;
+pub mod cancel;
 pub mod catalogue;
 pub mod contexts;
 pub mod hosts;
@@ -24,6 +25,7 @@ pub fn commands() -> Vec<Command> {
     let mut commands = hosts::commands();
     commands.extend(catalogue::commands());
     commands.push(audit::command());
+    commands.push(cancel::command());
     commands.extend(access::commands());
     commands.push(contexts::command());
     commands

@@ -13,7 +13,7 @@ pub fn possible(screen: &Screen) -> Result<(), Problem> {
         true => Ok(()),
         false => {
             Err(Problem::usage("this needs a confirmation, and there is no terminal to ask at")
-                .hint("look at it with --plan, then say --yes"))
+                .hint("look first, then say --yes"))
         }
     }
 }

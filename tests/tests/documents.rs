@@ -1,0 +1,151 @@
+//! Documents that are made from the code, and the order in which parts of the code may know each
+//! other.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use hostler_proto::{
+    catalogue::{Catalogue, OperationSpec, Parameter},
+    wire::{Effect, Kind},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+#[test]
+fn the_page_of_operations_is_what_the_catalogue_says() {
+    let catalogue = Catalogue::embedded().expect("a catalogue");
+    let page = page(&catalogue);
+    let path = root().join("docs/operations.md");
+    if std::env::var_os("HOSTLER_WRITE_DOCS").is_some() {
+        fs::write(&path, &page).expect("written");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == page,
+        "docs/operations.md is out of date; make it anew with: \
+         HOSTLER_WRITE_DOCS=1 cargo test -p hostler-tests --test documents"
+    );
+}
+
+fn page(catalogue: &Catalogue) -> String {
+    let mut page = String::from(
+        "# Operations\n\nMade from the catalogue, as `hostlerctl explain OPERATION` shows it. Every \
+         operation takes `--on HOSTS`,\n`--timeout`, `--parallel`, `--reason` and `-o` beside its \
+         own parameters; actions take `--plan` and `--yes` too.\n",
+    );
+    for (domain, help) in catalogue.domains() {
+        let _ = write!(page, "\n## {domain}\n\n{help}\n");
+        for spec in catalogue.iter().filter(|s| s.domain == domain) {
+            operation(spec, &mut page);
+        }
+    }
+    page
+}
+
+fn operation(spec: &OperationSpec, page: &mut String) {
+    let effect = match spec.effect {
+        Effect::Read => "changes nothing",
+        other => other.as_str_name().trim_start_matches("EFFECT_"),
+    };
+    let kind = if spec.kind == Kind::Probe { "probe" } else { "action" };
+    let _ = write!(page, "\n### {}\n\n{}\n\n", spec.name, spec.help);
+    let effect = effect.to_lowercase();
+    let _ = writeln!(page, "- {kind}, {effect}; deadline {} s", spec.deadline.as_secs());
+    let _ = writeln!(page, "- cost: {}", spec.cost);
+    if !spec.locks.is_empty() {
+        let _ = writeln!(page, "- holds `{}`", spec.locks.join("`, `"));
+    }
+    if spec.follows {
+        page.push_str("- goes on with new lines with `--follow`\n");
+    }
+    let _ = writeln!(page, "- example: `hostlerctl {}`", spec.example);
+    if !spec.parameters.is_empty() {
+        page.push_str("\n| Parameter | Type | Meaning | Bounds |\n|---|---|---|---|\n");
+        for parameter in &spec.parameters {
+            let (name, kind) = (&parameter.name, parameter.type_name());
+            let help = parameter.help.replace('\n', " ").replace('|', "\\|");
+            let _ = writeln!(page, "| `--{name}` | {kind} | {help} | {} |", bounds(parameter));
+        }
+    }
+}
+
+fn bounds(parameter: &Parameter) -> String {
+    let options = &parameter.options;
+    let mut parts = Vec::new();
+    if options.required {
+        parts.push("required".to_owned());
+    }
+    if options.positional {
+        parts.push("its name may be left out".to_owned());
+    }
+    if !options.one_of.is_empty() {
+        parts.push(format!("one of {}", options.one_of.join(", ")));
+    }
+    match (options.min, options.max) {
+        (Some(min), Some(max)) => parts.push(format!("{min} to {max} {}", options.unit)),
+        (Some(min), None) => parts.push(format!("at least {min} {}", options.unit)),
+        (None, Some(max)) => parts.push(format!("at most {max} {}", options.unit)),
+        (None, None) => {}
+    }
+    if !options.default.is_empty() {
+        parts.push(format!("default {}", options.default));
+    }
+    parts.iter().map(|p| p.trim()).collect::<Vec<_>>().join("; ")
+}
+
+/// Who may not know whom: a module, and what it may not import. Transport knows the domain, the
+/// domain knows storage and the host; never back.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("agent/src/ops", &["link", "serve", "dispatch", "enroll", "identity", "journal", "run"]),
+    ("agent/src/host", &["ops", "dispatch", "link", "serve", "enroll", "operation"]),
+    ("agent/src/dispatch", &["link", "serve", "enroll", "ops"]),
+    ("agent/src/policy.rs", &["ops", "dispatch", "host", "link", "serve"]),
+    ("controller/src/store", &["api", "reception", "listen", "relay", "sessions", "run"]),
+    ("controller/src/audit", &["api", "reception", "listen", "relay", "links", "authz"]),
+    ("controller/src/authz.rs", &["api", "store", "relay", "links", "reception", "audit"]),
+    ("controller/src/selector", &["api", "store", "relay", "links", "reception", "audit"]),
+];
+
+#[test]
+fn parts_know_only_what_lies_below_them() {
+    let mut wrong = Vec::new();
+    for (part, forbidden) in ARROWS {
+        let mut files = Vec::new();
+        sources(&root().join(part), &mut files);
+        assert!(!files.is_empty(), "{part} is gone");
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a source");
+            let own = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for module in forbidden {
+                let named = [format!("crate::{module}::"), format!("    {module}::")];
+                let imports = own.lines().any(|line| {
+                    named
+                        .iter()
+                        .any(|n| line.contains(n.as_str()) && !line.contains("crate::ops::"))
+                        || line.contains(&format!("use crate::{module};"))
+                });
+                if imports {
+                    wrong.push(format!("{} knows {module}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn sources(path: &Path, into: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        if !path.to_string_lossy().ends_with("_tests.rs") {
+            into.push(path.to_owned());
+        }
+        return;
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        sources(&entry.path(), into);
+    }
+}
