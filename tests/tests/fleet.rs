@@ -316,3 +316,27 @@ fn a_fleet_whose_store_cannot_be_used_is_not_half_made() {
     let (again, said) = init(&good, "b.toml");
     assert!(!again && said.contains("already"), "{said}");
 }
+
+#[test]
+fn a_fleet_works_the_same_on_postgresql() {
+    let server = std::env::var("HOSTLER_TEST_POSTGRES")
+        .expect("HOSTLER_TEST_POSTGRES names no server; run: make test");
+    let database = format!("fleet_{}", std::process::id());
+    let create = format!("CREATE DATABASE {database}");
+    let made =
+        command("/usr/bin/psql").arg(format!("{server}/postgres")).args(["-c", &create]).output();
+    assert!(made.expect("psql").status.success());
+    let mut fleet = Fleet::new(Place::Loopback, &format!("store = \"{server}/{database}\""));
+    fleet.join("web-1", &["role=web"], "");
+    fleet.join("db-1", &["role=db"], "");
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+    fleet.take_agent("db-1").kill();
+    fleet.wait_for("db-1", "down");
+    fleet.ctl(&["host", "label", "web-1", "env=prod"]).exits(0);
+    fleet.ctl(&["host", "facts", "--on", "env=prod and state=up"]).exits(0);
+    fleet.take_controller().kill();
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    fleet.ctl(&["audit", "verify"]).exits(0);
+    assert!(fleet.audit().len() >= 10);
+}
