@@ -136,7 +136,9 @@ impl Api {
     }
 
     /// Moves a link's bytes until it ends.
-    async fn keep_link(&self, link: &Link, driver: Driver) {
+    async fn keep_link(&self, link: &Arc<Link>, driver: Driver) {
+        let (api, back) = (self.clone(), Arc::clone(link));
+        tokio::spawn(async move { api.reconcile(back).await });
         let reason = tokio::select! {
             ended = driver => match ended {
                 Ok(()) => "the agent closed the link".to_owned(),

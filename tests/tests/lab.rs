@@ -308,3 +308,28 @@ fn a_frozen_host_is_found_and_its_agent_goes_on_when_it_thaws() {
     fleet.wait_for("h2", "up");
     fleet.ctl(&["host", "facts", "--on", "h2"]).exits(0);
 }
+
+#[test]
+fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is_back() {
+    let lab = Lab::take();
+    let mut fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 4\n";
+    lab.write("h1", "/run/systemd/system/brief.service", unit);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "brief", "--on", "h1", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "brief.out");
+    eventually("it is being started", || {
+        let state = lab.exec("h1", &["systemctl", "show", "brief", "-P", "ActiveState"]);
+        state.trim() == "activating"
+    });
+    fleet.take_controller().kill();
+    starting.ended();
+    fleet.start_controller();
+    fleet.wait_for("h1", "up");
+    eventually("its outcome is known", || {
+        let audit = fleet.audit();
+        let known = audit.iter().find(|r| r["kind"] == "reconciled");
+        known.is_some_and(|r| r["operation"] == "systemd.start" && r["outcome"] == "ok")
+    });
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}

@@ -6,6 +6,7 @@ mod audit;
 pub mod enrolment;
 mod fleet;
 mod operations;
+mod reconcile;
 
 pub(crate) use fleet::authority_until;
 

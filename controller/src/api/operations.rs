@@ -267,7 +267,7 @@ async fn send(out: &mpsc::Sender<Result<RunEvent, Status>>, event: run_event::Ev
 }
 
 /// How a host's last event reads in the audit.
-fn outcome_entry(intent: &Entry, host: &HostName, event: &Event) -> Entry {
+pub(super) fn outcome_entry(intent: &Entry, host: &HostName, event: &Event) -> Entry {
     let (outcome, summary) = match &event.event {
         Some(event::Event::Outcome(outcome)) => {
             let status = match outcome.status() {

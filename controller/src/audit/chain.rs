@@ -9,7 +9,7 @@ pub struct Record {
     pub seq: u64,
     /// When it was written, microseconds since 1970.
     pub time_us: i64,
-    /// "intent", "outcome", "denied", "change", "recovered".
+    /// "intent", "outcome", "denied", "change", "recovered", "reconciled".
     pub kind: String,
     /// Who: "operator/alice".
     pub principal: String,

@@ -27,7 +27,7 @@ const PAGE: u32 = 1000;
 /// What is to be recorded; place, time and hash are given to it.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
-    /// "intent", "outcome", "denied", "change", "recovered".
+    /// "intent", "outcome", "denied", "change", "recovered", "reconciled".
     pub kind: &'static str,
     /// Who asks.
     pub principal: String,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use hostler_proto::name::HostName;
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError};
@@ -140,6 +141,27 @@ impl Store {
             seq => number(seq),
         })
         .bind(i64::from(filter.limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Records of unknown outcomes on a host that were not reconciled since, the newest first.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn unknown_outcomes(
+        &self,
+        host: &HostName,
+        limit: u32,
+    ) -> Result<Vec<Record>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM audit u WHERE u.outcome = 'outcome-unknown' AND u.subject = $1 \
+             AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.invocation = u.invocation \
+             AND r.subject = u.subject AND r.kind = 'reconciled') ORDER BY u.seq DESC LIMIT $2",
+        )
+        .bind(host.as_str())
+        .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(read).collect()
