@@ -125,6 +125,7 @@ async fn execute(arguments: Arguments) -> Result<(), run::Error> {
         Command::CheckConfig => {
             config.link.keepalive()?;
             config.link.backoff()?;
+            config.policy.check()?;
             tracing::info!("the configuration can be used");
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::Glob;
 use hostler_proto::wire::{ErrorCode, Failure};
 use serde::Deserialize;
+use thiserror::Error;
 
 /// The `[policy]` of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,7 +37,38 @@ impl Default for Policy {
     }
 }
 
+/// A pattern that cannot be read. The agent does not run with one: in `deny` it would deny nothing.
+#[derive(Debug, Error)]
+#[error("policy.{key} holds \"{pattern}\", which is no pattern: {source}")]
+pub struct InvalidPattern {
+    key: &'static str,
+    pattern: String,
+    source: globset::Error,
+}
+
 impl Policy {
+    /// Whether every pattern can be read.
+    ///
+    /// # Errors
+    /// Names the first that cannot.
+    pub fn check(&self) -> Result<(), InvalidPattern> {
+        let lists = [
+            ("operations", &self.operations),
+            ("deny", &self.deny),
+            ("units", &self.units),
+            ("urls", &self.urls),
+        ];
+        for (key, patterns) in lists {
+            for pattern in patterns {
+                Glob::new(pattern).map_err(|source| {
+                    let pattern = pattern.clone();
+                    InvalidPattern { key, pattern, source }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether an operation may be used here at all.
     ///
     /// # Errors
@@ -103,7 +135,7 @@ impl Policy {
     }
 }
 
-/// A pattern that cannot be read matches nothing: a slip closes, it never opens.
+/// Whether one of the patterns, all of which were checked, matches.
 fn any_matches(patterns: &[String], text: &str) -> bool {
     patterns.iter().any(|p| Glob::new(p).is_ok_and(|g| g.compile_matcher().is_match(text)))
 }
@@ -122,7 +154,10 @@ mod tests {
         let policy = Policy { deny: vec!["systemd.st*".into()], ..Policy::default() };
         assert!(policy.operation("systemd.restart").is_ok());
         assert!(policy.operation("systemd.stop").is_err());
-        let narrow = Policy { operations: vec!["host.*".into(), "[".into()], ..Policy::default() };
+        let slip = Policy { deny: vec!["[".into()], ..Policy::default() };
+        assert!(slip.check().expect_err("no pattern").to_string().contains("policy.deny"));
+        let narrow = Policy { operations: vec!["host.*".into()], ..Policy::default() };
+        assert!(narrow.check().is_ok());
         assert!(narrow.operation("host.facts").is_ok());
         assert!(narrow.operation("disk.usage").is_err());
     }

@@ -32,6 +32,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// When the host is not enrolled, or its state or configuration cannot be used.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    config.policy.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let enrolled = Enrolled::read(&config.state_dir)?;
     let chain = enrolled.chain()?;

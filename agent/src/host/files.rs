@@ -58,8 +58,8 @@ pub fn open(policy: &Policy, path: &Path) -> Result<(PathBuf, File), Failure> {
 /// for itself. Blocks on the disk.
 ///
 /// # Errors
-/// When a pattern cannot be read, or they stand for more than [`MOST`] files.
-pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
+/// When a pattern cannot be read or looks where the policy does not allow it, or they stand for more than [`MOST`] files.
+pub fn expand(policy: &Policy, patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
     let options = glob::MatchOptions {
         require_literal_separator: true,
         require_literal_leading_dot: true,
@@ -71,6 +71,9 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
             found.insert(PathBuf::from(pattern));
             continue;
         }
+        // Only directories that may be read are looked into, so that a pattern tells of no others.
+        let fixed = pattern.split(['*', '?', '[']).next().unwrap_or_default();
+        policy.beneath(Path::new(fixed.rsplit_once('/').map_or("/", |(parent, _)| parent)))?;
         let paths = glob::glob_with(pattern, options).map_err(|e| {
             let message = format!("the pattern {pattern} cannot be read: {e}");
             Failure::new(ErrorCode::InvalidArgument, message)
@@ -123,8 +126,13 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("d.log")).expect("made");
         let at = |name: &str| dir.path().join(name).display().to_string();
-        let found = expand(&[at("*.log"), at("a.log"), at("none")]).expect("expanded");
+        let policy = Policy { paths: vec![dir.path().to_owned()], ..Policy::default() };
+        let patterns = [at("*.log"), at("a.log"), at("none")];
+        let found = expand(&policy, &patterns).expect("expanded");
         assert_eq!(found, ["a.log", "b.log", "none"].map(|n| dir.path().join(n)));
-        assert_eq!(expand(&[at("[")]).expect_err("pattern").code(), ErrorCode::InvalidArgument);
+        let code = |p: String| expand(&policy, &[p]).expect_err("refused").code();
+        assert_eq!(code(at("[")), ErrorCode::InvalidArgument);
+        assert_eq!(code("/etc/*".into()), ErrorCode::PermissionDenied);
+        assert_eq!(code("/*".into()), ErrorCode::PermissionDenied);
     }
 }

@@ -36,7 +36,8 @@ impl Probe for LogsTail {
     ) -> Result<Answer<ops::LogsTail>, Failure> {
         let wanted = request.r#match.to_lowercase();
         let (patterns, host) = (request.path.clone(), Arc::clone(&cx.host));
-        let paths = blocking(move || files::expand(&patterns)).await?;
+        let paths = blocking(move || files::expand(&host.policy, &patterns)).await?;
+        let host = Arc::clone(&cx.host);
         if paths.is_empty() && !request.follow {
             let message = format!("no file fits {}", request.path.join(", "));
             return Err(Failure::new(ErrorCode::NotFound, message));
@@ -172,7 +173,8 @@ impl Files {
         let mut known: Vec<PathBuf> = self.open.iter().map(|f| f.path.clone()).collect();
         known.extend(self.unreadable.iter().map(|(path, _)| path.clone()));
         let new = blocking(move || {
-            let new = files::expand(&patterns)?.into_iter().filter(|p| !known.contains(p));
+            let all = files::expand(&host.policy, &patterns)?;
+            let new = all.into_iter().filter(|p| !known.contains(p));
             let open = |path: PathBuf| {
                 let (_, file) = files::open(&host.policy, &path).ok()?;
                 Followed::new(path, file, 0).ok()
