@@ -1,7 +1,7 @@
 # Every target installs what it needs. `make demo` shows it, `make test` is what CI runs.
 CARGO ?= cargo
 
-.PHONY: build dist demo test bench lint fmt deny
+.PHONY: build dist demo test bench lint fmt deny advisories
 
 build:
 	$(CARGO) build --workspace
@@ -28,9 +28,15 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# Licences, advisories and duplicates; needs cargo-deny and the advisory database.
+# Licences, bans and sources of every dependency, with a cargo-deny that is installed when missing.
 deny:
-	$(CARGO) deny check
+	command -v cargo-deny || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+# Known vulnerabilities; fetches the advisory database from its repository.
+advisories:
+	command -v cargo-deny || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check advisories
 
 fmt:
 	$(CARGO) fmt --all

@@ -9,7 +9,7 @@ use hostler_core::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::policy::Policy;
+use crate::policy::{InvalidPattern, Policy};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,6 +17,8 @@ use crate::policy::Policy;
 pub struct Config {
     /// Where controllers listen: `host:port`. Those that enrolment told are used when it is empty.
     pub controllers: Vec<String>,
+    /// Whether links to controllers are dialled; without, only controllers that dial in have one.
+    pub dial: bool,
     /// Where key, certificate and journal are kept.
     pub state_dir: PathBuf,
     /// What selectors can ask this host for.
@@ -59,6 +61,28 @@ pub enum InvalidConfig {
     /// link.reconnect_*
     #[error("link.reconnect_first and link.reconnect_longest: {0}")]
     Backoff(#[from] InvalidBackoff),
+    /// policy
+    #[error(transparent)]
+    Policy(#[from] InvalidPattern),
+    /// dial, listen
+    #[error("dial is false and there is no listen: nobody could reach this host; set one of them")]
+    Unreachable,
+}
+
+impl Config {
+    /// Whether every value can be used.
+    ///
+    /// # Errors
+    /// With the first that cannot.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        self.link.keepalive()?;
+        self.link.backoff()?;
+        self.policy.check()?;
+        match self.dial || self.listen.is_some() {
+            true => Ok(()),
+            false => Err(InvalidConfig::Unreachable),
+        }
+    }
 }
 
 impl Link {
@@ -94,6 +118,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             controllers: Vec::new(),
+            dial: true,
             state_dir: PathBuf::from("/var/lib/hostler-agent"),
             labels: BTreeMap::new(),
             policy: Policy::default(),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use hostler_core::{
     clock::Clock,
+    dial::{DialError, dial},
     link::{self as transport, Keepalive},
     pki::{Key, PkiError},
     tls::{Protocol, TlsError, dial_pinned},
@@ -15,12 +16,11 @@ use hostler_proto::wire::{
 };
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Enrolled, IdentityError},
-    link::{DialError, Dialler, connect},
+    link::Dialler,
 };
 
 /// How soon a renewal that failed is tried again.
@@ -75,8 +75,7 @@ pub async fn enroll(
     state_dir: &Path,
     clock: Arc<dyn Clock>,
 ) -> Result<Enrolled, EnrollError> {
-    let connector = TlsConnector::from(dial_pinned(token.authority, clock)?);
-    let stream = connect(address, connector).await?;
+    let stream = dial(address, dial_pinned(token.authority, clock)?).await?;
     let (channel, driver) = transport::connect(stream, Keepalive::default()).await?;
     let driver = tokio::spawn(driver);
     let key = Key::generate()?;

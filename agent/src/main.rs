@@ -1,6 +1,6 @@
 //! The agent's command line.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
@@ -8,21 +8,16 @@ use hostler_agent::{
     enroll::{self, Candidate},
     run,
 };
-use hostler_core::{
-    clock::SystemClock,
-    config as files,
-    telemetry::{self, Logs},
-    token::Token,
-};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use hostler_core::{clock::SystemClock, program, token::Token};
+
+const STANDARD: &str = "/etc/hostler/agent.toml";
 
 /// Keeps this host in working order for the controllers of its fleet.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// Configuration file; the defaults count when the standard one does not exist.
-    #[arg(long, global = true, default_value = "/etc/hostler/agent.toml")]
+    #[arg(long, global = true, default_value = STANDARD)]
     config: PathBuf,
     /// Write the log as JSON.
     #[arg(long, global = true)]
@@ -59,48 +54,13 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let logs = if arguments.log_json { Logs::Json } else { Logs::Text };
-    let telemetry = match telemetry::start("hostler-agent", logs) {
-        Ok(telemetry) => telemetry,
-        Err(error) => {
-            // There is no log yet.
-            let _ = writeln!(std::io::stderr(), "{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = execute(arguments).await;
-    let code = match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    };
-    drop(telemetry);
-    code
+    program::execute("hostler-agent", arguments.log_json, execute(arguments)).await
 }
 
-async fn execute(arguments: Arguments) -> Result<(), run::Error> {
-    let standard = arguments.config == std::path::Path::new("/etc/hostler/agent.toml");
-    let config: Config = match standard && !arguments.config.exists() {
-        true => Config::default(),
-        false => files::read(&arguments.config)?,
-    };
+async fn execute(arguments: Arguments) -> Result<(), program::Error> {
+    let config: Config = program::configured(&arguments.config, STANDARD)?;
     match arguments.command {
-        Command::Run => {
-            let stop = CancellationToken::new();
-            let (mut term, mut int) =
-                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let told = stop.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                }
-                told.cancel();
-            });
-            run::run(config, stop).await
-        }
+        Command::Run => run::run(config, program::told_to_stop()?).await,
         Command::Enroll { controller, token, token_file, host } => {
             let token = match (token, token_file) {
                 (Some(token), _) => token,
@@ -123,9 +83,7 @@ async fn execute(arguments: Arguments) -> Result<(), run::Error> {
             Ok(())
         }
         Command::CheckConfig => {
-            config.link.keepalive()?;
-            config.link.backoff()?;
-            config.policy.check()?;
+            config.check()?;
             tracing::info!("the configuration can be used");
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use hostler_core::{
     clock::{Clock, SystemClock},
     link,
+    program::Error,
     tls::{Credentials, Protocol, Trust},
 };
 use hostler_proto::{catalogue::Catalogue, wire::HelloReply};
@@ -24,15 +25,12 @@ use crate::{
     serve::Server,
 };
 
-/// Anything that keeps the agent from running; each ends in one sentence for people.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
-
 /// Runs until `stop`.
 ///
 /// # Errors
 /// When the host is not enrolled, or its state or configuration cannot be used.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    config.policy.check()?;
+    config.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let enrolled = Enrolled::read(&config.state_dir)?;
     let chain = enrolled.chain()?;
@@ -54,7 +52,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     };
 
     let tasks = TaskTracker::new();
-    for address in &addresses {
+    for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();
         let (address, dialler, server) = (address.clone(), dialler.clone(), server.clone());
         tasks.spawn(keep(address, dialler, server, keepalive, backoff, stop.clone(), rng));

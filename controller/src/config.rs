@@ -1,9 +1,11 @@
 //! The controller's configuration, `controller.toml`. Every key has a default.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hostler_core::link::{InvalidKeepalive, Keepalive};
+use hostler_proto::name::{HostName, InvalidHostName};
 use serde::Deserialize;
+use thiserror::Error;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,6 +40,19 @@ pub struct Config {
     pub renewal_grace: Duration,
     /// Hosts on which one request runs at a time.
     pub parallel: usize,
+    /// Listening agents that are dialled while they are not linked: host to `HOST:PORT`.
+    pub dial: BTreeMap<String, String>,
+}
+
+/// Values that cannot be used.
+#[derive(Debug, Error)]
+pub enum InvalidConfig {
+    /// keepalive, keepalive_timeout
+    #[error("keepalive and keepalive_timeout: {0}")]
+    Keepalive(#[from] InvalidKeepalive),
+    /// dial
+    #[error("dial: {0}")]
+    Dial(#[from] InvalidHostName),
 }
 
 impl Default for Config {
@@ -54,11 +69,31 @@ impl Default for Config {
             operator_certificate: 90 * DAY,
             renewal_grace: 7 * DAY,
             parallel: 512,
+            dial: BTreeMap::new(),
         }
     }
 }
 
 impl Config {
+    /// Whether every value can be used.
+    ///
+    /// # Errors
+    /// With the first that cannot.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        self.keepalive()?;
+        self.dialled()?;
+        Ok(())
+    }
+
+    /// The listening agents, and where they are.
+    ///
+    /// # Errors
+    /// When a name is no host's.
+    pub fn dialled(&self) -> Result<Vec<(HostName, String)>, InvalidConfig> {
+        let entry = |(host, address): (&String, &String)| Ok((host.parse()?, address.clone()));
+        self.dial.iter().map(entry).collect()
+    }
+
     /// The keepalive of every link.
     ///
     /// # Errors

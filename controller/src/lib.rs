@@ -2,7 +2,8 @@
 //! keeps the audit.
 //!
 //! - [`run`]: puts everything together; [`config`]: its configuration; [`vault`]: its keys
-//! - [`listen`]: the one port; [`reception`]: what becomes of a connection
+//! - [`listen`]: the one port; [`reception`]: what becomes of a connection;
+//!   [`dial`]: agents that listen instead
 //! - [`api`]: what it answers to operators and enrolling hosts
 //! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down; [`relay`]: one operation to many hosts
 //! - [`metrics`]: what a monitoring system sees
@@ -13,6 +14,7 @@ pub mod api;
 pub mod audit;
 pub mod authz;
 pub mod config;
+pub mod dial;
 pub mod links;
 pub mod listen;
 pub mod metrics;

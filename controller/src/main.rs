@@ -5,20 +5,19 @@ use std::{io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::ExitC
 use clap::{Parser, Subcommand};
 use hostler_controller::{config::Config, run};
 use hostler_core::{
-    config as files,
     identity::{FleetName, PrincipalName},
-    telemetry::{self, Logs},
+    program,
 };
 use hostler_proto::wire::AddOperatorReply;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+
+const STANDARD: &str = "/etc/hostler/controller.toml";
 
 /// Holds a fleet: its identities, the links to its hosts, and the audit.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// Configuration file; the defaults count when the standard one does not exist.
-    #[arg(long, global = true, default_value = "/etc/hostler/controller.toml")]
+    #[arg(long, global = true, default_value = STANDARD)]
     config: PathBuf,
     /// Write the log as JSON.
     #[arg(long, global = true)]
@@ -45,52 +44,24 @@ enum Command {
     },
     /// Runs the controller until it is stopped.
     Run,
+    /// Says whether the configuration can be used.
+    CheckConfig,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let logs = if arguments.log_json { Logs::Json } else { Logs::Text };
-    let telemetry = match telemetry::start("hostler-controller", logs) {
-        Ok(telemetry) => telemetry,
-        Err(error) => {
-            // There is no log yet.
-            let _ = writeln!(std::io::stderr(), "{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = execute(arguments).await;
-    let code = match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    };
-    drop(telemetry);
-    code
+    program::execute("hostler-controller", arguments.log_json, execute(arguments)).await
 }
 
-async fn execute(arguments: Arguments) -> Result<(), run::Error> {
-    let standard = arguments.config == std::path::Path::new("/etc/hostler/controller.toml");
-    let config: Config = match standard && !arguments.config.exists() {
-        true => Config::default(),
-        false => files::read(&arguments.config)?,
-    };
+async fn execute(arguments: Arguments) -> Result<(), program::Error> {
+    let config: Config = program::configured(&arguments.config, STANDARD)?;
     match arguments.command {
-        Command::Run => {
-            let stop = CancellationToken::new();
-            let (mut term, mut int) =
-                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let told = stop.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                }
-                told.cancel();
-            });
-            run::run(config, stop).await
+        Command::Run => run::run(config, program::told_to_stop()?).await,
+        Command::CheckConfig => {
+            config.check()?;
+            tracing::info!("the configuration can be used");
+            Ok(())
         }
         Command::Init { fleet, admin, context } => {
             // Made first: a fleet whose only admin has no credentials would be lost.
@@ -120,7 +91,7 @@ async fn execute(arguments: Arguments) -> Result<(), run::Error> {
 }
 
 /// The file that `hostlerctl context import` takes.
-fn context_text(made: &AddOperatorReply) -> Result<String, run::Error> {
+fn context_text(made: &AddOperatorReply) -> Result<String, program::Error> {
     #[derive(serde::Serialize)]
     struct Context<'a> {
         fleet: &'a str,

@@ -14,7 +14,7 @@ use hostler_proto::{
 };
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsStream, server};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
@@ -44,7 +44,7 @@ impl Reception for Api {
         &self,
         protocol: Protocol,
         peer: Option<CertificateFacts>,
-        stream: TlsStream<TcpStream>,
+        stream: server::TlsStream<TcpStream>,
         from: SocketAddr,
     ) {
         let keepalive = self.0.keepalive;
@@ -58,14 +58,7 @@ impl Reception for Api {
                 Box::pin(serve_briefly(stream, service, keepalive)).await;
             }
             (Protocol::Link, Some(peer)) => {
-                if let Principal::Agent(host) = &peer.identity.principal {
-                    let host = host.clone();
-                    let begun = Box::pin(self.begin_link(host, &peer, stream, from)).await;
-                    drop(peer);
-                    if let Some((link, driver)) = begun {
-                        self.keep_link(&link, driver).await;
-                    }
-                }
+                self.linked(peer, stream.into(), from).await;
             }
             (Protocol::Grpc, Some(peer)) => Box::pin(self.operated(peer, stream)).await,
             (Protocol::Link | Protocol::Renew | Protocol::Grpc, None) => {}
@@ -74,6 +67,22 @@ impl Reception for Api {
 }
 
 impl Api {
+    /// An agent's connection, whichever end dialled, until it ends. It is the host's link when
+    /// nothing speaks against it.
+    pub async fn linked(
+        &self,
+        peer: CertificateFacts,
+        stream: TlsStream<TcpStream>,
+        from: SocketAddr,
+    ) {
+        let Principal::Agent(host) = &peer.identity.principal else { return };
+        let begun = Box::pin(self.begin_link(host.clone(), &peer, stream, from)).await;
+        drop(peer);
+        if let Some((link, driver)) = begun {
+            self.keep_link(&link, driver).await;
+        }
+    }
+
     /// One agent's link, from its first word until it is the host's link.
     async fn begin_link(
         &self,
@@ -169,7 +178,7 @@ impl Api {
     }
 
     /// One operator's session: every call on it carries who the operator is.
-    async fn operated(&self, peer: CertificateFacts, stream: TlsStream<TcpStream>) {
+    async fn operated(&self, peer: CertificateFacts, stream: server::TlsStream<TcpStream>) {
         let Principal::Operator(name) = &peer.identity.principal else { return };
         // In this order a revocation finds either the session to cut or the record that refuses it.
         let cut = self.0.sessions.join(name.clone());

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use hostler_core::{
     clock::{Clock, SystemClock},
     identity::{FleetName, PrincipalName},
+    program::Error,
     tls::Trust,
 };
 use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{Api, App, access::add_operator},
     audit::{Auditor, Entry},
     authz::Role,
     config::Config,
+    dial::Dialler,
     links::Links,
     listen::{Door, listen},
     metrics::{self, Metrics},
@@ -24,9 +26,6 @@ use crate::{
     store::Store,
     vault::{self, Vault},
 };
-
-/// Anything that keeps the controller from running; each ends in one sentence for people.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result<App, Error> {
     let store = Store::open(&config.store_url()).await?;
@@ -101,7 +100,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let authority = vault.authority.certificate().clone();
     let fleet = vault.authority.fleet().clone();
     let trust = Trust::new(fleet, [authority], Arc::clone(&clock))?;
-    let door = Door::new(trust, &vault.credentials, grace)?;
+    let door = Door::new(trust.clone(), &vault.credentials, grace)?;
+    let dialler = Dialler { trust, credentials: Arc::clone(&vault.credentials) };
+    let dialled = config.dialled()?;
     let app = assemble(config, vault, clock).await?;
     let now = app.clock.now().as_microsecond();
     let lost = app.store.none_connected("the controller was restarted", now).await?;
@@ -109,7 +110,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let app = Arc::new(app);
     let monitored = monitored
         .map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&app), stop.clone())));
+    let dialling = TaskTracker::new();
+    for (host, address) in dialled {
+        let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());
+        dialling.spawn(keeping);
+    }
     listen(listener, door, Api(app), stop).await;
+    dialling.close();
+    dialling.wait().await;
     if let Some(serving) = monitored {
         let _ = serving.await;
     }

@@ -4,6 +4,7 @@ use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use hostler_core::{
     clock::Clock,
+    dial::dial,
     link::{self, Channel, Keepalive},
     tls::{Expected, Protocol, Trust},
 };
@@ -12,9 +13,8 @@ use hostler_proto::wire::{
     fleet_client::FleetClient, operations_client::OperationsClient,
 };
 use http::Uri;
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use rustls::ClientConfig;
+use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
 use crate::{
@@ -22,8 +22,6 @@ use crate::{
     exit::{Exit, Problem},
 };
 
-/// Longest for one address to be reached, its handshakes included.
-const DIAL: Duration = Duration::from_secs(10);
 /// Longest for an answer that does not depend on hosts.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Largest message that is accepted; a list of ten thousand hosts is a few megabytes.
@@ -85,13 +83,11 @@ impl Controller {
         let config = trust
             .dial(Protocol::Grpc, &credentials, Expected::Controller)
             .map_err(|e| unusable(&e))?;
-        let connector = TlsConnector::from(config);
         let mut failed: Option<Problem> = None;
         for address in &context.addresses {
-            match timeout(DIAL, open(&connector, address)).await {
-                Ok(Ok(channel)) => return Ok(Self { channel, address: address.clone() }),
-                Ok(Err(e)) => failed = Some(unreachable(address, &reason(&*e))),
-                Err(_) => failed = Some(unreachable(address, "it does not answer")),
+            match open(Arc::clone(&config), address).await {
+                Ok(channel) => return Ok(Self { channel, address: address.clone() }),
+                Err(e) => failed = Some(unreachable(address, &reason(&*e))),
             }
         }
         Err(failed.unwrap_or_else(|| Problem::usage("the context names no address")))
@@ -162,16 +158,10 @@ fn reason(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn open(
-    connector: &TlsConnector,
+    config: Arc<ClientConfig>,
     address: &str,
 ) -> Result<Channel, Box<dyn Error + Send + Sync>> {
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    // The peer is known by the identity in its certificate; this name is only sent along.
-    let name = ServerName::try_from(host)?;
-    let tls = connector.connect(name, tcp).await?;
+    let tls = dial(address, config).await?;
     let (channel, driver) = link::connect(tls, Keepalive::default()).await?;
     // It ends with the connection; what it ends with shows in the calls that fail.
     tokio::spawn(driver);

@@ -340,3 +340,37 @@ fn a_fleet_works_the_same_on_postgresql() {
     fleet.ctl(&["audit", "verify"]).exits(0);
     assert!(fleet.audit().len() >= 10);
 }
+
+#[test]
+fn a_listening_agent_is_dialled_by_its_controller_alone_and_again_when_it_is_back() {
+    let pid = std::process::id();
+    let at = format!("127.8.{}.{}:7444", pid / 250 % 250, pid % 250 + 1);
+    let dialled = format!("[dial]\n\"db-1\" = \"{at}\"");
+    let mut fleet = Fleet::new(Place::Loopback, &dialled);
+    fleet.join("db-1", &["role=db"], &format!("dial = false\nlisten = \"{at}\""));
+    fleet.ctl(&["host", "facts", "--on", "db-1"]).exits(0);
+
+    fleet.take_agent("db-1").stop();
+    fleet.wait_for("db-1", "down");
+    fleet.start_agent("db-1");
+    fleet.wait_for("db-1", "up");
+    assert!(
+        fleet.host("db-1")["address"].as_str().is_some_and(|a| a == at),
+        "{}",
+        fleet.host("db-1")
+    );
+}
+
+#[test]
+fn a_controller_does_not_link_an_agent_that_answers_at_the_address_of_another() {
+    let pid = std::process::id();
+    let at = format!("127.8.{}.{}:7444", pid / 250 % 250, pid % 250 + 1);
+    let mut fleet = Fleet::new(Place::Loopback, &format!("[dial]\n\"db-1\" = \"{at}\""));
+    let listening = format!("dial = false\nlisten = \"{at}\"");
+    fleet.configure("web-1", &listening);
+    fleet.enroll("web-1", &fleet.token(&["--host", "web-1"])).expect("enrolled");
+    fleet.start_agent("web-1");
+    let refused = || fleet.controller().log().contains("an agent cannot be dialled");
+    eventually("the controller refuses", refused);
+    assert_ne!(fleet.host("web-1")["connection"], "up");
+}

@@ -53,6 +53,13 @@ impl Backoff {
     }
 }
 
+impl Default for Backoff {
+    /// Up to half a second at first, up to a minute in the end.
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), longest: Duration::from_secs(60) }
+    }
+}
+
 /// One series of waits; forget it on success.
 #[derive(Debug, Clone)]
 pub struct Waits {

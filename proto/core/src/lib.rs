@@ -5,10 +5,12 @@
 //! - [`backoff`]: how long to wait before trying again
 //! - [`call`]: what travels with a call of an operation
 //! - [`config`]: configuration files that are read strictly
+//! - [`dial`]: a connection whose other end proves who it is
 //! - [`identity`]: who a peer is: the names in certificates
 //! - [`pki`]: keys, certificate requests, and the certificates that an authority signs
 //! - [`tls`]: mutual TLS 1.3, and what a handshake proves
 //! - [`link`]: one connection between agent and controller with the HTTP/2 roles swapped
+//! - [`program`]: what the daemons share as programs
 //! - [`telemetry`]: logs, and traces over OTLP
 //! - [`token`]: the enrolment token
 
@@ -16,9 +18,11 @@ pub mod backoff;
 pub mod call;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod identity;
 pub mod link;
 pub mod pki;
+pub mod program;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
