@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use hostler_core::{
     backoff::{Backoff, InvalidBackoff},
+    config::{self, ConfigError},
     link::{InvalidKeepalive, Keepalive},
 };
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::policy::{InvalidPattern, Policy};
+use crate::{
+    policy::{InvalidPattern, Policy},
+    stack::{self, Stack},
+};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +29,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// What the host's owner allows.
     pub policy: Policy,
+    /// What is on this host and how it is checked; the file need not exist.
+    pub stack: PathBuf,
     /// The link to the controllers.
     pub link: Link,
     /// Where the agent itself listens for controllers; nowhere when it is left out.
@@ -85,6 +91,19 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What the stack file says; nothing where there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be used.
+    pub fn stack(&self) -> Result<Stack, ConfigError> {
+        match self.stack.exists() {
+            true => config::read(&self.stack),
+            false => Ok(Stack::default()),
+        }
+    }
+}
+
 impl Link {
     /// The keepalive of both ends.
     ///
@@ -122,6 +141,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/hostler-agent"),
             labels: BTreeMap::new(),
             policy: Policy::default(),
+            stack: PathBuf::from(stack::STANDARD),
             link: Link::default(),
             listen: None,
             stop: Duration::from_secs(20),

@@ -160,7 +160,9 @@ pub async fn renew(dialler: &Dialler, address: &str, state_dir: &Path) -> Result
     driver.abort();
     let reply = reply.map_err(|status| EnrollError::Refused(status.into()))?.into_inner();
     let chain = reply.chain.iter().cloned().map(CertificateDer::from).collect();
-    dialler.credentials.replace(chain, enrolled.key_pem())?;
-    from_reply(reply, enrolled.controllers, &key).write(state_dir)?;
+    // Written first: what is only in memory would be gone with the process.
+    let renewed = from_reply(reply, enrolled.controllers, &key);
+    renewed.write(state_dir)?;
+    dialler.credentials.replace(chain, renewed.key_pem())?;
     Ok(())
 }

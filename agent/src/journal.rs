@@ -181,8 +181,12 @@ impl Inner {
                 self.rewrite()?;
             }
             let line = self.line(id, operation, end)?;
-            self.file.write_all(&line)?;
-            self.file.sync_data()?;
+            let before = self.file.metadata()?.len();
+            if let Err(error) = self.file.write_all(&line).and_then(|()| self.file.sync_data()) {
+                // Half a line would spoil the next one.
+                self.file.set_len(before)?;
+                return Err(error);
+            }
             self.lines += 1;
             Ok::<_, io::Error>(())
         })();

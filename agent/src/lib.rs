@@ -5,9 +5,11 @@
 //! - [`identity`], [`enroll`]: key and certificate; [`link`]: the links to controllers
 //! - [`serve`]: the gRPC server behind them; [`dispatch`]: the one way in which an operation runs
 //! - [`journal`]: the durable memory of actions
+//! - [`stack`]: what is on this host; [`checks`]: the probes that it runs by itself
 //! - [`operation`]: what a probe and an action are; [`ops`]: the operations, one file each
 //! - [`host`]: the one door to the machine: programs, files, processes
 
+pub mod checks;
 pub mod config;
 pub mod dispatch;
 pub mod enroll;
@@ -20,3 +22,4 @@ pub mod ops;
 pub mod policy;
 pub mod run;
 pub mod serve;
+pub mod stack;

@@ -4,11 +4,13 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
+    checks::definition,
     config::Config,
     enroll::{self, Candidate},
     run,
 };
 use hostler_core::{clock::SystemClock, program, token::Token};
+use hostler_proto::catalogue::Catalogue;
 
 const STANDARD: &str = "/etc/hostler/agent.toml";
 
@@ -84,7 +86,9 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
         }
         Command::CheckConfig => {
             config.check()?;
-            tracing::info!("the configuration can be used");
+            let (stack, catalogue) = (config.stack()?, Catalogue::embedded()?);
+            let checks = definition::checks(&stack, definition::has_systemd(), &catalogue)?;
+            tracing::info!(checks = checks.len(), "the configuration can be used");
             Ok(())
         }
     }

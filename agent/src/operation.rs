@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use hostler_proto::{
     operation::Operation,
-    wire::{Event, Evidence, Failure, Finding, LogLine, PlanStep, Progress, Status, event},
+    wire::{Event, Evidence, Failure, Figure, Finding, LogLine, PlanStep, Progress, Status, event},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub struct Answer<R> {
     pub data: R,
     /// What was really asked of the system.
     pub evidence: Vec<Evidence>,
+    /// Numbers that are worth a history.
+    pub figures: Vec<Figure>,
 }
 
 impl<R> Answer<R> {
@@ -73,7 +75,33 @@ impl<R> Answer<R> {
             findings: Vec::new(),
             data,
             evidence: Vec::new(),
+            figures: Vec::new(),
         }
+    }
+
+    /// An answer that could not be measured, and why: never well.
+    pub fn unknown(why: impl Into<String>, data: R) -> Self {
+        Self { status: Status::Unknown, ..Self::ok(why, data) }
+    }
+
+    /// Takes the worst finding's sentence for its summary, with how many more there are.
+    #[must_use]
+    pub fn summed_up(mut self) -> Self {
+        let worst = self.findings.iter().rev().max_by_key(|f| severity(f.status()));
+        self.summary = match (worst, self.findings.len()) {
+            (Some(worst), 1) => worst.summary.clone(),
+            (Some(worst), n) => format!("{}, and {} more findings", worst.summary, n - 1),
+            (None, _) => return self,
+        };
+        self
+    }
+
+    /// Adds a number that is worth a history.
+    #[must_use]
+    pub fn figure(mut self, name: &str, subject: &str, value: f64, unit: &str) -> Self {
+        let (name, subject, unit) = (name.to_owned(), subject.to_owned(), unit.to_owned());
+        self.figures.push(Figure { name, subject, value, unit, limit: None });
+        self
     }
 
     /// Adds a finding; the answer is as bad as its worst.

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use globset::Glob;
+use globset::{Glob, GlobBuilder};
 use hostler_proto::wire::{ErrorCode, Failure};
 use serde::Deserialize;
 use thiserror::Error;
@@ -19,7 +19,7 @@ pub struct Policy {
     pub paths: Vec<PathBuf>,
     /// Patterns of units that actions may change.
     pub units: Vec<String>,
-    /// Patterns of URLs that may be requested.
+    /// Patterns of URLs that may be requested; `*` matches no `/`, and `**` matches all.
     pub urls: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Default for Policy {
             deny: Vec::new(),
             paths: paths.iter().map(PathBuf::from).collect(),
             units: any(),
-            urls: any(),
+            urls: vec!["**".to_owned()],
         }
     }
 }
@@ -94,7 +94,12 @@ impl Policy {
     /// # Errors
     /// When it may not.
     pub fn url(&self, url: &str) -> Result<(), Failure> {
-        match any_matches(&self.urls, url) {
+        // A `*` stays within a host's name or one part of the path.
+        let matches = |p: &String| {
+            let glob = GlobBuilder::new(p).literal_separator(true).build();
+            glob.is_ok_and(|g| g.compile_matcher().is_match(url))
+        };
+        match self.urls.iter().any(matches) {
             true => Ok(()),
             false => Err(refused(&format!("to request {url}"), "policy.urls")),
         }

@@ -10,11 +10,12 @@ use hostler_core::{
 };
 use hostler_proto::{catalogue::Catalogue, wire::HelloReply};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    checks::{Checks, definition},
     config::Config,
     dispatch::Dispatcher,
     enroll,
@@ -41,10 +42,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let keepalive = config.link.keepalive()?;
     let backoff = config.link.backoff()?;
 
-    let host = Arc::new(Host { policy: config.policy.clone(), clock: Arc::clone(&clock) });
-    let dispatcher = Dispatcher::new(host, Catalogue::embedded()?, journal);
+    let (stack, catalogue) = (config.stack()?, Catalogue::embedded()?);
+    let checks = definition::checks(&stack, definition::has_systemd(), &catalogue)?;
+    let policy = config.policy.clone();
+    let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
+    let dispatcher = Dispatcher::new(host, catalogue, journal);
+    let memory = config.state_dir.join("checks.json");
+    let checks = Checks::new(checks, dispatcher.clone(), memory, Arc::clone(&clock))?;
     let hello = hello(&config, &*clock);
-    let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello)?;
+    let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello, checks.clone())?;
     let dialler = Dialler { trust: trust.clone(), credentials: Arc::clone(&credentials) };
     let addresses = match config.controllers.is_empty() {
         true => enrolled.controllers.clone(),
@@ -52,6 +58,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     };
 
     let tasks = TaskTracker::new();
+    checks.start(&tasks, &enrolled.host, &stop);
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();
         let (address, dialler, server) = (address.clone(), dialler.clone(), server.clone());
@@ -85,7 +92,9 @@ async fn listen(
     keepalive: link::Keepalive,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(16));
+    // Peers that have proven nothing yet do not take the places of those that have.
+    let doors = Arc::new(Semaphore::new(16));
+    let slots = Arc::new(Semaphore::new(16));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -95,16 +104,18 @@ async fn listen(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let Ok(door) = Arc::clone(&doors).try_acquire_owned() else { continue };
+        let slots = Arc::clone(&slots);
         let (acceptor, trust, server) = (acceptor.clone(), trust.clone(), server.clone());
         let stop = stop.clone();
         tokio::spawn(async move {
-            let _slot = slot;
-            let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream));
+            let handshake = tokio::time::timeout(Duration::from_secs(5), acceptor.accept(stream));
             let Ok(Ok(stream)) = handshake.await else { return };
+            drop(door);
             let certificates = stream.get_ref().1.peer_certificates();
             match trust.controller(certificates) {
                 Ok(()) => {
+                    let Ok(_slot) = slots.try_acquire_owned() else { return };
                     let stopped = async move { stop.cancelled().await };
                     let _ = link::serve(stream, server, keepalive, stopped).await;
                 }

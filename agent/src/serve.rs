@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream};
+use futures_util::{FutureExt, Stream, StreamExt};
 use hostler_core::{
     call::{Call, Raw},
     clock::{Clock, InvocationId},
@@ -21,8 +21,8 @@ use hostler_core::{
 use hostler_proto::{
     DESCRIPTORS,
     wire::{
-        CancelInvocationReply, CancelInvocationRequest, ErrorCode, Failure, HelloReply,
-        HelloRequest, InvocationReply, InvocationRequest,
+        CancelInvocationReply, CancelInvocationRequest, ErrorCode, Failure, HealthReport,
+        HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest,
         agent_server::{Agent, AgentServer},
         invocation_reply::State,
     },
@@ -30,6 +30,8 @@ use hostler_proto::{
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
     body::Body,
@@ -40,6 +42,7 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 use tracing::Instrument;
 
 use crate::{
+    checks::Checks,
     dispatch::{Dispatcher, Events},
     journal::Known,
 };
@@ -70,8 +73,9 @@ impl Server {
         dispatcher: Dispatcher,
         clock: Arc<dyn Clock>,
         hello: HelloReply,
+        checks: Checks,
     ) -> Result<Self, tonic_reflection::server::Error> {
-        let agent = AgentServer::new(Own { dispatcher: dispatcher.clone(), hello });
+        let agent = AgentServer::new(Own { dispatcher: dispatcher.clone(), hello, checks });
         let reporter = tonic_health::server::HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter);
         let reflection = tonic_reflection::server::Builder::configure()
@@ -141,7 +145,12 @@ impl ServerStreamingService<Bytes> for Operation {
             let events = running.instrument(span).await?;
             Ok(tonic::Response::new(Encoded(events)))
         };
-        Box::pin(run.map(|r: Result<_, Failure>| r.map_err(Status::from)))
+        // A task of its own: an action that is in the journal begins, also when its caller is gone.
+        let begun = tokio::spawn(run.map(|r: Result<_, Failure>| r.map_err(Status::from)));
+        Box::pin(async move {
+            let defect = |_| Err(Status::internal("the call ended by a defect of the agent"));
+            begun.await.unwrap_or_else(defect)
+        })
     }
 }
 
@@ -162,6 +171,7 @@ impl Stream for Encoded {
 struct Own {
     dispatcher: Dispatcher,
     hello: HelloReply,
+    checks: Checks,
 }
 
 fn id(text: &str) -> Result<InvocationId, Status> {
@@ -179,6 +189,18 @@ impl Agent for Own {
         tracing::info!(controller = request.get_ref().controller, "a controller is linked");
         let operations = self.dispatcher.allowed().map(|s| s.name.clone()).collect();
         Ok(tonic::Response::new(HelloReply { operations, ..self.hello.clone() }))
+    }
+
+    type HealthStream = Pin<Box<dyn Stream<Item = Result<HealthReport, Status>> + Send>>;
+
+    async fn health(
+        &self,
+        request: tonic::Request<HealthRequest>,
+    ) -> Result<tonic::Response<Self::HealthStream>, Status> {
+        let (sender, receiver) = mpsc::channel(1);
+        let (checks, request) = (self.checks.clone(), request.into_inner());
+        tokio::spawn(async move { checks.tell(request, sender).await });
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
     }
 
     async fn invocation(

@@ -96,6 +96,8 @@ pub struct Candidate<'a> {
     pub facts: &'a BTreeMap<String, String>,
     /// "up", "down", "never", "revoked".
     pub state: &'a str,
+    /// How its checks stand, by their names; empty where nobody asks for that.
+    pub health: &'a BTreeMap<String, String>,
 }
 
 impl Candidate<'_> {
@@ -121,6 +123,8 @@ pub enum What<'a> {
     },
     /// To see hosts, the fleet's state, the audit.
     Look,
+    /// To say that somebody knows of a host's problems, or that they are expected.
+    Silence,
     /// To end what runs.
     Cancel,
     /// To change labels, tokens, operators, hosts.
@@ -160,7 +164,7 @@ pub fn authorise(
     let denied = |what: String| Denied { caller: caller.name.clone(), role: caller.role, what };
     let needs = match what {
         What::Look => Role::Viewer,
-        What::Cancel => Role::Operator,
+        What::Cancel | What::Silence => Role::Operator,
         What::Administer => Role::Admin,
         What::Operation { plan: true, .. } => Role::Viewer,
         What::Operation { spec, plan: false } => match spec.effect {
@@ -176,6 +180,11 @@ pub fn authorise(
         }
         // An operation without a host is nobody's.
         (What::Operation { spec, .. }, None) => (format!("use {}", spec.name), false),
+        (What::Silence, Some(host)) => {
+            let within = caller.scope.as_ref().is_none_or(|scope| scope.matches(host));
+            (format!("silence problems of {}", host.name), within)
+        }
+        (What::Silence, None) => ("silence problems".to_owned(), false),
         (What::Look, _) => ("look at the fleet".to_owned(), true),
         (What::Cancel, _) => ("end what runs".to_owned(), true),
         (What::Administer, _) => ("change hosts, tokens or operators".to_owned(), true),
@@ -213,6 +222,7 @@ mod tests {
                     labels,
                     facts: &facts,
                     state: "up",
+                    health: &facts,
                 });
                 let may = authorise(&caller, asked, host.as_ref()).is_ok();
                 write!(matrix, " {}", if may { "yes" } else { "no" }).expect("text");
@@ -222,6 +232,9 @@ mod tests {
         line("look", What::Look, None);
         line("cancel", What::Cancel, None);
         line("administer", What::Administer, None);
+        line("silence inside", What::Silence, Some(&inside));
+        line("silence outside", What::Silence, Some(&outside));
+        line("silence nowhere", What::Silence, None);
         for spec in catalogue.iter() {
             for (place, labels) in [("inside", &inside), ("outside", &outside)] {
                 let name = format!("{} {place}", spec.name);

@@ -5,7 +5,9 @@
 //! - [`listen`]: the one port; [`reception`]: what becomes of a connection;
 //!   [`dial`]: agents that listen instead
 //! - [`api`]: what it answers to operators and enrolling hosts
-//! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down; [`relay`]: one operation to many hosts
+//! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down
+//! - [`relay`]: one operation to many hosts; [`runs`]: the requests under way
+//! - [`health`]: how the hosts' checks stand, and what deserves attention
 //! - [`metrics`]: what a monitoring system sees
 //! - [`selector`]: which hosts are meant; [`authz`]: who may; [`audit`]: what was asked for
 //! - [`store`]: what must outlive it; all SQL is there
@@ -15,6 +17,7 @@ pub mod audit;
 pub mod authz;
 pub mod config;
 pub mod dial;
+pub mod health;
 pub mod links;
 pub mod listen;
 pub mod metrics;
@@ -22,6 +25,7 @@ pub mod presence;
 pub mod reception;
 pub mod relay;
 pub mod run;
+pub mod runs;
 pub mod selector;
 pub mod sessions;
 pub mod store;

@@ -26,6 +26,9 @@ use http::uri::PathAndQuery;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, client::Grpc};
 
+/// Largest message of an agent: a result of some thousand rows, or the longest line of a log.
+const EVENT: usize = 2 << 20;
+
 /// The one agent instance behind a link.
 #[derive(Debug)]
 pub struct Link {
@@ -170,7 +173,8 @@ impl Link {
         request: Bytes,
         call: &Call,
     ) -> Result<Streaming<Bytes>, CallError> {
-        let mut grpc = Grpc::with_origin(self.channel.clone(), origin());
+        let grpc = Grpc::with_origin(self.channel.clone(), origin());
+        let mut grpc = grpc.max_decoding_message_size(EVENT);
         grpc.ready().await.map_err(|_| CallError::NotSent)?;
         let mut request = tonic::Request::new(request);
         call.write(request.metadata_mut());
@@ -188,13 +192,32 @@ impl Link {
 
     /// The agent's own service.
     pub fn agent(&self) -> AgentClient<Channel> {
-        AgentClient::with_origin(self.channel.clone(), origin())
+        agent(&self.channel)
+    }
+}
+
+/// Whether what an agent tells of itself can be kept: it stays in memory for every host.
+///
+/// # Errors
+/// Says what is too much.
+pub fn check(hello: &HelloReply) -> Result<(), &'static str> {
+    let short = |text: &String| text.len() <= 256 && !text.contains('\0');
+    let words = [&hello.version, &hello.instance, &hello.machine_id, &hello.boot_id];
+    let maps = [&hello.labels, &hello.facts];
+    if maps.iter().any(|map| map.len() > 64) || hello.operations.len() > 1000 {
+        return Err("it tells more than 64 labels, 64 facts or 1000 operations");
+    }
+    let mut texts = words.into_iter().chain(&hello.operations);
+    let mut pairs = maps.iter().flat_map(|map| map.iter());
+    match texts.all(short) && pairs.all(|(key, value)| short(key) && short(value)) {
+        true => Ok(()),
+        false => Err("it tells a text of more than 256 bytes, or one with a NUL"),
     }
 }
 
 /// The agent's own service on a link that has not joined yet.
 pub fn agent(channel: &Channel) -> AgentClient<Channel> {
-    AgentClient::with_origin(channel.clone(), origin())
+    AgentClient::with_origin(channel.clone(), origin()).max_decoding_message_size(EVENT)
 }
 
 fn origin() -> http::Uri {

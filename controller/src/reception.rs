@@ -8,7 +8,7 @@ use hostler_proto::{
     name::HostName,
     wire::{
         ErrorCode, Failure, HelloRequest, access_server::AccessServer, audit_server::AuditServer,
-        enrolment_server::EnrolmentServer, fleet_server::FleetServer,
+        enrolment_server::EnrolmentServer, fleet_server::FleetServer, health_server::HealthServer,
         operations_server::OperationsServer, renewal_server::RenewalServer,
     },
 };
@@ -117,6 +117,10 @@ impl Api {
             }
         };
         drop(agent);
+        if let Err(problem) = links::check(&hello) {
+            tracing::warn!(%host, "a link was refused: {problem}");
+            return None;
+        }
         let address = from.to_string();
         let offer =
             Offer { host: host.clone(), address, key: peer.key, hello, channel, cut: cut.clone() };
@@ -148,6 +152,8 @@ impl Api {
     async fn keep_link(&self, link: &Arc<Link>, driver: Driver) {
         let (api, back) = (self.clone(), Arc::clone(link));
         tokio::spawn(async move { api.reconcile(back).await });
+        let (api, told) = (self.clone(), Arc::clone(link));
+        tokio::spawn(async move { api.hear(&told).await });
         let reason = tokio::select! {
             ended = driver => match ended {
                 Ok(()) => "the agent closed the link".to_owned(),
@@ -198,20 +204,29 @@ impl Api {
         let operations = OperationsServer::new(self.clone());
         let audit = AuditServer::new(self.clone());
         let access = AccessServer::new(self.clone());
+        let health = HealthServer::new(self.clone());
         let caller = Arc::new(caller);
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&caller));
-            let (fleet, operations, audit, access) =
-                (fleet.clone(), operations.clone(), audit.clone(), access.clone());
-            async move {
+            let (fleet, operations, audit, access, health) =
+                (fleet.clone(), operations.clone(), audit.clone(), access.clone(), health.clone());
+            let answer = async move {
                 let service = request.uri().path().split('/').nth(1).unwrap_or_default();
                 match service {
                     "hostler.v1.Fleet" => fleet.oneshot(request).await,
                     "hostler.v1.Operations" => operations.oneshot(request).await,
                     "hostler.v1.Audit" => audit.oneshot(request).await,
                     "hostler.v1.Access" => access.oneshot(request).await,
+                    "hostler.v1.Health" => health.oneshot(request).await,
                     _ => Ok(tonic::Status::unimplemented("there is no such service").into_http()),
                 }
+            };
+            // A task of its own: what was begun is done, also when its caller goes away meanwhile.
+            let answered = tokio::spawn(answer);
+            async move {
+                let defect = "the request ended by a defect of the controller";
+                let answered = answered.await;
+                answered.unwrap_or_else(|_| Ok(tonic::Status::internal(defect).into_http()))
             }
         });
         let serving = link::serve(stream, service, self.0.keepalive, std::future::pending());

@@ -15,6 +15,7 @@ use hostler_proto::{
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
 
@@ -51,8 +52,15 @@ pub struct Report {
     pub end: Option<Delivery>,
 }
 
-/// Runs the job on all hosts and ends when each has an end, or when nobody reads any more.
-pub async fn relay(links: &Links, hosts: Vec<HostName>, job: Job, out: mpsc::Sender<Report>) {
+/// Runs the job on all hosts and ends when each has an end, or when nobody reads any more. Once
+/// `stop` is cancelled, hosts that were not asked yet are not.
+pub async fn relay(
+    links: &Links,
+    hosts: Vec<HostName>,
+    job: Job,
+    stop: CancellationToken,
+    out: mpsc::Sender<Report>,
+) {
     let (online, offline): (Vec<_>, Vec<_>) =
         hosts.into_iter().map(|h| (links.get(&h), h)).partition(|(link, _)| link.is_some());
     for (_, host) in offline {
@@ -65,7 +73,13 @@ pub async fn relay(links: &Links, hosts: Vec<HostName>, job: Job, out: mpsc::Sen
     }
     let job = &job;
     let out = &out;
+    let stop = &stop;
     let tasks = online.into_iter().map(|(_, host)| async move {
+        if stop.is_cancelled() {
+            let failure = Failure::new(ErrorCode::Cancelled, "cancelled before it was sent")
+                .hint("nothing was done on this host");
+            return out.send(ended(host, failure, Delivery::Undelivered)).await;
+        }
         let span = tracing::debug_span!("call", %host);
         let end = one(links, &host, job, out).instrument(span).await;
         out.send(end).await

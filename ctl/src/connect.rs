@@ -10,7 +10,7 @@ use hostler_core::{
 };
 use hostler_proto::wire::{
     ErrorCode, Failure, access_client::AccessClient, audit_client::AuditClient,
-    fleet_client::FleetClient, operations_client::OperationsClient,
+    fleet_client::FleetClient, health_client::HealthClient, operations_client::OperationsClient,
 };
 use http::Uri;
 use rustls::ClientConfig;
@@ -60,6 +60,10 @@ impl Controller {
     client!(
         /// Changes who may do what.
         access, AccessClient
+    );
+    client!(
+        /// Tells how the hosts' checks stand.
+        health, HealthClient
     );
 
     /// Connects to the first of the context's addresses that answers.

@@ -132,6 +132,13 @@ async fn ask(
         ("audit", Some((verb, inner))) => {
             admin::audit::run(verb, &controller, inner, &*clock, screen).await
         }
+        ("problems", _) => admin::health::problems(&controller, inner, screen).await,
+        ("health", _) => admin::health::host(&controller, inner, screen).await,
+        ("history", _) => admin::health::history(&controller, inner, screen).await,
+        ("acknowledge", _) => admin::health::acknowledge(&controller, inner, screen).await,
+        ("downtime", Some((verb, inner))) => {
+            admin::health::downtime(verb, &controller, inner, &*clock, screen).await
+        }
         ("cancel", _) => admin::cancel::run(&controller, inner, screen).await,
         ("token", Some((verb, inner))) => {
             admin::access::token(verb, &controller, inner, &*clock, screen).await

@@ -10,6 +10,7 @@
 pub mod args;
 pub mod catalogue;
 pub mod failure;
+pub mod finding;
 pub mod name;
 pub mod operation;
 

@@ -51,6 +51,43 @@ impl fmt::Display for HostName {
     }
 }
 
+/// Why a text is not a check's name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "\"{0}\" is no check name; use 1 to 100 of a-z, A-Z, 0-9, and any of \":._@/-\" after the first"
+)]
+pub struct InvalidCheckName(String);
+
+/// The name of a check on its host: `disk`, `unit:nginx`, `http:backend`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckName(String);
+
+impl CheckName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CheckName {
+    type Err = InvalidCheckName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b":._@/-".contains(&b);
+        let begins = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        match begins && text.len() <= 100 && text.bytes().all(fits) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidCheckName(text.chars().take(110).collect())),
+        }
+    }
+}
+
+impl fmt::Display for CheckName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
 /// The candidate that a person most likely meant, if any is near enough to be worth naming.
 ///
 /// Near is: a slip of the finger and one more for every four letters, or the same beginning.

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     lab,
     process::{Process, built, command, eventually},
+    terminal::Terminal,
 };
 
 /// Where the controller and hostlerctl run.
@@ -33,6 +34,7 @@ pub struct Fleet {
     address: String,
     controller: Option<Process>,
     agents: BTreeMap<String, Process>,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// How hostlerctl ended.
@@ -71,6 +73,14 @@ impl Fleet {
     /// # Panics
     /// When it does not come up.
     pub fn new(place: Place, more: &str) -> Self {
+        Self::with(place, more, Vec::new())
+    }
+
+    /// A fleet whose programs all have these variables in their environment.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with(place: Place, more: &str, environment: Vec<(&'static str, String)>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let pid = std::process::id();
         // An address of its own for every test process: tests run at the same time.
@@ -78,7 +88,8 @@ impl Fleet {
             Place::Loopback => format!("127.9.{}.{}:7443", pid / 250 % 250, pid % 250 + 1),
             Place::Lab => "10.77.0.1:7443".to_owned(),
         };
-        let mut fleet = Self { dir, place, address, controller: None, agents: BTreeMap::new() };
+        let agents = BTreeMap::new();
+        let mut fleet = Self { dir, place, address, controller: None, agents, environment };
         let config = format!(
             "listen = \"{0}\"\nstate_dir = \"{1}\"\naddresses = [\"{0}\"]\n{more}\n",
             fleet.address,
@@ -110,10 +121,12 @@ impl Fleet {
     }
 
     fn placed(&self, program: &Path) -> Command {
-        match self.place {
+        let mut command = match self.place {
             Place::Loopback => command(program),
             Place::Lab => lab::beside_the_hosts(program),
-        }
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     fn controller_command(&self) -> Command {
@@ -176,6 +189,11 @@ impl Fleet {
     pub fn ctl_begins(&self, args: &[&str], output: &str) -> Process {
         let mut command = self.ctl_command("admin", args);
         Process::start(command.process_group(0), &self.path(output))
+    }
+
+    /// hostlerctl at a terminal, with somebody there who can be asked.
+    pub fn ctl_at_terminal(&self, args: &[&str]) -> Terminal {
+        Terminal::start(&mut self.ctl_command("admin", args))
     }
 
     fn ctl_command(&self, operator: &str, args: &[&str]) -> Command {

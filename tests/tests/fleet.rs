@@ -154,6 +154,154 @@ fn a_revoked_host_is_cut_within_a_second_and_stays_out() {
 }
 
 #[test]
+fn a_host_that_is_gone_is_removed_and_its_name_is_free_again() {
+    let mut fleet = fleet_of(&[("web-1", "role=web")]);
+    let remove = ["host", "remove", "web-1", "--reason", "sold", "--yes"];
+    let linked = fleet.ctl(&remove).exits(1);
+    assert!(linked.err.contains("web-1 is connected"), "{linked:?}");
+    fleet.take_agent("web-1").stop();
+    fleet.wait_for("web-1", "down");
+    fleet.ctl(&remove).exits(0);
+    fleet.ctl(&["host", "show", "web-1"]).exits(6);
+    // Its certificate opens nothing any more.
+    fleet.start_agent("web-1");
+    let refused = || fleet.controller().log().contains("this host is not enrolled here");
+    eventually("the removed host is refused", refused);
+    fleet.take_agent("web-1").stop();
+    fs::remove_dir_all(fleet.path("state-web-1")).expect("forgotten");
+    fleet.join("web-1", &["role=web"], "");
+    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+}
+
+#[test]
+fn what_cannot_be_undone_is_done_when_the_name_was_typed_and_not_otherwise() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    let revoke = ["host", "revoke", "web-1", "--reason", "stolen"];
+    let refused = fleet.ctl(&revoke).exits(2);
+    assert!(refused.err.contains("--yes"), "{refused:?}");
+    let mut hesitant = fleet.ctl_at_terminal(&revoke);
+    hesitant.shows("type the host's name to go ahead:");
+    hesitant.types("yes\n");
+    assert_eq!(hesitant.ended(), Some(2), "{}", hesitant.seen());
+    hesitant.shows("was not confirmed; nothing was changed");
+    assert_eq!(fleet.host("web-1")["connection"], "up");
+    let mut sure = fleet.ctl_at_terminal(&revoke);
+    sure.shows("type the host's name to go ahead:");
+    sure.types("web-1\n");
+    assert_eq!(sure.ended(), Some(0), "{}", sure.seen());
+    fleet.wait_for("web-1", "revoked");
+}
+
+const CHECKED: &str = r#"
+[defaults]
+interval = "1s"
+retry = "1s"
+attempts = 2
+[[plugin]]
+name = "file"
+command = ["/usr/bin/test", "-e", "FILE"]
+"#;
+
+/// Joins a host with a check that is well as long as a file exists, which is given back.
+fn checked(fleet: &mut Fleet, host: &str) -> std::path::PathBuf {
+    let (file, stack) = (fleet.path(&format!("{host}.file")), fleet.path(&format!("{host}.stack")));
+    fs::write(&file, "").expect("written");
+    fs::write(&stack, CHECKED.replace("FILE", &file.display().to_string())).expect("written");
+    fleet.join(host, &["role=web"], &format!("stack = \"{}\"", stack.display()));
+    file
+}
+
+fn problems(fleet: &Fleet) -> Vec<Value> {
+    let list = fleet.ctl(&["problems", "-o", "json"]).json();
+    list.as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_problem_is_told_once_it_is_hard_and_people_can_say_that_they_know() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let file = checked(&mut fleet, "web-1");
+    fleet.ctl(&["ack", "web-1", "plugin:file", "--comment", "x"]).exits(1);
+    fs::remove_file(&file).expect("removed");
+    eventually("it is a problem", || problems(&fleet).iter().any(|p| p["check"] == "plugin:file"));
+    let status = fleet.ctl(&["status"]).exits(0);
+    assert!(status.out.contains("plugin:file") && status.out.contains("warning"), "{status:?}");
+    fleet.ctl(&["hosts", "--on", "check(plugin:*)=warning"]).exits(0);
+
+    let acknowledge = ["ack", "web-1", "plugin:file", "--comment", "on it"];
+    fleet.ctl(&acknowledge).exits(0);
+    assert_eq!(problems(&fleet)[0]["handled"], "acknowledged by admin: on it");
+    fleet.ctl(&["ack", "web-1", "plugin:file", "--undo"]).exits(0);
+    assert_eq!(problems(&fleet)[0]["handled"], "");
+    fs::write(&file, "").expect("written");
+    eventually("it recovers", || problems(&fleet).is_empty());
+
+    let announce = ["downtime", "add", "--on", "role=web", "--for", "1h", "--comment", "move"];
+    let announced = fleet.ctl(&[&announce[..], &["-o", "json"]].concat()).exits(0).json();
+    fs::remove_file(&file).expect("removed");
+    let expected = format!("in downtime {}: move", announced["id"].as_str().expect("an id"));
+    eventually("it was expected", || problems(&fleet).iter().any(|p| p["handled"] == expected));
+    let id = announced["id"].as_str().expect("an id");
+    fleet.ctl(&["downtime", "end", id]).exits(0);
+    assert_eq!(problems(&fleet)[0]["handled"], "");
+
+    fleet.add_operator("eve", "viewer", "all");
+    fleet.ctl_as("eve", &acknowledge).exits(4);
+    fleet.ctl_as("eve", &announce).exits(4);
+    let done = |operation: &str| {
+        let fits = |r: &&Value| r["operation"] == operation && r["outcome"] == "ok";
+        fleet.audit().iter().filter(fits).count()
+    };
+    assert_eq!((done("health.acknowledge"), done("downtime.add"), done("downtime.end")), (1, 1, 1));
+}
+
+#[test]
+fn what_happened_while_the_controller_was_away_is_told_afterwards() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let file = checked(&mut fleet, "web-1");
+    eventually("the check ran", || {
+        let health = fleet.ctl(&["health", "web-1", "-o", "json"]).json();
+        let of = |c: &Value| c["state"]["check"] == "plugin:file" && c["state"]["checked_us"] != 0;
+        health["checks"].as_array().is_some_and(|checks| checks.iter().any(of))
+    });
+    fleet.take_controller().kill();
+    // Two results make a hard state, and two more that it has passed.
+    fs::remove_file(&file).expect("removed");
+    let memory = fleet.path("state-web-1/checks.json");
+    let remembered =
+        |text: &str| fs::read_to_string(&memory).is_ok_and(|memory| memory.contains(text));
+    eventually("it is hard", || remembered(r#""hard":"warning""#));
+    fs::write(&file, "").expect("written");
+    eventually("it has recovered", || !remembered(r#""hard":"warning""#));
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    let turns = |fleet: &Fleet| {
+        let history = fleet.ctl(&["history", "web-1", "plugin:file", "-o", "json"]).json();
+        history["turns"].as_array().map_or(0, Vec::len)
+    };
+    eventually("both changes are told", || turns(&fleet) == 2);
+    fleet.take_controller().kill();
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    assert_eq!(turns(&fleet), 2, "nothing is told twice");
+}
+
+#[test]
+fn an_agent_that_is_stopped_on_purpose_is_no_emergency_and_one_that_dies_is() {
+    let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    fleet.take_agent("web-1").stop();
+    fleet.take_agent("web-2").kill();
+    let of = |fleet: &Fleet, host: &str| problems(fleet).into_iter().find(|p| p["subject"] == host);
+    let both = ["web-1", "web-2"];
+    eventually("both are problems", || both.iter().all(|host| of(&fleet, host).is_some()));
+    let [stopped, dead] = both.map(|host| of(&fleet, host).expect("listed"));
+    assert_eq!(stopped["summary"], "its agent was stopped on purpose");
+    assert_eq!((&stopped["status"], &dead["status"]), (&"warning".into(), &"critical".into()));
+    fleet.start_agent("web-1");
+    fleet.wait_for("web-1", "up");
+    eventually("it is well", || of(&fleet, "web-1").is_none());
+}
+
+#[test]
 fn operators_may_do_what_their_role_and_hosts_allow_and_denials_are_audited() {
     let fleet = fleet_of(&[("web-1", "role=web"), ("db-1", "role=db")]);
     fleet.add_operator("eve", "viewer", "all");

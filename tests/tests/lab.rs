@@ -1,12 +1,12 @@
 //! The link and the operations on hosts that booted systemd: cables are pulled, units crash, disks
 //! fill up, power is cut.
 
-use std::time::Duration;
+use std::{fs, io::Write as _, time::Duration};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
     lab::Lab,
-    process::{eventually, within},
+    process::{command, eventually, within},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -16,9 +16,36 @@ const QUICK: &str = "keepalive = \"2s\"\nkeepalive_timeout = \"2s\"";
 const AGENT: &str = "state_dir = \"/var/lib/hostler-agent\"\n[link]\nkeepalive = \"2s\"\n\
                      keepalive_timeout = \"2s\"\nreconnect_longest = \"1s\"\n";
 
+const STACK: &str = r#"
+[defaults]
+interval = "2s"
+retry = "1s"
+attempts = 2
+
+[[unit]]
+name = "nginx"
+
+[[http]]
+name = "nginx"
+url = "http://127.0.0.1/"
+after = ["unit:nginx"]
+
+[[plugin]]
+name = "procs"
+command = ["/usr/lib/nagios/plugins/check_procs", "-w", "5000", "-c", "9000"]
+
+[[plugin]]
+name = "few-procs"
+command = ["/usr/lib/nagios/plugins/check_procs", "-w", "0:1", "-c", "0:1"]
+[check."plugin:few-procs"]
+off = true
+"#;
+
 fn fleet(lab: &Lab) -> Fleet {
     let fleet = Fleet::new(Place::Lab, QUICK);
     for host in ["h1", "h2"] {
+        lab.exec(host, &["mkdir", "--parents", "/etc/hostler"]);
+        lab.write(host, "/etc/hostler/stack.toml", STACK);
         lab.join(&fleet, host, AGENT);
     }
     fleet
@@ -37,7 +64,7 @@ type Try = fn(&Fleet, &Lab);
 
 /// What every operation of the catalogue does on a booted host. The catalogue's test compares this
 /// list with the catalogue.
-const OPERATIONS: [(&str, Try); 15] = [
+const OPERATIONS: [(&str, Try); 16] = [
     ("host.facts", facts),
     ("host.resources", resources),
     ("host.processes", processes),
@@ -53,6 +80,7 @@ const OPERATIONS: [(&str, Try); 15] = [
     ("journal.read", journal),
     ("logs.tail", logs),
     ("http.check", http),
+    ("plugin.run", plugin),
 ];
 
 #[test]
@@ -74,6 +102,17 @@ fn every_operation_of_the_catalogue_is_tested_on_a_booted_host() {
     named.sort();
     tested.sort();
     assert_eq!(named, tested);
+}
+
+/// A real plugin of Debian's monitoring-plugins, that is well and that is not.
+fn plugin(fleet: &Fleet, _: &Lab) {
+    let well = on(fleet, "h1", &["plugin", "run", "procs"], 0);
+    assert!(well["summary"].as_str().expect("text").starts_with("PROCS OK"), "{well}");
+    assert_eq!(well["data"]["figures"][0]["label"], "procs");
+    let bad = on(fleet, "h1", &["plugin", "run", "few-procs"], 1);
+    assert_eq!((&bad["status"], &bad["data"]["exit_code"]), (&"critical".into(), &2.into()));
+    let missing = on(fleet, "h1", &["plugin", "run", "proc"], 1);
+    assert_eq!(missing["error"]["hint"], "did you mean \"procs\"?", "{missing}");
 }
 
 fn facts(fleet: &Fleet, lab: &Lab) {
@@ -310,6 +349,42 @@ fn a_frozen_host_is_found_and_its_agent_goes_on_when_it_thaws() {
 }
 
 #[test]
+fn the_first_ctrl_c_leaves_an_action_to_itself_and_the_second_cancels_it_on_the_host() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 20\n";
+    lab.write("h2", "/etc/systemd/system/slow.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let state = |wanted: &str| {
+        eventually(&format!("the unit is {wanted}"), || {
+            lab.exec("h2", &["systemctl", "show", "slow", "-P", "ActiveState"]).trim() == wanted
+        });
+    };
+    let start = ["systemd", "start", "slow", "--on", "h2"];
+    let mut watched = fleet.ctl_at_terminal(&start);
+    state("activating");
+    watched.types("\x03");
+    watched.shows("goes on");
+    watched.types("\x03");
+    assert_ne!(watched.ended(), Some(0), "{}", watched.seen());
+    let cancelled = |r: &Value| r["kind"] == "outcome" && r["operation"] == "systemd.start";
+    eventually("the audit has its end", || fleet.audit().iter().any(cancelled));
+    let outcomes: Vec<_> = fleet.audit().into_iter().filter(cancelled).collect();
+    // systemd does not take a start back: what is known is that nobody waits for it any more.
+    assert_eq!(outcomes[0]["outcome"], "outcome-unknown", "{outcomes:?}");
+    assert!(outcomes[0]["detail"].as_str().is_some_and(|d| d.contains("its job goes on")));
+
+    lab.exec("h2", &["systemctl", "stop", "slow"]);
+    let mut left = fleet.ctl_at_terminal(&start);
+    state("activating");
+    left.types("\x03");
+    left.shows("goes on");
+    assert_ne!(left.ended(), Some(0), "{}", left.seen());
+    state("activating");
+    lab.exec("h2", &["systemctl", "stop", "slow"]);
+}
+
+#[test]
 fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is_back() {
     let lab = Lab::take();
     let mut fleet = fleet(&lab);
@@ -331,5 +406,102 @@ fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is
         let known = audit.iter().find(|r| r["kind"] == "reconciled");
         known.is_some_and(|r| r["operation"] == "systemd.start" && r["outcome"] == "ok")
     });
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_type() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let problems = || fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
+    eventually("all is well", || problems().as_array().is_some_and(Vec::is_empty));
+    let standing = |check: &str| {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        let checks = health["checks"].as_array().expect("checks").clone();
+        let found = checks.into_iter().find(|c| c["state"]["check"] == check);
+        found.map(|c| c["state"]["hard"].clone())
+    };
+    eventually("the endpoint was asked", || standing("http:nginx") == Some("ok".into()));
+    lab.exec("h1", &["sh", "-c", "systemctl kill --signal=KILL nginx; systemctl stop nginx"]);
+    eventually("the root and what follows are told", || {
+        let list = problems();
+        list.as_array().is_some_and(|l| l.len() == 1)
+            && list[0]["check"] == "unit:nginx"
+            && list[0]["follows"][0] == "http:nginx"
+    });
+    let next = problems()[0]["next"].as_str().expect("a command").to_owned();
+    let words: Vec<_> = next.split(' ').skip(1).collect();
+    fleet.ctl(&words).exits(0);
+    let status = fleet.ctl(&["status"]);
+    assert!(status.out.contains("unit:nginx") && status.code == 1, "{status:?}");
+    fleet.ctl(&["hosts", "--on", "check(unit:nginx)!=ok"]).exits(0);
+    lab.exec("h1", &["systemctl", "start", "nginx"]);
+    eventually("it is well again", || problems().as_array().is_some_and(Vec::is_empty));
+    let history = fleet.ctl(&["history", "h1", "unit:nginx", "-o", "json"]).json();
+    assert_eq!(history["turns"].as_array().map(Vec::len), Some(2), "{history}");
+    assert_eq!(history["turns"][0]["became"], "ok", "{history}");
+}
+
+/// A disk of four MiB that goes with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mount = command("/usr/bin/mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(dir.path())
+            .status();
+        assert!(mount.expect("mount").success());
+        Self(dir)
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.0.path().join("filler")).expect("a file");
+        while filler.write_all(&[0; 4096]).is_ok() {}
+        while filler.write_all(&[0]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path().join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = command("/usr/bin/umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
+    let disk = SmallDisk::new();
+    let store = disk.0.path().join("store.sqlite");
+    let mut fleet = Fleet::new(Place::Loopback, &format!("store = \"sqlite:{}\"", store.display()));
+    fleet.join("web-1", &[], "");
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+    let before = fleet.audit().len();
+    disk.fill();
+    // The log has some room left in its last page; then nothing fits any more.
+    let mut refused = None;
+    eventually("operations are refused", || {
+        let said = fleet.ctl(&["host", "facts", "--on", "all"]);
+        let full = said.code != 0;
+        refused = full.then_some(said);
+        full
+    });
+    let refused = refused.expect("refused");
+    assert!(refused.err.contains("full"), "{refused:?}");
+    fleet.ctl(&["hosts"]).exits(0);
+    disk.free();
+    eventually("operations run again", || fleet.ctl(&["host", "facts", "--on", "all"]).code == 0);
+    fleet.ctl(&["audit", "verify"]).exits(0);
+    let audit = fleet.audit();
+    assert!(audit.len() > before);
+    let count = |kind: &str| audit.iter().filter(|r| r["kind"] == kind).count();
+    assert_eq!(count("intent"), count("outcome") + count("recovered"), "{audit:?}");
+    fleet.take_controller().kill();
+    fleet.start_controller();
     fleet.ctl(&["audit", "verify"]).exits(0);
 }

@@ -118,6 +118,9 @@ impl Dispatcher {
             Failure::new(ErrorCode::LimitExceeded, message).hint("try again when some have ended")
         })?;
         let acts = spec.kind == Kind::Action && call.mode == Mode::Apply;
+        if !acts && self.runs(call.invocation) {
+            return already(call.invocation, Known::Running);
+        }
         let held = match acts {
             true => Some(inner.locks.take(locks::names(spec, &request), call.invocation)?),
             false => None,
@@ -158,7 +161,7 @@ impl Dispatcher {
                         Ok(joined) => joined,
                         Err(_) => {
                             task.abort();
-                            Ok(Err(why.failure(&name, acts)))
+                            Ok(Err(why.aborted(&name, acts)))
                         }
                     }
                 }
@@ -219,6 +222,10 @@ impl Dispatcher {
         })
     }
 
+    fn runs(&self, id: InvocationId) -> bool {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+
     fn register(&self, id: InvocationId, token: &CancellationToken) {
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.insert(id, token.clone());
@@ -257,6 +264,17 @@ impl Why {
         match acts {
             true => failure.hint("look at the host: a part of it may have been carried out"),
             false => failure.hint("allow more with --timeout"),
+        }
+    }
+}
+
+impl Why {
+    /// As [`Why::failure`], when it did not even say that it ended: of an action nobody knows.
+    fn aborted(self, operation: &str, acts: bool) -> Failure {
+        let failure = self.failure(operation, acts);
+        match acts {
+            true => Failure { code: ErrorCode::OutcomeUnknown.into(), ..failure },
+            false => failure,
         }
     }
 }

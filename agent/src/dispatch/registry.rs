@@ -135,6 +135,7 @@ fn outcome<R: Message + Name>(answer: Answer<R>) -> Outcome {
         r#type: R::full_name(),
         data: answer.data.encode_to_vec(),
         evidence: answer.evidence,
+        figures: answer.figures,
         ..Outcome::default()
     }
 }

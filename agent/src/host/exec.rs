@@ -2,7 +2,7 @@
 //! its input, a clean environment, lines of bounded length, and a process group of its own that
 //! does not outlive whoever waits for it.
 
-use std::{collections::VecDeque, ffi::OsString, process::Stdio};
+use std::{borrow::Cow, collections::VecDeque, ffi::OsString, process::Stdio};
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -23,7 +23,7 @@ const TAIL: usize = 20;
 /// A program with its arguments.
 #[derive(Debug, Clone)]
 pub struct Program {
-    path: &'static str,
+    path: Cow<'static, str>,
     args: Vec<OsString>,
 }
 
@@ -34,6 +34,8 @@ pub struct Running {
     child: Child,
     group: Option<Pid>,
     lines: FramedRead<ChildStdout, AnyDelimiterCodec>,
+    /// The last line was too long.
+    paused: bool,
     errors: JoinHandle<VecDeque<String>>,
 }
 
@@ -48,8 +50,8 @@ pub enum Line {
 
 impl Program {
     /// The program at an absolute path.
-    pub fn new(path: &'static str) -> Self {
-        Self { path, args: Vec::new() }
+    pub fn new(path: impl Into<Cow<'static, str>>) -> Self {
+        Self { path: path.into(), args: Vec::new() }
     }
 
     /// Adds an argument. It reaches the program as it is: nothing in it has a meaning before.
@@ -64,13 +66,13 @@ impl Program {
     /// # Errors
     /// When there is no such program, or it cannot be started.
     pub fn start(self) -> Result<Running, Failure> {
-        let mut argv = self.path.to_owned();
+        let mut argv = self.path.to_string();
         for arg in &self.args {
             argv.push(' ');
             argv.push_str(&arg.to_string_lossy());
         }
         #[expect(clippy::disallowed_methods, reason = "this is the process runner")]
-        let mut command = tokio::process::Command::new(self.path);
+        let mut command = tokio::process::Command::new(&*self.path);
         command
             .args(&self.args)
             .env_clear()
@@ -93,7 +95,8 @@ impl Program {
         let missing = || Failure::new(ErrorCode::Internal, "a program has no output");
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let errors = tokio::spawn(tail(child.stderr.take().ok_or_else(missing)?));
-        Ok(Running { argv, child, group, lines: FramedRead::new(stdout, codec()), errors })
+        let lines = FramedRead::new(stdout, codec());
+        Ok(Running { argv, child, group, lines, paused: false, errors })
     }
 }
 
@@ -103,7 +106,13 @@ impl Running {
     /// # Errors
     /// When its output cannot be read.
     pub async fn line(&mut self) -> Result<Option<Line>, Failure> {
-        match self.lines.next().await {
+        let next = match self.lines.next().await {
+            // After an error the decoder pauses once; that is not the end.
+            None if std::mem::take(&mut self.paused) => self.lines.next().await,
+            next => next,
+        };
+        self.paused = matches!(&next, Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)));
+        match next {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(Line::Text(BytesMut::from(&text[..])))),
             Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => Ok(Some(Line::TooLong)),
@@ -118,7 +127,19 @@ impl Running {
     ///
     /// # Errors
     /// When it said no, with the last lines of its error output.
-    pub async fn ended(mut self) -> Result<(), Failure> {
+    pub async fn ended(self) -> Result<(), Failure> {
+        let end = self.end().await?;
+        if end.code == Some(0) {
+            return Ok(());
+        }
+        Err(end.failure())
+    }
+
+    /// As [`Running::ended`], for a program whose exit status says more than yes or no.
+    ///
+    /// # Errors
+    /// When nobody can tell how it ended.
+    pub async fn end(mut self) -> Result<End, Failure> {
         let status = self.child.wait().await.map_err(|e| {
             Failure::new(
                 ErrorCode::HostFault,
@@ -127,21 +148,8 @@ impl Running {
         })?;
         // What it left behind in its group keeps its error output open.
         self.end_group();
-        if status.success() {
-            return Ok(());
-        }
-        let tail: Vec<String> = (&mut self.errors).await.unwrap_or_default().into();
-        let said = tail.last().cloned().unwrap_or_else(|| "it said nothing".to_owned());
-        let program = self.argv.split(' ').next().unwrap_or_default();
-        let mut failure =
-            Failure::new(ErrorCode::HostFault, format!("{program} ended with {status}: {said}"));
-        failure.evidence.push(Evidence {
-            kind: "argv".to_owned(),
-            what: self.argv.clone(),
-            exit_code: status.code(),
-            tail,
-        });
-        Err(failure)
+        let tail = (&mut self.errors).await.unwrap_or_default().into();
+        Ok(End { argv: self.argv.clone(), code: status.code(), status: status.to_string(), tail })
     }
 
     fn end_group(&mut self) {
@@ -149,6 +157,38 @@ impl Running {
             // It is gone already in most cases, which is as well.
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// What was run.
+    pub argv: String,
+    /// Its exit status; none when a signal ended it.
+    pub code: Option<i32>,
+    /// The last lines of its error output.
+    pub tail: Vec<String>,
+    status: String,
+}
+
+impl End {
+    /// What was run and how it ended.
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            kind: "argv".to_owned(),
+            what: self.argv.clone(),
+            exit_code: self.code,
+            tail: self.tail.clone(),
+        }
+    }
+
+    /// That it said no, and why.
+    pub fn failure(&self) -> Failure {
+        let said = self.tail.last().map_or("it said nothing", String::as_str);
+        let program = self.argv.split(' ').next().unwrap_or_default();
+        let message = format!("{program} ended with {}: {said}", self.status);
+        Failure::new(ErrorCode::HostFault, message).evidence(self.evidence())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt},
+    path::{Component, Path, PathBuf},
 };
 
 use hostler_proto::wire::{ErrorCode, Failure};
@@ -62,7 +62,8 @@ pub fn open(policy: &Policy, path: &Path) -> Result<(PathBuf, File), Failure> {
 pub fn expand(policy: &Policy, patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
     let options = glob::MatchOptions {
         require_literal_separator: true,
-        require_literal_leading_dot: true,
+        // With it the crate panics on names that are no UTF-8.
+        require_literal_leading_dot: false,
         ..glob::MatchOptions::new()
     };
     let mut found = std::collections::BTreeSet::new();
@@ -71,6 +72,12 @@ pub fn expand(policy: &Policy, patterns: &[String]) -> Result<Vec<PathBuf>, Fail
             found.insert(PathBuf::from(pattern));
             continue;
         }
+        let wild = Path::new(pattern);
+        if wild.components().any(|c| c == Component::ParentDir) || pattern.contains("**") {
+            let message = format!("the pattern {pattern} holds \"..\" or \"**\"");
+            return Err(Failure::new(ErrorCode::InvalidArgument, message)
+                .hint("name each level: /srv/*/logs/*.log"));
+        }
         // Only directories that may be read are looked into, so that a pattern tells of no others.
         let fixed = pattern.split(['*', '?', '[']).next().unwrap_or_default();
         policy.beneath(Path::new(fixed.rsplit_once('/').map_or("/", |(parent, _)| parent)))?;
@@ -78,7 +85,11 @@ pub fn expand(policy: &Policy, patterns: &[String]) -> Result<Vec<PathBuf>, Fail
             let message = format!("the pattern {pattern} cannot be read: {e}");
             Failure::new(ErrorCode::InvalidArgument, message)
         })?;
-        found.extend(paths.flatten().filter(|p| !p.is_dir()).take(MOST + 1));
+        let hidden = |path: &Path| path.file_name().is_some_and(|n| n.as_bytes().starts_with(b"."));
+        let dots = hidden(wild);
+        // A link in between may lead out: what is not allowed is not told of.
+        let meant = |p: &PathBuf| (dots || !hidden(p)) && !p.is_dir() && policy.beneath(p).is_ok();
+        found.extend(paths.flatten().filter(meant).take(MOST + 1));
     }
     match found.len() {
         0..=MOST => Ok(found.into_iter().collect()),

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use hostler_core::clock::Clock;
 use hostler_proto::wire::{ErrorCode, Failure};
 
-use crate::policy::Policy;
+use crate::{policy::Policy, stack::Stack};
 
 /// The machine, as far as the policy lets an operation see it.
 #[derive(Debug)]
 pub struct Host {
     /// What the host's owner allows.
     pub policy: Policy,
+    /// What is on it.
+    pub stack: Stack,
     /// Wall-clock time and fresh ids.
     pub clock: Arc<dyn Clock>,
 }

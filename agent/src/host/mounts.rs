@@ -44,7 +44,7 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
             let networked = NETWORKED.contains(&m.fs_type.as_str());
             // A file that is mounted over another is no place to look for space. A network mount is
             // not looked at here: its server may be gone.
-            let stored = device.starts_with('/') && !m.mount_point.is_file();
+            let stored = !networked && device.starts_with('/') && !m.mount_point.is_file();
             let root = m.mount_point == Path::new("/");
             (networked || stored || root).then(|| Mount {
                 point: m.mount_point.to_string_lossy().into_owned(),

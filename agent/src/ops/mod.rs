@@ -6,4 +6,5 @@ mod http;
 mod journal;
 mod logs;
 mod net;
+mod plugin;
 mod systemd;

@@ -201,6 +201,9 @@ impl Access for Api {
             "" | "all" => None,
             on => Some(on.parse::<Selector>().map_err(invalid)?),
         };
+        if scope.as_ref().is_some_and(Selector::asks_for_health) {
+            return Err(invalid("what an operator may do does not depend on checks: no check(…)"));
+        }
         let life = match request.days {
             0 => self.0.config.operator_certificate,
             days => Duration::from_secs(u64::from(days.min(3650)) * 86_400),
@@ -233,9 +236,16 @@ impl Access for Api {
         let detail = serde_json::json!({ "reason": request.reason });
         let revoke = async {
             let now = self.0.clock.now().as_microsecond();
-            if self.0.store.revoke_operator(&name, now).await.map_err(unstored)? {
-                // Stored first: a session that is made in between finds the operator revoked.
-                return Ok(self.0.sessions.cut(&name));
+            let revoked = self.0.store.revoke_operator(&name, now).await.map_err(unstored)?;
+            let row = self.0.store.operator(&name).await.map_err(unstored)?;
+            if row.is_some_and(|r| r.revoked_us.is_some()) {
+                // Stored first: a session that is made in between finds the operator revoked. One
+                // that is there is cut even when the operator was revoked before.
+                self.0.runs.stop_all_of(&name);
+                let cut = self.0.sessions.cut(&name);
+                if revoked {
+                    return Ok(cut);
+                }
             }
             let message = format!("there is no operator {name}, or it is revoked");
             Err(Failure::new(ErrorCode::NotFound, message)

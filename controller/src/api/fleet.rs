@@ -7,8 +7,8 @@ use hostler_proto::{
     name::HostName,
     wire::{
         CertificateRecord, ErrorCode, Failure, FleetStatus, FleetStatusRequest, HostRecord,
-        HostsReply, HostsRequest, LabelHostRequest, Problem, RevokeHostRequest, RevokeReply,
-        Status as Health, fleet_server::Fleet,
+        HostsReply, HostsRequest, LabelHostRequest, RemoveHostReply, RemoveHostRequest,
+        RevokeHostRequest, RevokeReply, Status as Health, fleet_server::Fleet,
     },
 };
 use tonic::{Request, Response, Status};
@@ -16,12 +16,12 @@ use tonic::{Request, Response, Status};
 use super::{Api, TWIN_US, caller, operations::invalid, unstored};
 use crate::{
     authz::What,
+    health::problems::{Problem, fold, sort},
     store::{Connection, HostRow},
 };
 
 /// Problems that one answer lists.
 const PROBLEMS: usize = 100;
-const DAY_US: i64 = 86_400_000_000;
 
 fn record(row: HostRow, whole: bool) -> HostRecord {
     HostRecord {
@@ -41,30 +41,6 @@ fn record(row: HostRow, whole: bool) -> HostRecord {
     }
 }
 
-/// What is wrong with a host, if anything.
-fn problem(row: &HostRow, now: i64) -> Option<Problem> {
-    let days = (row.certificate_until_us - now) / DAY_US;
-    let (status, summary) = match row.connection {
-        Connection::Down => (Health::Critical, format!("down: {}", row.reason)),
-        Connection::Never => (Health::Warning, "enrolled and never connected".to_owned()),
-        Connection::Up if row.certificate_until_us <= now => {
-            (Health::Critical, "its certificate has expired".to_owned())
-        }
-        // It renews itself at a third of its life; below a few days that did not work.
-        Connection::Up if days < 3 => {
-            (Health::Warning, format!("its certificate ends in {days} days and was not renewed"))
-        }
-        Connection::Up | Connection::Revoked => return None,
-    };
-    Some(Problem {
-        status: status.into(),
-        subject: row.name.to_string(),
-        summary,
-        since_us: row.since_us,
-        next: format!("hostlerctl host show {}", row.name),
-    })
-}
-
 #[tonic::async_trait]
 impl Fleet for Api {
     async fn status(
@@ -78,18 +54,33 @@ impl Fleet for Api {
         let count = |c| {
             u32::try_from(hosts.iter().filter(|h| h.connection == c).count()).unwrap_or(u32::MAX)
         };
-        let mut problems: Vec<_> = hosts.iter().filter_map(|h| problem(h, now)).collect();
+        let mut problems = self.problems_of(&hosts).await?;
         let twin = |h: &HostRow| Some((h.name.clone(), self.0.links.twin(&h.name, now - TWIN_US)?));
         problems.extend(hosts.iter().filter_map(twin).map(|(host, twin)| Problem {
-            status: Health::Critical.into(),
-            subject: host.to_string(),
+            status: Health::Critical,
+            check: String::new(),
             summary: format!("a clone: an agent at {} has the same key", twin.from),
             since_us: twin.seen_us,
             next: format!("hostlerctl host revoke {host} --reason cloned, and enrol both anew"),
+            hosts: vec![host],
+            follows: Vec::new(),
+            handled: String::new(),
+            flapping: false,
         }));
-        problems.sort_by_key(|p| (std::cmp::Reverse(p.status), p.since_us));
+        sort(&mut problems);
+        let mut problems = fold(problems);
+        let handled = problems.iter().filter(|p| !p.handled.is_empty()).count();
         let more = problems.len().saturating_sub(PROBLEMS);
         problems.truncate(PROBLEMS);
+        let problems = problems.into_iter().map(hostler_proto::wire::Problem::from).collect();
+        let (ok, bad) = self.0.health.look(|health| {
+            let up = hosts.iter().filter(|h| h.connection == Connection::Up);
+            let checks = up.filter_map(|h| health.get(&h.name)).flat_map(|h| h.checks.values());
+            checks.fold((0_u32, 0_u32), |(ok, bad), check| match check.hard(now) {
+                Health::Ok | Health::Unspecified => (ok + 1, bad),
+                _ => (ok, bad + 1),
+            })
+        });
 
         let mut certificates = Vec::new();
         let authority = authority_until(self.0.vault.authority.certificate());
@@ -119,6 +110,9 @@ impl Fleet for Api {
             fleet: self.0.fleet.to_string(),
             controller_version: env!("CARGO_PKG_VERSION").into(),
             now_us: now,
+            checks_ok: ok,
+            checks_bad: bad,
+            handled: u32::try_from(handled).unwrap_or(u32::MAX),
         }))
     }
 
@@ -167,15 +161,44 @@ impl Fleet for Api {
             false => format!("revoked by {}: {}", caller.name, request.reason),
         };
         let revoke = async {
-            if !self.0.store.revoke_host(&host, &reason, now).await.map_err(unstored)? {
-                return Err(unknown(&host));
-            }
-            // Stored first: a link that is made in between finds the host revoked.
+            let revoked = self.0.store.revoke_host(&host, &reason, now).await.map_err(unstored)?;
+            // Stored first: a link that is made in between finds the host revoked. One that is there
+            // is cut even when it was revoked before.
             let link = self.0.links.get(&host);
-            Ok(u32::from(link.inspect(|l| l.cut.cancel()).is_some()))
+            let known = self.0.store.host(&host).await.map_err(unstored)?;
+            let cut = match known.is_none_or(|h| h.revoked_us.is_some()) {
+                true => u32::from(link.inspect(|l| l.cut.cancel()).is_some()),
+                false => 0,
+            };
+            if revoked { Ok(cut) } else { Err(unknown(&host)) }
         };
         let cut = self.change(&caller, "host.revoke", host.as_str(), detail, revoke).await?;
         Ok(Response::new(RevokeReply { cut }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveHostRequest>,
+    ) -> Result<Response<RemoveHostReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        self.authorise(&caller, What::Administer, None, "host.remove", &request.host).await?;
+        let host: HostName = request.host.parse().map_err(invalid)?;
+        let detail = serde_json::json!({ "reason": request.reason });
+        let remove = async {
+            if self.0.store.remove_host(&host).await.map_err(unstored)? {
+                // One that linked at this very moment has no record any more.
+                self.0.links.get(&host).inspect(|link| link.cut.cancel());
+                self.0.health.forget(&host);
+                return Ok(());
+            }
+            match self.0.store.host(&host).await.map_err(unstored)? {
+                Some(_) => Err(linked(&host)),
+                None => Err(unknown(&host)),
+            }
+        };
+        self.change(&caller, "host.remove", host.as_str(), detail, remove).await?;
+        Ok(Response::new(RemoveHostReply {}))
     }
 }
 
@@ -195,7 +218,14 @@ pub(super) fn check_label(key: &str, value: &str) -> Result<(), Status> {
     )))
 }
 
-fn unknown(host: &HostName) -> Status {
+fn linked(host: &HostName) -> Status {
+    let message = format!("{host} is connected and cannot be removed");
+    Failure::new(ErrorCode::PreconditionFailed, message)
+        .hint(format!("stop its agent first, or: hostlerctl host revoke {host}"))
+        .into()
+}
+
+pub(super) fn unknown(host: &HostName) -> Status {
     Failure::new(ErrorCode::NotFound, format!("there is no host {host}, or it is revoked"))
         .hint("list the hosts with: hostlerctl hosts --on all")
         .into()

@@ -5,6 +5,7 @@ pub mod access;
 mod audit;
 pub mod enrolment;
 mod fleet;
+mod health;
 mod operations;
 mod reconcile;
 
@@ -21,7 +22,7 @@ use hostler_core::{
 use hostler_proto::{
     catalogue::Catalogue,
     name::HostName,
-    wire::{ErrorCode, Failure},
+    wire::{ErrorCode, Failure, Status as Health},
 };
 use tonic::{Request, Status};
 
@@ -29,12 +30,14 @@ use crate::{
     audit::{Auditor, Entry},
     authz::{Caller, Candidate, What, authorise},
     config::Config,
+    health::{Fleet, Standing, problems::word, recorder::Recorder},
     links::{Link, Links, Twin},
     metrics::Metrics,
     presence::Presence,
+    runs::Runs,
     selector::Selector,
     sessions::Sessions,
-    store::{Change, HostRow, Store},
+    store::{Change, Connection, HostRow, Store},
     vault::Vault,
 };
 
@@ -64,12 +67,18 @@ pub struct App {
     pub links: Links,
     /// Operators that are connected.
     pub sessions: Sessions,
+    /// Requests that are under way.
+    pub runs: Runs,
     /// The operations of this build.
     pub catalogue: Catalogue,
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
     /// Which hosts are linked, for the store.
     pub presence: Presence,
+    /// How every check of every host stands.
+    pub health: Fleet,
+    /// What of it is written down.
+    pub recorder: Recorder,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -177,9 +186,12 @@ impl Api {
     /// The hosts that a selector matches, by name.
     async fn select(&self, on: &str) -> Result<Vec<HostRow>, Status> {
         let selector: Selector = on.parse().map_err(operations::invalid)?;
-        let hosts = self.0.store.hosts().await.map_err(unstored)?;
-        if let Some(unknown) = selector.unknown_names(hosts.iter().map(|h| &h.name)).first() {
-            return Err(Failure::new(ErrorCode::NotFound, unknown.to_string())
+        let mut hosts = self.0.store.hosts().await.map_err(unstored)?;
+        if selector.asks_for_health() {
+            self.fill_in_health(&mut hosts);
+        }
+        if let Some(unknown) = selector.unknown_name(hosts.iter().map(|h| &h.name)) {
+            return Err(Failure::new(ErrorCode::NotFound, unknown)
                 .hint("list the hosts with: hostlerctl hosts --on all")
                 .into());
         }
@@ -196,6 +208,23 @@ impl Api {
                 .into());
         }
         Ok(matching)
+    }
+
+    /// How checks stand, in the words of selectors; of a host that is away nobody knows.
+    fn fill_in_health(&self, hosts: &mut [HostRow]) {
+        let now = self.0.clock.now().as_microsecond();
+        self.0.health.look(|health| {
+            for host in hosts {
+                let Some(of) = health.get(&host.name) else { continue };
+                let status = |s: &Standing| match host.connection {
+                    Connection::Up => word(s.hard(now)),
+                    _ => word(Health::Unknown),
+                };
+                let checks = of.checks.iter();
+                host.health =
+                    checks.map(|(name, s)| (name.clone(), status(s).to_owned())).collect();
+            }
+        });
     }
 
     pub(crate) async fn connected(&self, link: &Arc<Link>, peer: &CertificateFacts) {

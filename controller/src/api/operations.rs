@@ -28,10 +28,11 @@ use crate::{
     authz::{Caller, Permit, What},
     metrics::Ended,
     relay::{Job, Report, relay},
+    runs::Running,
 };
 
 /// Reports that wait for the audit or for a slow caller. Behind them the hosts are held back.
-const REPORTS: usize = 1024;
+const REPORTS: usize = 256;
 /// How long an action's caller may leave an event unread before it counts as gone.
 const UNREAD: Duration = Duration::from_secs(30);
 
@@ -40,6 +41,7 @@ struct Prepared {
     job: Job,
     hosts: Vec<HostName>,
     entry: Entry,
+    running: Running,
 }
 
 #[tonic::async_trait]
@@ -81,6 +83,8 @@ impl Operations for Api {
             ..self.entry(&caller)
         };
         self.0.auditor.record_all(vec![entry]).await.map_err(unaudited)?;
+        let whole = caller.scope.is_none();
+        self.0.runs.stop(id, |operator| whole || *operator == caller.name);
         let mut cancelled = 0;
         // What runs on a host that the caller may not act on is not the caller's to end.
         let hosts = self.0.store.hosts().await.map_err(unstored)?;
@@ -125,6 +129,17 @@ impl Api {
             true => InvocationId::new(&*self.0.clock),
             false => request.invocation.parse().map_err(invalid)?,
         };
+        // An id says that it is the same request: an agent answers it with what it did then.
+        let taken = || {
+            let message = format!("there was a request {invocation} already");
+            Failure::new(ErrorCode::AlreadyExists, message).hint("every request needs a new id")
+        };
+        let running = self.0.runs.begin(invocation, caller.name.clone()).ok_or_else(taken)?;
+        if !request.invocation.is_empty()
+            && self.0.store.has_invocation(&invocation.to_string()).await.map_err(unstored)?
+        {
+            return Err(taken().into());
+        }
         let mut detail = serde_json::Map::new();
         detail.insert("parameters".into(), args::to_json(spec, &message));
         detail.insert("on".into(), request.on.clone().into());
@@ -180,13 +195,13 @@ impl Api {
             },
             acts: spec.kind == Kind::Action && !request.plan,
         };
-        Ok(Prepared { job, hosts: names, entry })
+        Ok(Prepared { job, hosts: names, entry, running })
     }
 
     /// Carries the job to the hosts and the reports back. A caller that went away ends a probe; an
     /// action goes on to its end, and to the audit.
     async fn carry(&self, prepared: Prepared, out: mpsc::Sender<Result<RunEvent, Status>>) {
-        let Prepared { job, hosts, entry } = prepared;
+        let Prepared { job, hosts, entry, running } = prepared;
         let began = tokio::time::Instant::now();
         let goes_on = job.acts;
         let started = RunStarted {
@@ -196,8 +211,8 @@ impl Api {
         let mut listening = send(&out, run_event::Event::Started(started)).await;
         let (reports, mut arriving) = mpsc::channel::<Report>(REPORTS);
         let links = self.0.links.clone();
-        let all = hosts.clone();
-        tokio::spawn(async move { relay(&links, all, job, reports).await }.in_current_span());
+        let (all, stop) = (hosts.clone(), running.stop.clone());
+        tokio::spawn(async move { relay(&links, all, job, stop, reports).await }.in_current_span());
 
         let mut open: std::collections::HashSet<HostName> = hosts.into_iter().collect();
         let mut summary = RunSummary::default();

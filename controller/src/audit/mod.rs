@@ -187,7 +187,14 @@ impl Writer {
             })
             .collect();
         let began = tokio::time::Instant::now();
-        self.store.append_audit(&records).await?;
+        if let Err(error) = self.store.append_audit(&records).await {
+            // The commit may have taken effect and only its answer was lost: the chain goes on from
+            // where it really ends.
+            if let Ok(Some(head)) = self.store.audit_head().await {
+                (self.seq, self.hash) = (head.seq, head.hash);
+            }
+            return Err(error);
+        }
         self.metrics.audit_commit.observe(began.elapsed().as_secs_f64());
         self.metrics.audit_records.inc_by(records.len() as u64);
         (self.seq, self.hash) = (seq, hash);

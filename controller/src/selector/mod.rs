@@ -6,12 +6,13 @@
 //! role=db  role!=db  env in (a,b)    labels; fact.os_id=debian asks for a fact
 //! has(canary)  !canary               a label is there, is not there
 //! state=down                         up, down, never, revoked
+//! check(disk)=critical               ok, warning, critical, unknown; check(http:*)!=ok
 //! a and (b or not c)
 //! ```
 
 mod parse;
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 use globset::{Glob, GlobMatcher};
 use hostler_proto::name::{HostName, nearest};
@@ -30,6 +31,7 @@ enum Expr {
     Pattern(Pattern),
     Is { key: String, values: Vec<String> },
     Has(String),
+    Check { name: Pattern, statuses: Vec<String> },
     Not(Box<Expr>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
@@ -63,19 +65,26 @@ impl Selector {
         })
     }
 
-    /// A sentence for each host that is named and does not exist.
-    pub fn unknown_names<'a>(
+    /// Whether it depends on how checks stand.
+    pub fn asks_for_health(&self) -> bool {
+        self.0.mentions(&|expr| matches!(expr, Expr::Check { .. }))
+    }
+
+    /// A sentence for the first host that is named and does not exist.
+    pub fn unknown_name<'a>(
         &self,
         known: impl Iterator<Item = &'a HostName> + Clone,
-    ) -> Vec<String> {
+    ) -> Option<String> {
         let mut named = Vec::new();
         self.0.names(&mut named);
-        named.retain(|name| !known.clone().any(|k| k == *name));
-        let guess = |name: &HostName| {
-            let meant = nearest(name.as_str(), known.clone().map(HostName::as_str));
-            meant.map(|n| format!("; did you mean {n}?")).unwrap_or_default()
-        };
-        named.iter().map(|name| format!("there is no host {name}{}", guess(name))).collect()
+        if named.is_empty() {
+            return None;
+        }
+        let all: HashSet<_> = known.clone().collect();
+        let name = named.into_iter().find(|name| !all.contains(*name))?;
+        let meant = nearest(name.as_str(), known.map(HostName::as_str));
+        let guess = meant.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+        Some(format!("there is no host {name}{guess}"))
     }
 }
 
@@ -89,6 +98,10 @@ impl Expr {
                 host.get(key).is_some_and(|value| values.iter().any(|v| v == value))
             }
             Self::Has(key) => host.get(key).is_some(),
+            Self::Check { name, statuses } => host
+                .health
+                .iter()
+                .any(|(check, status)| statuses.contains(status) && name.matcher.is_match(check)),
             Self::Not(inner) => !inner.matches(host),
             Self::And(all) => all.iter().all(|e| e.matches(host)),
             Self::Or(any) => any.iter().any(|e| e.matches(host)),
@@ -109,7 +122,7 @@ impl Expr {
             Self::Name(name) => into.push(name),
             Self::Not(inner) => inner.names(into),
             Self::And(list) | Self::Or(list) => list.iter().for_each(|e| e.names(into)),
-            Self::All | Self::Pattern(_) | Self::Is { .. } | Self::Has(_) => {}
+            Self::All | Self::Pattern(_) | Self::Is { .. } | Self::Has(_) | Self::Check { .. } => {}
         }
     }
 }
@@ -150,6 +163,10 @@ impl fmt::Display for Expr {
                 values => write!(f, "{key} in ({})", values.join(",")),
             },
             Self::Has(key) => write!(f, "has({key})"),
+            Self::Check { name, statuses } => match statuses.as_slice() {
+                [status] => write!(f, "check({})={status}", name.text),
+                many => write!(f, "check({}) in ({})", name.text, many.join(",")),
+            },
             Self::Not(inner) => write!(f, "not ({inner})"),
             Self::And(parts) => list(f, parts, "and"),
             Self::Or(parts) => list(f, parts, "or"),
@@ -178,7 +195,10 @@ mod tests {
         let selector: Selector = selector.parse().expect(selector);
         let hosts = hosts.iter().filter(|(name, labels, state)| {
             let name = name.parse().expect("name");
-            selector.matches(&Candidate { name: &name, labels, facts: &facts, state })
+            let disk = if *state == "up" { "critical" } else { "unknown" };
+            let health = map(&[("disk", disk), ("http:backend", "ok")]);
+            let (facts, health) = (&facts, &health);
+            selector.matches(&Candidate { name: &name, labels, facts, state, health })
         });
         hosts.map(|(name, ..)| (*name).to_owned()).collect()
     }
@@ -196,6 +216,10 @@ mod tests {
             ("has(canary)", "web-2"),
             ("!canary", "web-1 db-1"),
             ("state=down", "web-2"),
+            ("check(disk)=critical", "web-1 db-1"),
+            ("check(disk)!=critical and web-*", "web-2"),
+            ("check(http:*) in (warning,ok) and role=db", "db-1"),
+            ("check(nothing)!=ok", ""),
             ("fact.os_id=debian and not web-*", "db-1"),
             ("role=db or role=web and state=up", "web-1 db-1"),
             ("(role=db or role=web) and state=down", "web-2"),
@@ -229,8 +253,8 @@ mod tests {
         let known: Vec<HostName> = vec!["web-1".parse().expect("name")];
         let selector: Selector = "web-l or db-*".parse().expect("selector");
         assert_eq!(
-            selector.unknown_names(known.iter()),
-            ["there is no host web-l; did you mean web-1?"]
+            selector.unknown_name(known.iter()).expect("unknown"),
+            "there is no host web-l; did you mean web-1?"
         );
     }
 

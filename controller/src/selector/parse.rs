@@ -10,6 +10,7 @@ const LONGEST: usize = 64 << 10;
 /// Deepest nesting of parentheses and "not".
 const DEEPEST: usize = 64;
 const STATES: [&str; 4] = ["up", "down", "never", "revoked"];
+const STATUSES: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 
 /// Why a text is no selector.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -162,6 +163,10 @@ impl<'a> Parser<'a> {
                 self.need(Token::Close, "\")\"")?;
                 return Ok(Expr::Has(key));
             }
+            Some(Token::Open) if word == "check" => {
+                self.at += 2;
+                return self.check();
+            }
             Some(Token::Equal) => {
                 let key = self.key()?;
                 self.at += 1;
@@ -196,6 +201,45 @@ impl<'a> Parser<'a> {
         };
         self.at += 1;
         Ok(expr)
+    }
+
+    /// What follows `check(`.
+    fn check(&mut self) -> Result<Expr, InvalidSelector> {
+        let Some(Token::Word(word)) = self.peek() else {
+            return Err(self.expected("a check or a pattern"));
+        };
+        let name =
+            Pattern::new(word).ok_or_else(|| self.error(format!("\"{word}\" is no pattern")))?;
+        self.at += 1;
+        self.need(Token::Close, "\")\"")?;
+        let statuses = if self.take(Token::Equal) {
+            vec![self.status()?]
+        } else if self.take(Token::Unequal) {
+            // Every other one: a host that has no such check is not meant.
+            let other = self.status()?;
+            STATUSES.iter().filter(|s| **s != other).map(ToString::to_string).collect()
+        } else if self.take(Token::Word("in")) {
+            self.need(Token::Open, "\"(\"")?;
+            let mut statuses = vec![self.status()?];
+            while self.take(Token::Comma) {
+                statuses.push(self.status()?);
+            }
+            self.need(Token::Close, "\",\" or \")\"")?;
+            statuses
+        } else {
+            return Err(self.expected("\"=\", \"!=\" or \"in\""));
+        };
+        Ok(Expr::Check { name, statuses })
+    }
+
+    fn status(&mut self) -> Result<String, InvalidSelector> {
+        match self.peek() {
+            Some(Token::Word(word)) if STATUSES.contains(&word) => {
+                self.at += 1;
+                Ok(word.to_owned())
+            }
+            _ => Err(self.error(format!("a check is one of {}", STATUSES.join(", ")))),
+        }
     }
 
     fn key(&mut self) -> Result<String, InvalidSelector> {

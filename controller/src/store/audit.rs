@@ -167,6 +167,15 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
+    /// Whether there is any record of a request.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn has_invocation(&self, invocation: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query("SELECT 1 AS found FROM audit WHERE invocation = $1 LIMIT 1");
+        Ok(query.bind(invocation).fetch_optional(&self.pool).await?.is_some())
+    }
+
     /// Intents that have no outcome, in their order: what a controller that died let go.
     ///
     /// # Errors

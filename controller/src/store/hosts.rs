@@ -78,6 +78,8 @@ pub struct HostRow {
     pub last_seen_us: i64,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
+    /// How its checks stand, for selectors; filled in where one asks for it.
+    pub health: BTreeMap<String, String>,
 }
 
 /// How the link of a host changed.
@@ -148,6 +150,7 @@ impl HostRow {
             labels: &self.labels,
             facts: &self.facts,
             state: self.connection.name(),
+            health: &self.health,
         }
     }
 
@@ -180,6 +183,7 @@ impl HostRow {
             address: row.try_get("address")?,
             last_seen_us: row.try_get("last_seen_us")?,
             revoked_us: (revoked != 0).then_some(revoked),
+            health: BTreeMap::new(),
         })
     }
 }
@@ -378,5 +382,29 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Forgets a host that is not linked, or that was revoked; false when there is none such.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn remove_host(&self, host: &HostName) -> Result<bool, StoreError> {
+        let _writer = self.write().await;
+        let mut transaction = self.pool.begin().await?;
+        let query = "DELETE FROM hosts WHERE name = $1 AND (connection <> 'up' OR revoked_us <> 0)";
+        let done = sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        for query in [
+            "DELETE FROM health WHERE host = $1",
+            "DELETE FROM turns WHERE host = $1",
+            "DELETE FROM figures WHERE host = $1",
+            "DELETE FROM acknowledgements WHERE host = $1",
+        ] {
+            sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
     }
 }

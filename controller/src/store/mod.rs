@@ -4,11 +4,12 @@
 //! faithfully, so there are no two implementations that could drift apart.
 
 mod audit;
+mod health;
 mod hosts;
 mod operators;
 mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, sync::Arc, time::Duration};
 
 use sqlx::{
     AnyPool, Executor,
@@ -20,6 +21,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     audit::AuditFilter,
+    health::TurnRow,
     hosts::{Change, Connection, EnrollError, HostRow, NewHost},
     operators::OperatorRow,
     tokens::TokenRow,
@@ -72,7 +74,11 @@ impl Store {
     /// When it cannot be reached, or was written by a newer controller.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
-        let sqlite = url.starts_with("sqlite:");
+        let file = url.strip_prefix("sqlite:").map(|f| f.split('?').next().unwrap_or(f));
+        let sqlite = file.is_some();
+        if let Some(file) = file {
+            keep_private(file);
+        }
         let full = match sqlite && !url.contains('?') {
             true => format!("{url}?mode=rwc"),
             false => url.to_owned(),
@@ -109,6 +115,14 @@ impl Store {
     async fn write(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().await
     }
+}
+
+/// Makes a database that does not exist yet, for its owner alone: SQLite gives its other files the
+/// same mode, and would itself let everybody read.
+fn keep_private(file: &str) {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    // Where it cannot be made SQLite says why; it may also stand there already, or be in memory.
+    drop(made);
 }
 
 /// A map as it is stored.

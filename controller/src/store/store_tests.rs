@@ -1,15 +1,22 @@
 //! What the store promises, on SQLite and on a real PostgreSQL server alike.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use hostler_core::clock::{Clock, SystemClock};
-use hostler_proto::name::HostName;
+use hostler_proto::{
+    name::HostName,
+    wire::{CheckState, Status, Turn},
+};
 use sqlx::{Connection as _, Executor};
 
 use super::*;
 use crate::{
     audit::{Auditor, Entry, verify},
     authz::Role,
+    health::{
+        recorder::News,
+        silence::{Acknowledgement, Checks, Downtime},
+    },
     metrics::Metrics,
 };
 
@@ -224,6 +231,80 @@ on_both! {
         assert_eq!((walk.records, problem), (4, None));
     }
 
+    async fn how_hosts_are_is_remembered_and_changes_are_kept_in_their_order(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let turn = |number, became: Status| Turn {
+            number,
+            check: "disk".into(),
+            was: Status::Ok.into(),
+            became: became.into(),
+            hard: true,
+            at_us: i64::try_from(number).expect("small"),
+            summary: "full".into(),
+            ..Turn::default()
+        };
+        let news = |host: &str, turns: Vec<Turn>| News {
+            host: name(host),
+            memory: "m".into(),
+            last_turn: 2,
+            heard_us: 5,
+            leaving: true,
+            states: vec![CheckState { check: "disk".into(), ..CheckState::default() }],
+            turns,
+        };
+        let turns = vec![turn(1, Status::Warning), turn(2, Status::Critical)];
+        let both = [news("web-1", turns), news("gone-1", vec![turn(1, Status::Critical)])];
+        store.record_health(&both).await.expect("written");
+        store.record_health(&[news("web-1", vec![])]).await.expect("again");
+        let health = store.health().await.expect("read");
+        assert_eq!(health.len(), 1, "a host that is not known is left out");
+        let web = &health[&name("web-1")];
+        assert_eq!((web.last_turn, web.left, web.checks.len()), (2, true, 1));
+        let read = store.turns(&name("web-1"), Some("disk"), 0, 10).await.expect("read");
+        let seen: Vec<_> = read.iter().map(|t| (t.at_us, t.became)).collect();
+        assert_eq!(seen, [(2, Status::Critical), (1, Status::Warning)]);
+        assert_eq!(store.turns(&name("web-1"), None, 2, 10).await.expect("read").len(), 1);
+        assert!(store.turns(&name("web-1"), Some("x"), 0, 10).await.expect("read").is_empty());
+        assert!(store.remove_host(&name("web-1")).await.expect("removed"));
+        assert!(store.health().await.expect("read").is_empty());
+    }
+
+    async fn what_people_know_of_is_remembered_until_it_is_over(fixture: Fixture) {
+        let store = &fixture.store;
+        let downtime = Downtime {
+            id: "d1".into(),
+            hosts: "role=web and not web-3".parse().expect("selector"),
+            checks: Checks::new("http:*").expect("pattern"),
+            begins_us: 10,
+            ends_us: 20,
+            lasts_us: Some(5),
+            made_by: "eve".into(),
+            comment: "new disks".into(),
+        };
+        store.add_downtime(&downtime).await.expect("added");
+        let read = store.downtimes(24).await.expect("read");
+        assert_eq!((read.len(), read[0].lasts_us, read[0].checks.as_str()), (1, Some(5), "http:*"));
+        assert!(store.downtimes(25).await.expect("read").is_empty());
+        assert!(store.end_downtime("d1", 15).await.expect("ended"));
+        assert!(!store.end_downtime("d1", 15).await.expect("again"));
+        let given = |comment: &str, expires_us| Acknowledgement {
+            host: "web-1".into(),
+            check: "disk".into(),
+            at_us: 7,
+            expires_us,
+            made_by: "eve".into(),
+            comment: comment.into(),
+        };
+        store.acknowledge(&given("one", Some(9))).await.expect("given");
+        store.acknowledge(&given("two", Some(12))).await.expect("given");
+        let read = store.acknowledgements(11).await.expect("read");
+        assert_eq!((read.len(), read[0].comment.as_str()), (1, "two"));
+        assert!(store.acknowledgements(12).await.expect("read").is_empty());
+        assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
+    }
+
     async fn a_store_of_a_newer_controller_is_left_alone(fixture: Fixture) {
         let Fixture { store, url, _dir } = fixture;
         let newer = "INSERT INTO _sqlx_migrations \
@@ -232,6 +313,17 @@ on_both! {
         sqlx::query(newer).execute(&store.pool).await.expect("inserted");
         let error = Store::open(&url).await.expect_err("refused");
         assert!(matches!(error, StoreError::Newer(9999)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_store_can_be_read_by_its_owner_alone() {
+    let Fixture { store, url, _dir } = sqlite().await;
+    token(&store, "t", 1, 1).await;
+    let path = url.strip_prefix("sqlite:").expect("a file");
+    for file in [path.to_owned(), format!("{path}-wal")] {
+        let mode = std::fs::metadata(&file).expect(&file).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 }
 

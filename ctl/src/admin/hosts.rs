@@ -3,7 +3,9 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
 use hostler_core::clock::Clock;
-use hostler_proto::wire::{FleetStatusRequest, LabelHostRequest, RevokeHostRequest};
+use hostler_proto::wire::{
+    FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest,
+};
 
 use super::{group, list, one, required, text};
 use crate::{
@@ -23,7 +25,10 @@ pub(super) fn commands() -> Vec<Command> {
         .required(true)
         .num_args(1..)
         .help("Labels to set, and with a minus after them those to take away");
-    let reason = Arg::new("reason").long("reason").value_name("TEXT").required(true);
+    let reason = || {
+        let reason = Arg::new("reason").long("reason").value_name("TEXT").required(true);
+        reason.action(ArgAction::Set).help("Why; goes into the audit")
+    };
     vec![
         Command::new("status")
             .about("Shows how the fleet is: counts, problems, certificates that end soon")
@@ -50,7 +55,14 @@ pub(super) fn commands() -> Vec<Command> {
                 Command::new("revoke")
                     .about("Makes a host's certificate worthless at once and cuts its link")
                     .arg(host())
-                    .arg(reason.action(ArgAction::Set).help("Why; goes into the audit"))
+                    .arg(reason())
+                    .arg(yes()),
+            )
+            .subcommand(
+                Command::new("remove")
+                    .about("Forgets a host that is gone or revoked; its name can be enrolled again")
+                    .arg(host())
+                    .arg(reason())
                     .arg(yes()),
             ),
     ]
@@ -82,7 +94,7 @@ pub(crate) async fn show_hosts(
     Ok(Exit::AllWell)
 }
 
-/// `host show|label|revoke`
+/// `host show|label|revoke|remove`
 pub(crate) async fn host(
     verb: &str,
     controller: &Controller,
@@ -98,9 +110,16 @@ pub(crate) async fn host(
             let request = labels(name, matches)?;
             Some(controller.answer(controller.fleet().label(request)).await?)
         }
-        _ => {
+        end => {
             if !matches.get_flag("yes") {
-                confirm::ask(screen, "host revoke", &[&name])?;
+                confirm::ask(screen, &format!("host {end}"), &[&name])?;
+            }
+            if end == "remove" {
+                let reason = text(matches, "reason");
+                let request = RemoveHostRequest { host: name.clone(), reason };
+                controller.answer(controller.fleet().remove(request)).await?;
+                screen.say(&format!("{name} is removed; the audit keeps what it did"));
+                return Ok(Exit::AllWell);
             }
             let request = RevokeHostRequest { host: name.clone(), reason: text(matches, "reason") };
             let reply = controller.answer(controller.fleet().revoke(request)).await?;

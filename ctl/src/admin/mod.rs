@@ -18,11 +18,13 @@ pub mod audit;
 pub mod cancel;
 pub mod catalogue;
 pub mod contexts;
+pub mod health;
 pub mod hosts;
 
 /// Every fixed command.
 pub fn commands() -> Vec<Command> {
     let mut commands = hosts::commands();
+    commands.extend(health::commands());
     commands.extend(catalogue::commands());
     commands.push(audit::command());
     commands.push(cancel::command());

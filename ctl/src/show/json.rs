@@ -51,6 +51,16 @@ struct Finding<'a> {
     summary: &'a str,
     why: &'a str,
     next: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    unit: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    critical: Option<f64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    source: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -143,6 +153,11 @@ impl<'a> Entry<'a> {
                     summary: &f.summary,
                     why: &f.why,
                     next: &f.next,
+                    value: f.value,
+                    unit: &f.unit,
+                    warning: f.warning,
+                    critical: f.critical,
+                    source: &f.source,
                 };
                 entry.summary = &outcome.summary;
                 entry.data = value::decode(pool, &outcome.r#type, &outcome.data).map(Data);

@@ -6,6 +6,7 @@ use std::str::FromStr;
 pub mod audit;
 pub mod fleet;
 pub mod grid;
+pub mod health;
 pub mod json;
 pub mod report;
 pub mod status;

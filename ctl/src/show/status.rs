@@ -1,11 +1,10 @@
 //! How the fleet is, on one page: counts, problems with the worst first, certificates that end.
 
-use hostler_proto::wire::{FleetStatus, Status};
+use hostler_proto::wire::FleetStatus;
 
 use super::{
     grid::{Cell, Tone, grid},
-    report::word,
-    value,
+    health, value,
 };
 use crate::{
     exit::Exit,
@@ -31,11 +30,20 @@ pub fn page(status: &FleetStatus, traits: Traits) -> String {
         status.hosts,
         counts.join(", ")
     );
+    if status.checks_ok + status.checks_bad > 0 {
+        page += &match status.checks_bad {
+            0 => format!("{} checks, all well\n", status.checks_ok),
+            bad => format!("{} checks, {bad} not well\n", status.checks_ok + bad),
+        };
+    }
     if status.problems.is_empty() && status.more_problems == 0 {
         page.push_str("no problems\n");
     } else {
         page.push('\n');
-        page.push_str(&problems(status, traits));
+        page.push_str(&health::problems(&status.problems, status.now_us, traits));
+        if status.more_problems > 0 {
+            page.push_str(&format!("and {} more\n", status.more_problems));
+        }
     }
     let certificates = certificates(status, traits);
     if !certificates.is_empty() {
@@ -47,38 +55,7 @@ pub fn page(status: &FleetStatus, traits: Traits) -> String {
 
 /// How the program ends after showing it.
 pub fn exit(status: &FleetStatus) -> Exit {
-    let any = |wanted: &[Status]| status.problems.iter().any(|p| wanted.contains(&p.status()));
-    match () {
-        () if any(&[Status::Critical]) => Exit::Failed,
-        () if any(&[Status::Unknown]) => Exit::Unanswered,
-        () => Exit::AllWell,
-    }
-}
-
-fn problems(status: &FleetStatus, traits: Traits) -> String {
-    let row = |p: &hostler_proto::wire::Problem| {
-        vec![
-            Cell::word(word(p.status())),
-            Cell::text(&p.subject),
-            Cell::text(value::ago(p.since_us, status.now_us)),
-            Cell::text(&p.summary),
-            Cell::text(&p.next),
-        ]
-    };
-    let mut problems: Vec<_> = status.problems.iter().collect();
-    // The controller sends the worst first; a stable sort keeps its order among equals.
-    problems.sort_by_key(|p| match p.status() {
-        Status::Critical => 0,
-        Status::Unknown => 1,
-        Status::Warning => 2,
-        Status::Ok | Status::Unspecified => 3,
-    });
-    let rows: Vec<_> = problems.into_iter().map(row).collect();
-    let mut text = grid(&["STATUS", "WHAT", "FOR", "PROBLEM", "NEXT"], &rows, traits);
-    if status.more_problems > 0 {
-        text.push_str(&format!("and {} more\n", status.more_problems));
-    }
-    text
+    health::exit(&status.problems)
 }
 
 /// The controller sends the authority's, its own, and that of the host whose ends first.
@@ -116,7 +93,7 @@ fn certificates(status: &FleetStatus, traits: Traits) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hostler_proto::wire::{CertificateRecord, Problem};
+    use hostler_proto::wire::{CertificateRecord, Problem, Status};
 
     use super::*;
 
@@ -130,6 +107,7 @@ mod tests {
             summary: summary.into(),
             since_us: NOW - DAY / 10,
             next: next.into(),
+            ..Problem::default()
         }
     }
 

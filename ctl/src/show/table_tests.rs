@@ -62,6 +62,7 @@ fn one_host_is_shown_with_its_fields_and_findings() {
         summary: "97.2 % of the space is in use".into(),
         why: "writes fail when nothing is left".into(),
         next: "disk tree /srv --on web-1".into(),
+        ..Finding::default()
     });
     insta::assert_snapshot!(shown(vec![report("web-1", outcome)], "disk.usage", Form::Table));
 }

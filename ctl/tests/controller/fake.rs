@@ -192,6 +192,7 @@ impl fleet_server::Fleet for Fake {
             summary: "not connected".into(),
             since_us: MIDNIGHT,
             next: "hostlerctl host show web-4".into(),
+            ..wire::Problem::default()
         };
         Ok(Response::new(wire::FleetStatus {
             hosts: 4,
@@ -218,6 +219,13 @@ impl fleet_server::Fleet for Fake {
 
     async fn revoke(&self, _: tonic::Request<wire::RevokeHostRequest>) -> Reply<wire::RevokeReply> {
         Ok(Response::new(wire::RevokeReply { cut: 1 }))
+    }
+
+    async fn remove(
+        &self,
+        _: tonic::Request<wire::RemoveHostRequest>,
+    ) -> Reply<wire::RemoveHostReply> {
+        Ok(Response::new(wire::RemoveHostReply {}))
     }
 }
 

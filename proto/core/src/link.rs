@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    io,
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
@@ -18,18 +19,19 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tower::Service;
 
 /// A stream's window. One stalled reader may hold this much, and no more, of the connection's.
 const STREAM_WINDOW: u32 = 64 << 10;
-/// The connection's window: room for other streams while several readers have stopped.
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// The connection's window: room for one more stream while the readers of all others have stopped.
+const CONNECTION_WINDOW: u32 = (CONCURRENT_STREAMS + 1) * STREAM_WINDOW;
 /// What may wait to be written, for each stream.
 const SEND_BUFFER: usize = 64 << 10;
 /// Calls that one peer may have open on one link.
-const CONCURRENT_STREAMS: u32 = 128;
+const CONCURRENT_STREAMS: u32 = 64;
 /// Headers of one call.
 const HEADER_BYTES: u32 = 16 << 10;
 
@@ -134,8 +136,68 @@ impl Service<Request<Body>> for Channel {
     }
 }
 
+/// A transport that is gone once it is cut, whoever still holds a part of the connection over it.
+struct Severable<IO> {
+    io: IO,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<IO> Severable<IO> {
+    fn severed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Severable<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.severed(cx)?;
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Severable<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.severed(cx)?;
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.severed(cx)?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.severed(cx)?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.severed(cx)?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 /// The calling end of a connection: a channel, and the future that moves its bytes and ends with
-/// the connection.
+/// the connection. Dropping that cuts the connection, with every call on it.
 ///
 /// # Errors
 /// When the peer does not speak HTTP/2.
@@ -146,6 +208,8 @@ pub async fn connect<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let cut = CancellationToken::new();
+    let io = Severable { io, cut: Box::pin(cut.clone().cancelled_owned()) };
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(keepalive.interval)
@@ -157,7 +221,12 @@ where
         .max_header_list_size(HEADER_BYTES)
         .handshake(TokioIo::new(io))
         .await?;
-    Ok((Channel(sender), connection))
+    let driver = async move {
+        // hyper lets a connection live for as long as a call on it does.
+        let _cut = cut.drop_guard();
+        connection.await
+    };
+    Ok((Channel(sender), driver))
 }
 
 #[cfg(test)]
@@ -198,7 +267,7 @@ mod tests {
     async fn readers_that_stopped_reading_block_no_other_call() {
         let mut channel = linked().await;
         let mut stalled = Vec::new();
-        for _ in 0..8 {
+        for _ in 1..CONCURRENT_STREAMS {
             let mut response = channel.call(request("/flood")).await.expect("flood");
             response.body_mut().frame().await.expect("frame").expect("data");
             stalled.push(response);
@@ -208,6 +277,22 @@ mod tests {
             assert!(response.into_body().collect().await.expect("body").to_bytes().is_empty());
         }
         drop(stalled);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_is_cut_with_the_calls_on_it() {
+        let (agent, controller) = tokio::io::duplex(64 << 10);
+        let service = tower::service_fn(answer);
+        let serving =
+            tokio::spawn(serve(agent, service, Keepalive::default(), std::future::pending()));
+        let (mut channel, driver) =
+            connect(controller, Keepalive::default()).await.expect("connect");
+        let driving = tokio::spawn(driver);
+        let mut flood = channel.call(request("/flood")).await.expect("flood");
+        driving.abort();
+        while let Some(Ok(_)) = flood.body_mut().frame().await {}
+        let _ = serving.await.expect("the other end notices");
+        assert!(channel.is_closed());
     }
 
     #[tokio::test]

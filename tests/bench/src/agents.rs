@@ -16,8 +16,8 @@ use hostler_core::{
 use hostler_proto::{
     name::HostName,
     wire::{
-        CancelInvocationReply, CancelInvocationRequest, Event, HelloReply, HelloRequest,
-        InvocationReply, InvocationRequest, Outcome, Status as Health,
+        CancelInvocationReply, CancelInvocationRequest, Event, HealthReport, HealthRequest,
+        HelloReply, HelloRequest, InvocationReply, InvocationRequest, Outcome, Status as Health,
         agent_server::{Agent, AgentServer},
         event,
     },
@@ -69,6 +69,15 @@ struct Own(Arc<HelloReply>);
 impl Agent for Own {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         Ok(Response::new((*self.0).clone()))
+    }
+
+    type HealthStream = stream::Pending<Result<HealthReport, Status>>;
+
+    async fn health(
+        &self,
+        _: Request<HealthRequest>,
+    ) -> Result<Response<Self::HealthStream>, Status> {
+        Err(Status::unimplemented("a simulated agent has no checks"))
     }
 
     async fn invocation(

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Directories that are told apart at most; beyond, the answer would not fit anywhere.
-const DIRECTORIES: usize = 500_000;
+const DIRECTORIES: usize = 100_000;
 /// Deleted files that are listed.
 const DELETED: usize = 100;
 /// How often progress is told.
@@ -242,34 +242,24 @@ fn judge(root: &Path, data: ops::DiskTree) -> Answer<ops::DiskTree> {
     let held: u64 = data.deleted.iter().map(|d| d.bytes).sum();
     let mut findings = Vec::new();
     if data.unreadable > 0 {
-        findings.push(Finding {
-            status: Status::Unknown.into(),
-            subject: shown.to_string(),
-            summary: format!(
-                "{} entries could not be read; their space is missing",
-                data.unreadable
-            ),
-            why: "the agent's user may not look into them".into(),
-            next: String::new(),
-        });
+        let count = data.unreadable;
+        let summary = format!("{count} entries could not be read; their space is missing");
+        let finding = Finding::new(Status::Unknown, shown.to_string(), summary);
+        findings.push(finding.why("the agent's user may not look into them"));
     }
     if let Some(worst) = data.deleted.first().filter(|_| mib(held) >= mib(data.total_bytes) / 10)
         && mib(held) >= 1
     {
         let count = data.deleted.len();
-        findings.push(Finding {
-            status: Status::Warning.into(),
-            subject: worst.path.clone(),
-            summary: format!("{count} deleted files still take {} MiB", mib(held)),
-            why: format!(
-                "space comes back only when {} (pid {}) closes them",
-                worst.command, worst.pid
-            ),
-            next: match worst.unit.is_empty() {
-                true => String::new(),
-                false => format!("systemd restart {}", worst.unit),
-            },
-        });
+        let next = match worst.unit.is_empty() {
+            true => String::new(),
+            false => format!("systemd restart {}", worst.unit),
+        };
+        let summary = format!("{count} deleted files still take {} MiB", mib(held));
+        let (command, pid) = (&worst.command, worst.pid);
+        let finding = Finding::new(Status::Warning, &worst.path, summary)
+            .why(format!("space comes back only when {command} (pid {pid}) closes them"));
+        findings.push(finding.next(next));
     }
     let answer = Answer::ok(summary, data).evidence("file", format!("lstat below {shown}"));
     findings.into_iter().fold(answer, Answer::finding)

@@ -1,11 +1,16 @@
 //! `disk.usage`: what is left of every file system.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use hostler_proto::{
+    finding::above,
     operation::DiskUsage,
     ops,
-    wire::{ErrorCode, Failure, Finding, Status},
+    wire::{ErrorCode, Failure, Figure, Finding, Status},
 };
 
 use crate::{
@@ -40,13 +45,41 @@ impl Probe for DiskUsage {
             if mount.sealed && !READ_ONLY_BY_NATURE.contains(&mount.kind.as_str()) {
                 sealed.push(point.clone());
             }
-            match tokio::time::timeout(PATIENCE, blocking(move || measure(mount))).await {
+            let Some(asked) = Asked::begin(&point) else {
+                silent.push(point);
+                continue;
+            };
+            let measuring = blocking(move || {
+                let measured = measure(mount);
+                drop(asked);
+                measured
+            });
+            match tokio::time::timeout(PATIENCE, measuring).await {
                 Ok(measured) => data.filesystems.push(measured?),
                 Err(_) => silent.push(point),
             }
         }
         data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
         Ok(judge(data, &sealed, &silent, request.warning_percent, request.critical_percent))
+    }
+}
+
+/// A file system that was asked and has not answered. It is not asked again meanwhile: each call
+/// holds a thread for as long as it hangs.
+struct Asked(String);
+
+static UNANSWERED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+impl Asked {
+    fn begin(point: &str) -> Option<Self> {
+        let mut unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+        unanswered.insert(point.to_owned()).then(|| Self(point.to_owned()))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }
 }
 
@@ -87,63 +120,64 @@ fn judge(
     warning: u32,
     critical: u32,
 ) -> Answer<ops::DiskUsage> {
-    let level = |share: f64| match share {
-        s if s >= f64::from(critical) => Some(Status::Critical),
-        s if s >= f64::from(warning) => Some(Status::Warning),
-        _ => None,
-    };
+    let (warning, critical) = (f64::from(warning), f64::from(critical));
     let mut findings = Vec::new();
     for fs in &data.filesystems {
         if READ_ONLY_BY_NATURE.contains(&fs.r#type.as_str()) {
             continue;
         }
-        let mut found = |status: Status, summary: String, why: &str, next: String| {
-            let subject = fs.mount.clone();
-            let why = why.to_owned();
-            findings.push(Finding { status: status.into(), subject, summary, why, next });
-        };
         let tree = format!("disk tree {}", fs.mount);
-        if let Some(status) = level(fs.used_percent) {
-            let left = fs.available_bytes / (1 << 20);
-            let summary =
-                format!("{} is {:.1} % full; {left} MiB are left", fs.mount, fs.used_percent);
-            found(status, summary, "what writes there fails when nothing is left", tree.clone());
-        }
-        if let Some(status) = level(fs.inodes_used_percent) {
-            let share = fs.inodes_used_percent;
-            let summary = format!("{share:.1} % of the inodes of {} are used", fs.mount);
-            found(status, summary, "no new file can be made without one, whatever the space", tree);
-        }
+        let mut full = |share: f64, summary: String, why: &str| {
+            if let Some(status) = above(share, warning, critical) {
+                let finding = Finding::new(status, &fs.mount, summary).why(why).next(&tree);
+                let finding = finding.measured(share, "percent");
+                findings.push(finding.bounds(warning, critical, "parameters"));
+            }
+        };
+        let left = fs.available_bytes / (1 << 20);
+        let space = format!("{} is {:.1} % full; {left} MiB are left", fs.mount, fs.used_percent);
+        full(fs.used_percent, space, "what writes there fails when nothing is left");
+        let share = fs.inodes_used_percent;
+        let inodes = format!("{share:.1} % of the inodes of {} are used", fs.mount);
+        full(share, inodes, "no new file can be made without one, whatever the space");
         if sealed.contains(&fs.mount) {
             let summary = format!("{} is read-only", fs.mount);
-            let why = "a file system with errors is turned read-only by the kernel";
-            found(Status::Warning, summary, why, "journal read --match remount --boot".to_owned());
+            let finding = Finding::new(Status::Warning, &fs.mount, summary)
+                .why("a file system with errors is turned read-only by the kernel")
+                .next("journal read --match remount --boot");
+            findings.push(finding);
         }
     }
     for mount in silent {
-        findings.push(Finding {
-            status: Status::Critical.into(),
-            subject: mount.clone(),
-            summary: format!("{mount} did not answer within {} s", PATIENCE.as_secs()),
-            why: "every process that touches it hangs as well".to_owned(),
-            next: "host processes --by cpu".to_owned(),
-        });
+        let summary = format!("{mount} did not answer within {} s", PATIENCE.as_secs());
+        let finding = Finding::new(Status::Critical, mount, summary)
+            .why("every process that touches it hangs as well")
+            .next("host processes --by cpu");
+        findings.push(finding);
     }
     let fullest = data.filesystems.iter().max_by(|a, b| a.used_percent.total_cmp(&b.used_percent));
-    let summary = match (&findings[..], fullest) {
-        ([], Some(fs)) => {
-            let count = data.filesystems.len();
-            format!(
-                "{count} file systems; the fullest is {} with {:.0} %",
-                fs.mount, fs.used_percent
-            )
-        }
-        ([], None) => "no file system with storage is mounted".to_owned(),
-        ([one], _) => one.summary.clone(),
-        ([first, rest @ ..], _) => format!("{}, and {} more findings", first.summary, rest.len()),
+    let summary = fullest.map_or("no file system with storage is mounted".to_owned(), |fs| {
+        let (count, share) = (data.filesystems.len(), fs.used_percent);
+        format!("{count} file systems; the fullest is {} with {share:.0} %", fs.mount)
+    });
+    let figures = data.filesystems.iter().map(figure).collect();
+    let mut answer = Answer::ok(summary, data).evidence("file", "/proc/self/mountinfo, statvfs(3)");
+    answer.figures = figures;
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+/// The space in use, with where it ends for users other than root.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB, and near enough beyond")]
+fn figure(fs: &ops::FileSystem) -> Figure {
+    let used = fs.used_bytes as f64;
+    let figure = Figure {
+        name: "used".into(),
+        subject: fs.mount.clone(),
+        value: used,
+        unit: "bytes".into(),
+        limit: None,
     };
-    let answer = Answer::ok(summary, data).evidence("file", "/proc/self/mountinfo, statvfs(3)");
-    findings.into_iter().fold(answer, Answer::finding)
+    figure.limited(used + fs.available_bytes as f64)
 }
 
 #[cfg(test)]

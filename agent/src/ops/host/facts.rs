@@ -58,13 +58,10 @@ fn read() -> Result<Answer<ops::HostFacts>, Failure> {
     let summary = format!("{}, kernel {}, up {days} days", facts.os, facts.kernel);
     let answer = Answer::ok(summary, facts).evidence("file", "/etc/os-release, /proc, /run");
     Ok(match reboot {
-        true => answer.finding(Finding {
-            status: Status::Warning.into(),
-            subject: "reboot".into(),
-            summary: "installed packages ask for a reboot".into(),
-            why: "until then the old kernel or library runs, with its known flaws".into(),
-            next: String::new(),
-        }),
+        true => answer.finding(
+            Finding::new(Status::Warning, "reboot", "installed packages ask for a reboot")
+                .why("until then the old kernel or library runs, with its known flaws"),
+        ),
         false => answer,
     })
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use hostler_proto::{
+    finding::above,
     operation::HostResources,
     ops,
-    wire::{ErrorCode, Failure, Finding, Status},
+    wire::{ErrorCode, Failure, Finding},
 };
 use tokio::time::Instant;
 
@@ -15,8 +16,14 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
-/// Share of memory below which new work begins to swap or to die.
-const MEMORY_LOW_PERCENT: u64 = 5;
+/// Percent of memory available below which it is a warning, and critical.
+const MEMORY_AVAILABLE: (f64, f64) = (10.0, 4.0);
+/// Percent of processor time. A check takes it for hard only when it lasts.
+const CPU_BUSY: (f64, f64) = (90.0, 99.0);
+/// Percent of processor time that the hypervisor withholds.
+const STEAL: (f64, f64) = (10.0, 30.0);
+/// Percent of time in which some work waited for memory; no published source.
+const MEMORY_PRESSURE: (f64, f64) = (10.0, 40.0);
 
 impl Probe for HostResources {
     async fn observe(
@@ -49,25 +56,54 @@ impl Probe for HostResources {
             io_pressure_percent: pressure("/proc/pressure/io"),
             window_s: window.as_secs_f64(),
         };
-        let available =
-            data.memory_available_bytes.saturating_mul(100) / data.memory_total_bytes.max(1);
-        let summary = format!(
-            "processor {:.0} % busy, load {:.2}, {available} % of memory available",
-            data.cpu_busy_percent, data.load_1m
-        );
-        let answer = Answer::ok(summary, data)
-            .evidence("file", "/proc/stat, /proc/meminfo, /proc/loadavg, /proc/pressure");
-        Ok(match available < MEMORY_LOW_PERCENT {
-            true => answer.finding(Finding {
-                status: Status::Warning.into(),
-                subject: "memory".into(),
-                summary: format!("{available} % of memory is available"),
-                why: "below 5 % the kernel begins to swap, or to end processes".into(),
-                next: "hostlerctl host processes --by memory".into(),
-            }),
-            false => answer,
-        })
+        Ok(judge(data))
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
+fn judge(data: ops::HostResources) -> Answer<ops::HostResources> {
+    let total = data.memory_total_bytes.max(1) as f64;
+    let available = data.memory_available_bytes as f64 * 100.0 / total;
+    let summary = format!(
+        "processor {:.0} % busy, load {:.2}, {available:.0} % of memory available",
+        data.cpu_busy_percent, data.load_1m
+    );
+    let mut findings = Vec::new();
+    let (warning, critical) = MEMORY_AVAILABLE;
+    if let Some(status) = above(-available, -warning, -critical) {
+        let summary = format!("{available:.1} % of memory is available");
+        let finding = Finding::new(status, "memory", summary)
+            .why("soon the kernel swaps, or ends processes to go on")
+            .next("host processes --by memory")
+            .measured(available, "percent");
+        findings.push(finding.bounds(warning, critical, "awesome-prometheus-alerts (warning)"));
+    }
+    let mut high =
+        |subject: &str, value: f64, bounds: (f64, f64), source: &str, text: [&str; 2]| {
+            if let Some(status) = above(value, bounds.0, bounds.1) {
+                let summary = format!("{} {value:.0} %", text[0]);
+                let finding = Finding::new(status, subject, summary).why(text[1]);
+                let finding = finding.next("host processes --by cpu").measured(value, "percent");
+                findings.push(finding.bounds(bounds.0, bounds.1, source));
+            }
+        };
+    let alerts = "awesome-prometheus-alerts (warning)";
+    let busy = ["the processors are busy for", "everything on the host waits for its turn"];
+    high("cpu", data.cpu_busy_percent, CPU_BUSY, alerts, busy);
+    let steal = ["the hypervisor withholds", "the machine below is overbooked"];
+    high("steal", data.cpu_steal_percent, STEAL, alerts, steal);
+    if let Some(pressure) = data.memory_pressure_percent {
+        let text = ["work waited for memory for", "the host spends its time on making room"];
+        high("memory pressure", pressure, MEMORY_PRESSURE, "default", text);
+    }
+    let (busy, load) = (data.cpu_busy_percent, data.load_1m);
+    let free = data.memory_available_bytes as f64;
+    let answer = Answer::ok(summary, data)
+        .evidence("file", "/proc/stat, /proc/meminfo, /proc/loadavg, /proc/pressure")
+        .figure("cpu_busy", "", busy, "percent")
+        .figure("load_1m", "", load, "")
+        .figure("memory_available", "", free, "bytes");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
 struct Shares {

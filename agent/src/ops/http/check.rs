@@ -57,13 +57,8 @@ fn judge(
     ended: Option<Result<(), Trouble>>,
 ) -> Answer<Report> {
     let url = shown(&request.url);
-    let finding = |status: Status, summary: String, why: &str| Finding {
-        status: status.into(),
-        subject: url.clone(),
-        summary,
-        why: why.to_owned(),
-        next: String::new(),
-    };
+    let finding =
+        |status: Status, summary: String, why: &str| Finding::new(status, &url, summary).why(why);
     let mut findings = Vec::new();
     let data = &seen.data;
     match ended {

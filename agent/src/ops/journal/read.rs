@@ -15,7 +15,7 @@ use super::{
 use crate::operation::{Answer, Context, Probe};
 
 /// Text that is held to be shown in order; what is older is left out and told.
-const HELD: usize = 16 << 20;
+const HELD: usize = 3 << 20;
 /// How often it is told how far a long search has come.
 const BEAT: Duration = Duration::from_secs(1);
 

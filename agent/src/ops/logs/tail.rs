@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Text of one file that is held to be shown in order; what is older is left out.
-const HELD: usize = 8 << 20;
+const HELD: usize = 3 << 20;
 /// How often followed files are looked at.
 const BEAT: Duration = Duration::from_millis(250);
 /// How often it is looked whether further files fit the patterns.
@@ -205,13 +205,9 @@ impl Files {
         };
         let answer = Answer::ok(summary, ops::LogsTail { files });
         self.unreadable.into_iter().fold(answer, |answer, (path, failure)| {
-            answer.finding(Finding {
-                status: Status::Unknown.into(),
-                subject: path.to_string_lossy().into_owned(),
-                summary: failure.message,
-                why: String::new(),
-                next: failure.hint,
-            })
+            let subject = path.to_string_lossy();
+            let finding = Finding::new(Status::Unknown, subject, failure.message);
+            answer.finding(finding.next(failure.hint))
         })
     }
 }
@@ -230,7 +226,7 @@ mod tests {
             paths: vec![dir.path().to_owned()],
             ..crate::policy::Policy::default()
         };
-        let host = Host { policy, clock };
+        let host = Host { policy, stack: crate::stack::Stack::default(), clock };
         let (followed, lines) = last(&host, path, 2, "error").expect("read");
         let texts: Vec<_> = lines.iter().map(|l| String::from_utf8_lossy(&l.1)).collect();
         assert_eq!(texts, ["ERROR 2", "error 3"]);

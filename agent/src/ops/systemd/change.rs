@@ -268,6 +268,7 @@ fn verdict(verb: Verb, job: &str, watched: &Watched, after: &Unit) -> Option<Fin
             _ => String::new(),
         },
         next: format!("journal read --unit {name} --lines 50"),
+        ..Finding::default()
     })
 }
 

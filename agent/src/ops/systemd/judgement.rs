@@ -18,13 +18,7 @@ pub(super) fn judge(unit: &Unit) -> Option<Finding> {
     let name = &status.name;
     let journal = format!("journal read --unit {name} --lines 50");
     let finding = |severity: Status, summary: String, why: &str| {
-        Some(Finding {
-            status: severity.into(),
-            subject: name.clone(),
-            summary,
-            why: why.to_owned(),
-            next: journal.clone(),
-        })
+        Some(Finding::new(severity, name, summary).why(why).next(&journal))
     };
     if status.sub_state.starts_with("auto-restart") {
         let summary = format!(
@@ -88,16 +82,13 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
             (Status::Ok, format!("{name} runs nothing by itself; it stands for {list}"))
         }
     };
-    Finding {
-        status: status.into(),
-        subject: name.clone(),
-        summary,
-        why: String::from("its state says nothing about whether the service works"),
-        next: match instances {
-            [] => String::new(),
-            some => format!("systemd status {}", some.join(" ")),
-        },
-    }
+    let next = match instances {
+        [] => String::new(),
+        some => format!("systemd status {}", some.join(" ")),
+    };
+    Finding::new(status, name, summary)
+        .why("its state says nothing about whether the service works")
+        .next(next)
 }
 
 /// Worst first, then by name.

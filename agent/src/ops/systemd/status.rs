@@ -28,7 +28,12 @@ impl Probe for SystemdStatus {
         let named: BTreeSet<String> = request.unit.iter().map(|n| full_name(n)).collect();
         let mut answer = Answer::ok("", Report::default());
         let mut units = match named.is_empty() {
-            true => troubled(&bus, now).await?,
+            true => {
+                let except: Vec<_> = request.except.iter().map(|n| full_name(n)).collect();
+                let mut units = troubled(&bus, now).await?;
+                units.retain(|unit| !except.contains(&unit.status.name));
+                units
+            }
             false => {
                 let mut units = Vec::new();
                 for name in &named {

@@ -1,0 +1,311 @@
+//! Which checks run here: those that come by default with what the stack file names, changed as it
+//! says. A list that exists can be run: every probe is known and its parameters are checked.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use bytes::Bytes;
+use hostler_proto::{
+    args,
+    catalogue::Catalogue,
+    name::{CheckName, InvalidCheckName, nearest},
+    wire::Kind,
+};
+use prost_reflect::prost::Message;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use crate::stack::{Change, Pace, Stack};
+
+/// Shorter intervals would make a check a load.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// More checks than this on one host are a mistake.
+const MOST: usize = 500;
+
+/// One check.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// Its name on this host.
+    pub name: CheckName,
+    /// The probe.
+    pub operation: String,
+    /// The probe's rpc.
+    pub path: String,
+    /// Its parameters, encoded.
+    pub request: Bytes,
+    /// How often and how sure.
+    pub pace: Pace,
+    /// Checks that it needs to be well.
+    pub after: Vec<String>,
+}
+
+/// Why the stack file does not make a list of checks.
+#[derive(Debug, Error)]
+pub enum InvalidCheck {
+    /// The name cannot be one.
+    #[error("the stack file: {0}")]
+    Name(#[from] InvalidCheckName),
+    /// Two checks have one name.
+    #[error("the stack file has two checks \"{0}\"; give one of them another name")]
+    Twice(String),
+    /// A change of a check that does not exist.
+    #[error(
+        "the stack file changes check \"{name}\", which does not exist{hint}; a new check needs \
+         operation = \"DOMAIN.VERB\""
+    )]
+    NoSuch {
+        /// The name.
+        name: String,
+        /// The name that was probably meant.
+        hint: String,
+    },
+    /// It needs one that does not exist.
+    #[error("check \"{name}\" is after \"{after}\", which does not exist{hint}")]
+    After {
+        /// The check.
+        name: String,
+        /// What it names.
+        after: String,
+        /// The name that was probably meant.
+        hint: String,
+    },
+    /// It cannot be run.
+    #[error("check \"{name}\": {problem}")]
+    Check {
+        /// The check.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Too many.
+    #[error("the stack file makes {0} checks; {MOST} are the most")]
+    Many(usize),
+}
+
+/// A check before it was looked at closely.
+struct Draft {
+    operation: String,
+    parameters: Map<String, Value>,
+    pace: Pace,
+    after: Vec<String>,
+}
+
+#[derive(Default)]
+struct Drafts(BTreeMap<String, Draft>);
+
+impl Drafts {
+    fn add(
+        &mut self,
+        name: String,
+        operation: &str,
+        parameters: Value,
+        pace: Pace,
+        after: &[String],
+    ) -> Result<(), InvalidCheck> {
+        let parameters = match parameters {
+            Value::Object(parameters) => parameters,
+            _ => Map::new(),
+        };
+        let operation = operation.to_owned();
+        let draft = Draft { operation, parameters, pace, after: after.to_vec() };
+        match self.0.insert(name.clone(), draft) {
+            None => Ok(()),
+            Some(_) => Err(InvalidCheck::Twice(name)),
+        }
+    }
+
+    /// Those that come by default.
+    fn of(stack: &Stack, systemd: bool) -> Result<Self, InvalidCheck> {
+        let mut drafts = Self::default();
+        let pace = stack.defaults;
+        let slow = Pace { interval: pace.interval.max(Duration::from_secs(900)), ..pace };
+        // A busy minute is no trouble; five are.
+        let patient = Pace { attempts: pace.attempts.max(5), ..pace };
+        drafts.add("disk".into(), "disk.usage", json!({}), pace, &[])?;
+        if systemd {
+            let except: Vec<_> = stack.units.iter().map(|unit| &unit.name).collect();
+            let parameters = json!({ "except": except });
+            drafts.add("units".into(), "systemd.status", parameters, pace, &[])?;
+        }
+        let interval = json!({ "interval-s": 2 });
+        drafts.add("resources".into(), "host.resources", interval, patient, &[])?;
+        drafts.add("host".into(), "host.facts", json!({}), Pace { attempts: 1, ..slow }, &[])?;
+        for unit in &stack.units {
+            let short = unit.name.strip_suffix(".service").unwrap_or(&unit.name);
+            let (name, parameters) = (format!("unit:{short}"), json!({ "unit": [unit.name] }));
+            drafts.add(name, "systemd.status", parameters, pace, &unit.after)?;
+        }
+        for http in &stack.http {
+            let mut parameters = json!({ "url": http.url });
+            if !http.expect.is_empty() {
+                parameters["expect"] = json!(http.expect);
+            }
+            if let Some(status) = http.status {
+                parameters["status"] = json!(status);
+            }
+            let name = format!("http:{}", http.name);
+            drafts.add(name, "http.check", parameters, pace, &http.after)?;
+        }
+        for plugin in &stack.plugins {
+            let parameters = json!({ "name": plugin.name });
+            let name = format!("plugin:{}", plugin.name);
+            drafts.add(name, "plugin.run", parameters, pace, &plugin.after)?;
+        }
+        Ok(drafts)
+    }
+
+    fn change(&mut self, name: &str, change: &Change, pace: Pace) -> Result<(), InvalidCheck> {
+        if change.off {
+            return match self.0.remove(name) {
+                Some(_) => Ok(()),
+                None => Err(self.no_such(name)),
+            };
+        }
+        if let (false, Some(operation)) = (self.0.contains_key(name), &change.operation) {
+            self.add(name.to_owned(), operation, json!({}), pace, &[])?;
+        }
+        let Some(draft) = self.0.get_mut(name) else { return Err(self.no_such(name)) };
+        if let Some(operation) = &change.operation {
+            draft.operation.clone_from(operation);
+        }
+        draft.parameters.extend(change.parameters.clone());
+        draft.pace.interval = change.interval.unwrap_or(draft.pace.interval);
+        draft.pace.retry = change.retry.unwrap_or(draft.pace.retry);
+        draft.pace.attempts = change.attempts.unwrap_or(draft.pace.attempts);
+        if let Some(after) = &change.after {
+            draft.after.clone_from(after);
+        }
+        Ok(())
+    }
+
+    fn no_such(&self, name: &str) -> InvalidCheck {
+        InvalidCheck::NoSuch { name: name.to_owned(), hint: self.hint(name) }
+    }
+
+    fn hint(&self, name: &str) -> String {
+        let meant = nearest(name, self.0.keys().map(String::as_str));
+        meant.map(|m| format!("; did you mean \"{m}\"?")).unwrap_or_default()
+    }
+}
+
+/// Whether systemd runs this host (sd_booted(3)).
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// The checks of a stack, by name; those of units in general only where there is systemd.
+///
+/// # Errors
+/// Names the first that cannot be run, and why.
+pub fn checks(
+    stack: &Stack,
+    systemd: bool,
+    catalogue: &Catalogue,
+) -> Result<Vec<Check>, InvalidCheck> {
+    let mut drafts = Drafts::of(stack, systemd)?;
+    for (name, change) in &stack.check {
+        drafts.change(name, change, stack.defaults)?;
+    }
+    if drafts.0.len() > MOST {
+        return Err(InvalidCheck::Many(drafts.0.len()));
+    }
+    for (name, draft) in &drafts.0 {
+        // Switched off is not wrong: it is then simply nothing to wait for.
+        let known = |n: &String| {
+            drafts.0.contains_key(n) || stack.check.get(n).is_some_and(|change| change.off)
+        };
+        if let Some(after) = draft.after.iter().find(|n| !known(n) || *n == name) {
+            let hint = drafts.hint(after);
+            return Err(InvalidCheck::After { name: name.clone(), after: after.clone(), hint });
+        }
+    }
+    drafts.0.into_iter().map(|(name, draft)| check(name, draft, catalogue)).collect()
+}
+
+fn check(name: String, draft: Draft, catalogue: &Catalogue) -> Result<Check, InvalidCheck> {
+    let wrong = |problem: String| InvalidCheck::Check { name: name.clone(), problem };
+    let spec = catalogue.get(&draft.operation).map_err(|e| wrong(e.to_string()))?;
+    if spec.kind != Kind::Probe {
+        return Err(wrong(format!("{} changes the host; a check only looks", spec.name)));
+    }
+    let Pace { interval, retry, attempts } = draft.pace;
+    if interval < SHORTEST || retry < SHORTEST {
+        return Err(wrong("interval and retry are one second at least".to_owned()));
+    }
+    if !(1..=100).contains(&attempts) {
+        return Err(wrong("attempts is from 1 to 100".to_owned()));
+    }
+    let request =
+        args::from_json(spec, &draft.parameters).map_err(|e| wrong(e.to_string()))?.encode_to_vec();
+    Ok(Check {
+        operation: spec.name.clone(),
+        path: spec.path.clone(),
+        request: request.into(),
+        pace: draft.pace,
+        after: draft.after,
+        name: name.parse()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Check>, String> {
+        let stack: Stack = toml::from_str(text).map_err(|e| e.to_string())?;
+        checks(&stack, true, &Catalogue::embedded().expect("embedded")).map_err(|e| e.to_string())
+    }
+
+    fn names(text: &str) -> Vec<String> {
+        read(text).expect(text).iter().map(|c| c.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_host_without_a_stack_file_has_checks() {
+        assert_eq!(names(""), ["disk", "host", "resources", "units"]);
+    }
+
+    #[test]
+    fn what_the_stack_names_is_checked_and_every_check_can_be_changed_or_switched_off() {
+        let text = r#"
+            [[unit]]
+            name = "nginx.service"
+            [[http]]
+            name = "backend"
+            url = "http://127.0.0.1:8000/docs"
+            after = ["unit:nginx"]
+            [check.disk]
+            interval = "5m"
+            parameters = { warning-percent = 70 }
+            [check.resources]
+            off = true
+            [check.logs-disk]
+            operation = "disk.usage"
+            parameters = { mount = ["/var/log"] }
+            attempts = 1
+        "#;
+        let checks = read(text).expect("checks");
+        let names: Vec<_> = checks.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["disk", "host", "http:backend", "logs-disk", "unit:nginx", "units"]);
+        assert_eq!(checks[0].pace.interval, Duration::from_secs(300));
+        assert_eq!((checks[3].pace.attempts, checks[2].after[0].as_str()), (1, "unit:nginx"));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_the_name_that_was_meant() {
+        for (text, words) in [
+            ("[check.dsk]\ninterval = \"1m\"", "did you mean \"disk\"?"),
+            ("[check.x]\noperation = \"disk.usag\"", "did you mean \"disk.usage\"?"),
+            ("[check.x]\noperation = \"systemd.stop\"", "a check only looks"),
+            ("[check.disk]\nparameters = { warning-percent = 200 }", "at most 100"),
+            ("[check.disk]\ninterval = \"0s\"", "one second at least"),
+            ("[check.disk]\nattempts = 0", "from 1 to 100"),
+            ("[check.disk]\nafter = [\"diks\"]", "did you mean \"disk\"?"),
+            ("[check.\"a b\"]\noperation = \"disk.usage\"", "\"a b\" is no check name"),
+            ("[[unit]]\nname = \"a\"\n[[unit]]\nname = \"a.service\"", "two checks \"unit:a\""),
+            ("[[unti]]\nname = \"a\"", "unknown field"),
+        ] {
+            let said = read(text).expect_err(text);
+            assert!(said.contains(words), "{text}: {said}");
+        }
+    }
+}

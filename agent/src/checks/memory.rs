@@ -1,0 +1,193 @@
+//! What the checks remember over a restart: where each stands, and the turns that a controller may
+//! not have been told yet. One file, replaced whole.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use hostler_core::clock::Clock;
+use hostler_proto::wire;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::course::{Course, Health};
+
+/// So many of the last turns can be told to a controller that was away.
+const KEPT: usize = 500;
+
+/// Why the memory cannot be used.
+#[derive(Debug, Error)]
+#[error("the memory of the checks, {path}, cannot be {doing}")]
+pub struct MemoryError {
+    path: PathBuf,
+    doing: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// Everything that is remembered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Memory {
+    /// Another one after everything was forgotten.
+    pub id: String,
+    /// Number of the next turn.
+    next: u64,
+    /// Where each check stands.
+    pub courses: BTreeMap<String, Course>,
+    turns: VecDeque<Turned>,
+}
+
+/// A change that is remembered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Turned {
+    pub number: u64,
+    pub check: String,
+    pub from: Health,
+    pub to: Health,
+    pub hard: bool,
+    pub flapping: bool,
+    pub at_us: i64,
+    pub summary: String,
+}
+
+impl Memory {
+    /// Nothing remembered.
+    pub(super) fn new(clock: &dyn Clock) -> Self {
+        Self {
+            id: clock.id().to_string(),
+            next: 1,
+            courses: BTreeMap::new(),
+            turns: VecDeque::new(),
+        }
+    }
+
+    /// What was remembered; nothing when the file is not there, or a crash or somebody spoilt it.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(super) fn open(path: &Path, clock: &dyn Clock) -> Result<Self, MemoryError> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::new(clock)),
+            Err(source) => {
+                return Err(MemoryError { path: path.to_owned(), doing: "read", source });
+            }
+        };
+        Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "the checks begin anew");
+            Self::new(clock)
+        }))
+    }
+
+    /// Writes everything to the file, which is at any moment the old one or the new one. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn save(&self, path: &Path) -> Result<(), MemoryError> {
+        let failed = |doing| {
+            let path = path.to_owned();
+            move |source| MemoryError { path, doing, source }
+        };
+        let new = path.with_extension("new");
+        let text = serde_json::to_vec(self).map_err(|e| failed("written")(e.into()))?;
+        let options =
+            || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let mut file: File = options().map_err(failed("written"))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("written"))?;
+        fs::rename(&new, path).map_err(failed("replaced"))
+    }
+
+    /// Remembers a turn, which gets the next number.
+    pub(super) fn turned(&mut self, turned: Turned) {
+        if self.turns.len() == KEPT {
+            self.turns.pop_front();
+        }
+        self.turns.push_back(Turned { number: self.next, ..turned });
+        self.next += 1;
+    }
+
+    /// Number of the last turn.
+    pub(super) fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// The turns after one, up to another, and how many between were forgotten.
+    pub(super) fn turns(&self, after: u64, until: u64) -> (Vec<wire::Turn>, u64) {
+        let first = self.turns.front().map_or(self.next, |t| t.number);
+        let forgotten = first.saturating_sub(after + 1);
+        let wanted = self.turns.iter().filter(|t| t.number > after && t.number <= until);
+        (wanted.map(wire::Turn::from).collect(), forgotten)
+    }
+}
+
+impl From<&Turned> for wire::Turn {
+    fn from(turned: &Turned) -> Self {
+        Self {
+            number: turned.number,
+            check: turned.check.clone(),
+            was: wire::Status::from(turned.from).into(),
+            became: wire::Status::from(turned.to).into(),
+            hard: turned.hard,
+            flapping: turned.flapping,
+            at_us: turned.at_us,
+            summary: turned.summary.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_core::clock::SystemClock;
+
+    use super::*;
+
+    fn turned(check: &str) -> Turned {
+        Turned {
+            number: 0,
+            check: check.into(),
+            from: Health::Ok,
+            to: Health::Critical,
+            hard: true,
+            flapping: false,
+            at_us: 7,
+            summary: "full".into(),
+        }
+    }
+
+    #[test]
+    fn a_controller_that_was_away_is_told_what_came_after_and_how_much_is_forgotten() {
+        let mut memory = Memory::new(&SystemClock);
+        for _ in 0..KEPT + 10 {
+            memory.turned(turned("disk"));
+        }
+        let numbers = |(turns, forgotten): (Vec<wire::Turn>, u64)| {
+            (turns.first().map(|t| t.number), turns.len(), forgotten)
+        };
+        let last = memory.last();
+        assert_eq!(numbers(memory.turns(0, last)), (Some(11), KEPT, 10));
+        assert_eq!(numbers(memory.turns(508, last)), (Some(509), 2, 0));
+        assert_eq!(numbers(memory.turns(last, last)), (None, 0, 0));
+        assert_eq!(numbers(memory.turns(500, 502)), (Some(501), 2, 0));
+    }
+
+    #[test]
+    fn what_was_saved_is_remembered_and_what_is_spoilt_begins_anew() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("checks.json");
+        let mut memory = Memory::open(&path, &SystemClock).expect("new");
+        memory.courses.insert("disk".into(), Course::new(5));
+        memory.turned(turned("disk"));
+        memory.save(&path).expect("saved");
+        let again = Memory::open(&path, &SystemClock).expect("read");
+        assert_eq!((&again.id, again.last()), (&memory.id, 1));
+        assert_eq!(again.courses["disk"].since_us, 5);
+        fs::write(&path, "{").expect("spoilt");
+        let anew = Memory::open(&path, &SystemClock).expect("anew");
+        assert!(anew.id != memory.id && anew.last() == 0);
+    }
+}

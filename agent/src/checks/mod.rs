@@ -1,0 +1,274 @@
+//! The probes that the agent runs by itself, at their own intervals, controller or not.
+//!
+//! - [`definition`]: which checks there are; [`course`]: soft and hard states
+//! - [`memory`]: what survives a restart; [`report`]: what controllers are told
+//!
+//! A check runs through the same dispatch as a controller's request, so the host's policy holds.
+
+pub mod course;
+pub mod definition;
+mod memory;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hostler_core::{
+    call::{Call, Mode},
+    clock::{Clock, InvocationId},
+};
+use hostler_proto::wire::{ErrorCode, Failure, Figure, Finding, event};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::memory::MemoryError;
+use self::{
+    course::{Course, Health},
+    definition::Check,
+    memory::{Memory, Turned},
+};
+use crate::{dispatch::Dispatcher, operation::severity};
+
+/// Checks that run at the same time; the others wait.
+const CONCURRENT: usize = 4;
+/// First runs are spread over this, or over the interval when that is shorter.
+const SETTLE: Duration = Duration::from_secs(15);
+/// Findings of a check that are told.
+const FINDINGS: usize = 5;
+/// Figures of a check that are told.
+const FIGURES: usize = 64;
+/// Longest summary that is kept, in characters.
+const SUMMARY: usize = 500;
+/// Wait before a check that found no room on the host is tried again.
+const CROWDED: Duration = Duration::from_secs(5);
+
+/// The checks of this host. A clone is the same ones.
+#[derive(Debug, Clone)]
+pub struct Checks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    checks: Vec<Check>,
+    dispatcher: Dispatcher,
+    clock: Arc<dyn Clock>,
+    path: PathBuf,
+    state: Mutex<State>,
+    slots: Semaphore,
+    /// Something is to be saved.
+    unsaved: Notify,
+    /// Number of the last turn that is saved, and may be told.
+    saved: watch::Sender<u64>,
+    leaving: CancellationToken,
+}
+
+#[derive(Debug)]
+struct State {
+    memory: Memory,
+    /// The last result of each check that ran since the start.
+    seen: BTreeMap<String, Seen>,
+    /// Counts up with every result.
+    runs: u64,
+}
+
+/// A result.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// The count of results when it came.
+    run: u64,
+    at_us: i64,
+    summary: String,
+    findings: Vec<Finding>,
+    figures: Vec<Figure>,
+}
+
+/// What a run saw.
+#[derive(Debug)]
+struct Result {
+    health: Health,
+    summary: String,
+    findings: Vec<Finding>,
+    figures: Vec<Figure>,
+}
+
+impl Checks {
+    /// Remembers what was before, and forgets checks that are no longer there.
+    ///
+    /// # Errors
+    /// When the memory cannot be read or written.
+    pub fn new(
+        checks: Vec<Check>,
+        dispatcher: Dispatcher,
+        path: PathBuf,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, MemoryError> {
+        let mut memory = Memory::open(&path, &*clock)?;
+        memory.courses.retain(|name, _| checks.iter().any(|c| c.name.as_str() == name));
+        // Better to fail now than to tell of turns that cannot be kept.
+        memory.save(&path)?;
+        let saved = watch::Sender::new(memory.last());
+        let state = Mutex::new(State { memory, seen: BTreeMap::new(), runs: 0 });
+        let inner = Inner {
+            checks,
+            dispatcher,
+            clock,
+            path,
+            state,
+            slots: Semaphore::new(CONCURRENT),
+            unsaved: Notify::new(),
+            saved,
+            leaving: CancellationToken::new(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Begins to run them, until `stop`; `seed` spreads them differently on every host.
+    pub fn start(&self, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
+        for at in 0..self.0.checks.len() {
+            let (this, stop, seed) = (self.clone(), stop.clone(), seed.to_owned());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = this.keep_checking(at, &seed) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        let (this, stop) = (self.clone(), stop.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = this.0.unsaved.notified() => this.save().await,
+                    () = stop.cancelled() => break,
+                }
+            }
+            this.save().await;
+            this.0.leaving.cancel();
+        });
+    }
+
+    async fn keep_checking(&self, at: usize, seed: &str) {
+        let Some(check) = self.0.checks.get(at) else { return };
+        let mut hasher = DefaultHasher::new();
+        (seed, check.name.as_str()).hash(&mut hasher);
+        let spread = SETTLE.min(check.pace.interval);
+        let wait = spread.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
+        let mut due = Instant::now() + wait;
+        loop {
+            tokio::time::sleep_until(due).await;
+            let Ok(slot) = self.0.slots.acquire().await else { return };
+            let result = self.run(check).await;
+            drop(slot);
+            due = match result {
+                None => Instant::now() + CROWDED,
+                Some(result) => {
+                    let soft = self.take(check, result);
+                    let wait = if soft { check.pace.retry } else { check.pace.interval };
+                    // A run that took longer than the interval does not make the next ones pile up.
+                    (due + wait).max(Instant::now())
+                }
+            };
+        }
+    }
+
+    /// Runs a check once; none when the host has no room for it now.
+    async fn run(&self, check: &Check) -> Option<Result> {
+        let call = Call {
+            invocation: InvocationId::new(&*self.0.clock),
+            mode: Mode::Apply,
+            plan_digest: None,
+            operator: String::new(),
+            timeout: None,
+        };
+        let begun = self.0.dispatcher.run(&check.path, check.request.clone(), call).await;
+        let mut events = match begun {
+            Ok(events) => events,
+            Err(failure) if failure.code() == ErrorCode::LimitExceeded => return None,
+            Err(failure) => return Some(Result::unmeasured(&failure)),
+        };
+        let mut last = None;
+        while let Some(event) = events.next().await {
+            last = event.event;
+        }
+        Some(match last {
+            Some(event::Event::Outcome(outcome)) => {
+                let health = outcome.status().into();
+                let mut findings = outcome.findings;
+                findings.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
+                findings.truncate(FINDINGS);
+                let mut figures = outcome.figures;
+                figures.truncate(FIGURES);
+                Result { health, summary: outcome.summary, findings, figures }
+            }
+            Some(event::Event::Failure(failure)) => Result::unmeasured(&failure),
+            _ => {
+                Result::unmeasured(&Failure::new(ErrorCode::Internal, "it ended without a result"))
+            }
+        })
+    }
+
+    /// Takes a result into account; true when it is not hard yet.
+    fn take(&self, check: &Check, result: Result) -> bool {
+        let now = self.0.clock.now().as_microsecond();
+        let mut state = self.state();
+        let name = check.name.to_string();
+        let Result { health, summary, findings, figures } = result;
+        let summary: String = summary.chars().take(SUMMARY).collect();
+        let course = state.memory.courses.entry(name.clone()).or_insert_with(|| Course::new(now));
+        let turn = course.take(health, check.pace.attempts, now);
+        let (soft, flapping) = (course.soft(), course.flapping);
+        if let Some(turn) = turn {
+            state.memory.turned(Turned {
+                number: 0,
+                check: name.clone(),
+                from: turn.from,
+                to: turn.to,
+                hard: turn.hard,
+                flapping,
+                at_us: now,
+                summary: summary.clone(),
+            });
+        }
+        if turn.is_some() || !state.seen.contains_key(&name) {
+            self.0.unsaved.notify_one();
+        }
+        state.runs += 1;
+        let run = state.runs;
+        state.seen.insert(name, Seen { run, at_us: now, summary, findings, figures });
+        soft
+    }
+
+    /// Saves the memory; what is saved may be told.
+    async fn save(&self) {
+        let (memory, path) = (self.state().memory.clone(), self.0.path.clone());
+        let last = memory.last();
+        match tokio::task::spawn_blocking(move || memory.save(&path)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "turns of checks may be lost at a restart"),
+            Err(_) => tracing::error!("saving the checks ended by a defect of the agent"),
+        }
+        // A full disk must not keep people from hearing of it.
+        self.0.saved.send_replace(last);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Result {
+    fn unmeasured(failure: &Failure) -> Self {
+        let hint = match failure.hint.as_str() {
+            "" => String::new(),
+            hint => format!(" ({hint})"),
+        };
+        let summary = format!("{}{hint}", failure.message);
+        Self { health: Health::Unknown, summary, findings: Vec::new(), figures: Vec::new() }
+    }
+}

@@ -1,0 +1,93 @@
+//! What a controller is told of the checks: everything at first, then each change as it comes and
+//! all other results with a heartbeat.
+
+use std::time::Duration;
+
+use hostler_proto::wire::{self, CheckState, HealthReport, HealthRequest};
+use tokio::sync::mpsc;
+
+use super::{Checks, Health, State, definition::Check};
+
+/// Results that changed nothing are told this often.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+impl Checks {
+    /// Tells everything until nobody listens, or the agent is stopped: then that, at last.
+    pub async fn tell(&self, request: HealthRequest, reports: mpsc::Sender<HealthReport>) {
+        let mut saved = self.0.saved.subscribe();
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        let (mut told, mut run) = match request.memory == self.state().memory.id {
+            true => (request.after, 0),
+            false => (0, 0),
+        };
+        let mut whole = true;
+        loop {
+            tokio::select! {
+                changed = saved.changed(), if !whole => if changed.is_err() { return },
+                _ = beat.tick() => {}
+                () = self.0.leaving.cancelled() => {
+                    let last = HealthReport { leaving: true, ..self.report(told, run, false).0 };
+                    let _ = reports.send(last).await;
+                    return;
+                }
+                () = reports.closed() => return,
+            }
+            let (report, runs, last) = self.report(told, run, whole);
+            if reports.send(report).await.is_err() {
+                return;
+            }
+            (told, run, whole) = (last, runs, false);
+        }
+    }
+
+    /// What came after a turn and a run, with the count of runs and the last turn of it.
+    fn report(&self, told: u64, run: u64, whole: bool) -> (HealthReport, u64, u64) {
+        let until = *self.0.saved.borrow();
+        let state = self.state();
+        let (turns, forgotten) = state.memory.turns(told, until);
+        let news = |check: &&Check| {
+            whole || state.seen.get(check.name.as_str()).is_some_and(|seen| seen.run > run)
+        };
+        let checks = self.0.checks.iter().filter(news).map(|c| state.of(c)).collect();
+        let report = HealthReport {
+            memory: state.memory.id.clone(),
+            checks,
+            whole,
+            turns,
+            forgotten,
+            leaving: false,
+            now_us: self.0.clock.now().as_microsecond(),
+        };
+        (report, state.runs, until.max(told))
+    }
+}
+
+impl State {
+    fn of(&self, check: &Check) -> CheckState {
+        let name = check.name.as_str();
+        let course = self.memory.courses.get(name);
+        let seen = self.seen.get(name);
+        // Before its first run nothing is known of it, whatever was before the restart.
+        let now = match (seen, course) {
+            (Some(_), Some(course)) => course.now,
+            _ => Health::Unknown,
+        };
+        CheckState {
+            check: name.to_owned(),
+            operation: check.operation.clone(),
+            status: wire::Status::from(now).into(),
+            // A check that never ran has no state that people could be told.
+            hard: course.map_or(wire::Status::Unspecified, |c| c.hard.into()).into(),
+            since_us: course.map_or(0, |c| c.since_us),
+            attempt: course.map_or(0, |c| c.attempt),
+            attempts: check.pace.attempts,
+            flapping: course.is_some_and(|c| c.flapping),
+            checked_us: seen.map_or(0, |s| s.at_us),
+            interval_s: u32::try_from(check.pace.interval.as_secs()).unwrap_or(u32::MAX),
+            summary: seen.map_or("has not run yet".to_owned(), |s| s.summary.clone()),
+            findings: seen.map(|s| s.findings.clone()).unwrap_or_default(),
+            figures: seen.map(|s| s.figures.clone()).unwrap_or_default(),
+            after: check.after.clone(),
+        }
+    }
+}

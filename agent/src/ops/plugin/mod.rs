@@ -1,0 +1,4 @@
+//! Programs that check, as Nagios knows them.
+
+mod output;
+mod run;

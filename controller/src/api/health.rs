@@ -1,0 +1,341 @@
+//! How the hosts' checks stand and stood, and what people know of it.
+
+use std::sync::Arc;
+
+use hostler_proto::{
+    name::HostName,
+    wire::{
+        self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
+        DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
+        ErrorCode, Failure, HistoryReply, HistoryRequest, HostHealth, HostHealthRequest,
+        ProblemsReply, ProblemsRequest, Turn, UnacknowledgeReply, UnacknowledgeRequest,
+        health_server::Health,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
+use crate::{
+    authz::{Caller, What},
+    health::{
+        problems::{Known, Problem, problems},
+        silence::{Acknowledgement, Checks, Downtime},
+    },
+    links::Link,
+    selector::Selector,
+    store::HostRow,
+};
+
+/// Changes that one answer lists.
+const TURNS: u32 = 1000;
+const WEEK_S: u32 = 7 * 86_400;
+/// A downtime that is longer hides problems that nobody remembers.
+const LONGEST_DOWNTIME_S: u32 = 90 * 86_400;
+const SECOND_US: i64 = 1_000_000;
+/// Longest comment.
+const COMMENT: usize = 500;
+
+impl From<Problem> for wire::Problem {
+    fn from(problem: Problem) -> Self {
+        let host = match problem.hosts.as_slice() {
+            [one] => one.to_string(),
+            many => format!("{} hosts", many.len()),
+        };
+        let subject = match problem.check.as_str() {
+            "" => host,
+            check => format!("{host}: {check}"),
+        };
+        Self {
+            status: problem.status.into(),
+            subject,
+            summary: problem.summary,
+            since_us: problem.since_us,
+            next: problem.next,
+            hosts: problem.hosts.iter().map(ToString::to_string).collect(),
+            check: problem.check,
+            follows: problem.follows,
+            handled: problem.handled,
+            flapping: problem.flapping,
+        }
+    }
+}
+
+fn record(downtime: Downtime) -> DowntimeRecord {
+    DowntimeRecord {
+        id: downtime.id,
+        on: downtime.hosts.to_string(),
+        checks: downtime.checks.as_str().to_owned(),
+        begins_us: downtime.begins_us,
+        ends_us: downtime.ends_us,
+        lasts_s: u32::try_from(downtime.lasts_us.unwrap_or(0) / SECOND_US).unwrap_or(u32::MAX),
+        made_by: downtime.made_by,
+        comment: downtime.comment,
+    }
+}
+
+fn comment(text: String) -> Result<String, Status> {
+    let text: String = text.trim().chars().filter(|c| !c.is_control()).take(COMMENT).collect();
+    match text.is_empty() {
+        true => Err(invalid("a comment is needed: others will read it in the night")),
+        false => Ok(text),
+    }
+}
+
+impl Api {
+    /// Hears how the checks of a linked host stand, for as long as the link does.
+    pub(crate) async fn hear(&self, link: &Arc<Link>) {
+        let request = self.0.health.request(&link.host);
+        let mut reports = match link.agent().health(request).await {
+            Ok(reports) => reports.into_inner(),
+            Err(status) => {
+                let (host, said) = (&link.host, status.message());
+                tracing::warn!(%host, said, "the agent does not tell how its checks stand");
+                return;
+            }
+        };
+        while let Ok(Some(report)) = reports.message().await {
+            let now = self.0.clock.now().as_microsecond();
+            if let Some(news) = self.0.health.hear(&link.host, report, now) {
+                self.0.recorder.tell(news).await;
+            }
+        }
+    }
+
+    /// What people know already.
+    pub(super) async fn known(&self, now_us: i64) -> Result<Known, Status> {
+        let given = self.0.store.acknowledgements(now_us).await.map_err(unstored)?;
+        let by_place = given.into_iter().map(|a| ((a.host.clone(), a.check.clone()), a));
+        Ok(Known {
+            downtimes: self.0.store.downtimes(now_us).await.map_err(unstored)?,
+            acknowledgements: by_place.collect(),
+        })
+    }
+
+    /// What deserves attention on some hosts.
+    pub(super) async fn problems_of(&self, hosts: &[HostRow]) -> Result<Vec<Problem>, Status> {
+        let now = self.0.clock.now().as_microsecond();
+        let known = self.known(now).await?;
+        Ok(self.0.health.look(|health| problems(hosts, health, &known, now)))
+    }
+
+    async fn host_of(&self, name: &str) -> Result<HostRow, Status> {
+        let name: HostName = name.parse().map_err(invalid)?;
+        let row = self.0.store.host(&name).await.map_err(unstored)?;
+        row.ok_or_else(|| unknown(&name))
+    }
+
+    /// Whether a caller may silence a check of a host.
+    async fn may_silence(
+        &self,
+        caller: &Caller,
+        host: &HostRow,
+        operation: &str,
+    ) -> Result<(), Status> {
+        let candidate = host.candidate();
+        self.authorise(caller, What::Silence, Some(&candidate), operation, host.name.as_str()).await
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Api {
+    async fn problems(
+        &self,
+        request: Request<ProblemsRequest>,
+    ) -> Result<Response<ProblemsReply>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "health.problems", "").await?;
+        let hosts = self.select(&request.get_ref().on).await?;
+        let found = self.problems_of(&hosts).await?;
+        let problems = found.into_iter().map(wire::Problem::from).collect();
+        let now_us = self.0.clock.now().as_microsecond();
+        Ok(Response::new(ProblemsReply { problems, now_us }))
+    }
+
+    async fn host(
+        &self,
+        request: Request<HostHealthRequest>,
+    ) -> Result<Response<HostHealth>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "health.host", &request.get_ref().host).await?;
+        let row = self.host_of(&request.get_ref().host).await?;
+        let now_us = self.0.clock.now().as_microsecond();
+        let health = self.0.health.host(&row.name).unwrap_or_default();
+        let up = row.connection == crate::store::Connection::Up;
+        let check = |standing: crate::health::Standing| CheckHealth {
+            stale: !up || standing.stale(now_us),
+            state: Some(standing.state),
+        };
+        let found = self.problems_of(std::slice::from_ref(&row)).await?;
+        Ok(Response::new(HostHealth {
+            host: row.name.to_string(),
+            connection: wire::Connection::from(row.connection).into(),
+            heard_us: health.heard_us,
+            checks: health.checks.into_values().map(check).collect(),
+            problems: found.into_iter().map(wire::Problem::from).collect(),
+            now_us,
+        }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<HistoryReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        self.authorise(&caller, What::Look, None, "health.history", &request.host).await?;
+        let row = self.host_of(&request.host).await?;
+        let now_us = self.0.clock.now().as_microsecond();
+        let since_s = if request.since_s == 0 { WEEK_S } else { request.since_s };
+        let since_us = now_us - i64::from(since_s) * SECOND_US;
+        let check = (!request.check.is_empty()).then_some(request.check.as_str());
+        let rows = self.0.store.turns(&row.name, check, since_us, TURNS).await.map_err(unstored)?;
+        let turn = |row: crate::store::TurnRow| Turn {
+            number: 0,
+            check: row.check,
+            was: row.was.into(),
+            became: row.became.into(),
+            hard: true,
+            flapping: row.flapping,
+            at_us: row.at_us,
+            summary: row.summary,
+        };
+        Ok(Response::new(HistoryReply {
+            host: row.name.to_string(),
+            turns: rows.into_iter().map(turn).collect(),
+            series: Vec::new(),
+            now_us,
+        }))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let host = self.host_of(&request.host).await?;
+        self.may_silence(&caller, &host, "health.acknowledge").await?;
+        let comment = comment(request.comment)?;
+        let found = self.problems_of(std::slice::from_ref(&host)).await?;
+        let of = |p: &&Problem| p.check == request.check || p.follows.contains(&request.check);
+        if !found.iter().any(|p| of(&p)) {
+            let what = if request.check.is_empty() { "it" } else { request.check.as_str() };
+            let message = format!("there is no problem of {what} on {}", host.name);
+            return Err(Failure::new(ErrorCode::NotFound, message)
+                .hint(format!("see what there is: hostlerctl problems --on {}", host.name))
+                .into());
+        }
+        let now = self.0.clock.now().as_microsecond();
+        let given = Acknowledgement {
+            host: host.name.to_string(),
+            check: request.check,
+            at_us: now,
+            expires_us: (request.lasts_s > 0).then(|| now + i64::from(request.lasts_s) * SECOND_US),
+            made_by: caller.name.to_string(),
+            comment,
+        };
+        let detail = serde_json::json!({
+            "check": given.check, "comment": given.comment, "lasts_s": request.lasts_s,
+        });
+        let work = async { self.0.store.acknowledge(&given).await.map_err(unstored) };
+        self.change(&caller, "health.acknowledge", host.name.as_str(), detail, work).await?;
+        Ok(Response::new(AcknowledgeReply {}))
+    }
+
+    async fn unacknowledge(
+        &self,
+        request: Request<UnacknowledgeRequest>,
+    ) -> Result<Response<UnacknowledgeReply>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let host = self.host_of(&request.host).await?;
+        self.may_silence(&caller, &host, "health.unacknowledge").await?;
+        let detail = serde_json::json!({ "check": request.check });
+        let work = async {
+            match self.0.store.unacknowledge(&host.name, &request.check).await.map_err(unstored)? {
+                true => Ok(()),
+                false => Err(Failure::new(ErrorCode::NotFound, "it was not acknowledged").into()),
+            }
+        };
+        self.change(&caller, "health.unacknowledge", host.name.as_str(), detail, work).await?;
+        Ok(Response::new(UnacknowledgeReply {}))
+    }
+
+    async fn add_downtime(
+        &self,
+        request: Request<AddDowntimeRequest>,
+    ) -> Result<Response<DowntimeRecord>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let hosts: Selector = request.on.parse().map_err(invalid)?;
+        if hosts.asks_for_health() {
+            return Err(invalid("a downtime is for hosts, whatever their checks say: no check(…)"));
+        }
+        // Every host that it covers now must be the caller's to silence.
+        for host in self.select(&request.on).await? {
+            self.may_silence(&caller, &host, "downtime.add").await?;
+        }
+        if request.window_s == 0 || request.window_s.max(request.lasts_s) > LONGEST_DOWNTIME_S {
+            return Err(invalid("a downtime has an end, 90 days from its beginning at most"));
+        }
+        let checks = Checks::new(&request.checks).map_err(invalid)?;
+        let now = self.0.clock.now().as_microsecond();
+        let begins_us = if request.begins_us == 0 { now } else { request.begins_us };
+        let id = self.0.clock.id().simple().to_string();
+        let downtime = Downtime {
+            // The last part of such an id is random.
+            id: id.get(id.len() - 8..).unwrap_or(&id).to_owned(),
+            hosts,
+            checks,
+            begins_us,
+            ends_us: begins_us.saturating_add(i64::from(request.window_s) * SECOND_US),
+            lasts_us: (request.lasts_s > 0).then(|| i64::from(request.lasts_s) * SECOND_US),
+            made_by: caller.name.to_string(),
+            comment: comment(request.comment)?,
+        };
+        let detail = serde_json::json!({
+            "on": request.on, "checks": downtime.checks.as_str(), "begins_us": begins_us,
+            "window_s": request.window_s, "lasts_s": request.lasts_s, "comment": downtime.comment,
+        });
+        let work = async { self.0.store.add_downtime(&downtime).await.map_err(unstored) };
+        self.change(&caller, "downtime.add", &downtime.id, detail, work).await?;
+        Ok(Response::new(record(downtime)))
+    }
+
+    async fn downtimes(
+        &self,
+        request: Request<DowntimesRequest>,
+    ) -> Result<Response<DowntimesReply>, Status> {
+        let caller = caller(&request)?;
+        self.authorise(&caller, What::Look, None, "downtime.list", "").await?;
+        let now = self.0.clock.now().as_microsecond();
+        let downtimes = self.0.store.downtimes(now).await.map_err(unstored)?;
+        let downtimes = downtimes.into_iter().map(record).collect();
+        Ok(Response::new(DowntimesReply { downtimes }))
+    }
+
+    async fn end_downtime(
+        &self,
+        request: Request<EndDowntimeRequest>,
+    ) -> Result<Response<EndDowntimeReply>, Status> {
+        let caller = caller(&request)?;
+        let id = request.into_inner().id;
+        let now = self.0.clock.now().as_microsecond();
+        let downtimes = self.0.store.downtimes(now).await.map_err(unstored)?;
+        let Some(downtime) = downtimes.into_iter().find(|d| d.id == id) else {
+            let message = format!("there is no downtime {id} that is not over");
+            return Err(Failure::new(ErrorCode::NotFound, message)
+                .hint("list them with: hostlerctl downtime list")
+                .into());
+        };
+        for host in self.0.store.hosts().await.map_err(unstored)? {
+            if downtime.hosts.matches(&host.candidate()) {
+                self.may_silence(&caller, &host, "downtime.end").await?;
+            }
+        }
+        let work = async { self.0.store.end_downtime(&id, now).await.map_err(unstored) };
+        let detail = serde_json::json!({ "on": downtime.hosts.to_string() });
+        self.change(&caller, "downtime.end", &id, detail, work).await?;
+        Ok(Response::new(EndDowntimeReply {}))
+    }
+}

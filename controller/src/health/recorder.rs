@@ -1,0 +1,78 @@
+//! Writes down how checks stand and what changed. In groups, like links: no agent waits for the
+//! disk, and behind a full queue they do.
+
+use std::time::Duration;
+
+use hostler_proto::{
+    name::HostName,
+    wire::{CheckState, Finding, Turn},
+};
+use tokio::sync::mpsc;
+
+use crate::store::Store;
+
+/// News that wait to be written.
+const WAITING: usize = 256;
+/// Wait before news that could not be written are tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is to be written down of a host.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// The host.
+    pub host: HostName,
+    /// The agent's memory from which the turns are.
+    pub memory: String,
+    /// The last of them.
+    pub last_turn: u64,
+    /// When it was told.
+    pub heard_us: i64,
+    /// Its agent said that it is being stopped.
+    pub leaving: bool,
+    /// How all its checks stand.
+    pub states: Vec<CheckState>,
+    /// Hard states that changed.
+    pub turns: Vec<Turn>,
+}
+
+/// A state without what is of no use when it is old.
+pub(super) fn plain(state: &CheckState) -> CheckState {
+    let bare = |f: &Finding| Finding { why: String::new(), ..f.clone() };
+    CheckState {
+        findings: state.findings.iter().take(1).map(bare).collect(),
+        figures: Vec::new(),
+        ..state.clone()
+    }
+}
+
+/// The way to tell. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct Recorder(mpsc::Sender<News>);
+
+impl Recorder {
+    /// Begins to write to a store; ends when the last clone is gone.
+    pub fn start(store: Store) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(write(store, receiver));
+        Self(sender)
+    }
+
+    /// Tells. What is told of one host is written in its order.
+    pub async fn tell(&self, news: News) {
+        if self.0.send(news).await.is_err() {
+            tracing::error!("health was not written down: the controller is stopping");
+        }
+    }
+}
+
+async fn write(store: Store, mut news: mpsc::Receiver<News>) {
+    let mut group = Vec::with_capacity(WAITING);
+    while news.recv_many(&mut group, WAITING).await > 0 {
+        // Again until it is done: the agent will not tell it again.
+        while let Err(error) = store.record_health(&group).await {
+            tracing::error!(%error, hosts = group.len(), "health could not be stored");
+            tokio::time::sleep(AGAIN).await;
+        }
+        group.clear();
+    }
+}

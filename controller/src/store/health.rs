@@ -1,0 +1,302 @@
+//! How checks stood and stand: the last states, changes for ever, and what people know already.
+
+use std::collections::HashMap;
+
+use data_encoding::BASE64;
+use hostler_proto::{
+    name::HostName,
+    wire::{HealthReport, Status, Turn},
+};
+use prost::Message;
+use sqlx::{Row, any::AnyRow};
+
+use super::{Store, StoreError};
+use crate::health::{
+    Host, Standing,
+    recorder::News,
+    silence::{Acknowledgement, Checks, Downtime},
+};
+
+/// A change of a hard state, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnRow {
+    /// Of which check.
+    pub check: String,
+    /// When.
+    pub at_us: i64,
+    /// From what.
+    pub was: Status,
+    /// To what.
+    pub became: Status,
+    /// It changes again and again.
+    pub flapping: bool,
+    /// What the check said.
+    pub summary: String,
+}
+
+impl TurnRow {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let status = |column: &str| -> Result<Status, StoreError> {
+            let number: i64 = row.try_get(column)?;
+            let status = i32::try_from(number).ok().and_then(|n| Status::try_from(n).ok());
+            status.ok_or_else(|| StoreError::Damaged(format!("status {number}")))
+        };
+        let flapping: i64 = row.try_get("flapping")?;
+        Ok(Self {
+            check: row.try_get("check_name")?,
+            at_us: row.try_get("at_us")?,
+            was: status("was")?,
+            became: status("became")?,
+            flapping: flapping != 0,
+            summary: row.try_get("summary")?,
+        })
+    }
+}
+
+impl Store {
+    /// Writes down how hosts are and what changed, all or none. A host that is not known any more is
+    /// left out.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn record_health(&self, news: &[News]) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        let mut transaction = self.pool.begin().await?;
+        for news in news {
+            let states = HealthReport { checks: news.states.clone(), ..HealthReport::default() };
+            let done = sqlx::query(
+                "INSERT INTO health (host, memory, last_turn, heard_us, leaving, states) \
+                 SELECT name, $2, $3, $4, $5, $6 FROM hosts WHERE name = $1 \
+                 ON CONFLICT (host) DO UPDATE SET memory = excluded.memory, \
+                 last_turn = excluded.last_turn, heard_us = excluded.heard_us, \
+                 leaving = excluded.leaving, states = excluded.states",
+            )
+            .bind(news.host.as_str())
+            .bind(news.memory.as_str())
+            .bind(i64::try_from(news.last_turn).unwrap_or(i64::MAX))
+            .bind(news.heard_us)
+            .bind(i64::from(news.leaving))
+            .bind(BASE64.encode(&states.encode_to_vec()))
+            .execute(&mut *transaction)
+            .await?;
+            if done.rows_affected() == 0 {
+                continue;
+            }
+            for turn in &news.turns {
+                turned(&mut transaction, &news.host, turn).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// How every host was when it was written down last.
+    ///
+    /// # Errors
+    /// When the store refuses, or is damaged.
+    pub async fn health(&self) -> Result<HashMap<HostName, Host>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM health").fetch_all(&self.pool).await?;
+        rows.iter().map(host).collect()
+    }
+
+    /// The last changes of a host, or of one of its checks, since some time; the newest first.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn turns(
+        &self,
+        host: &HostName,
+        check: Option<&str>,
+        since_us: i64,
+        limit: u32,
+    ) -> Result<Vec<TurnRow>, StoreError> {
+        let text = match check {
+            Some(_) => {
+                "SELECT * FROM turns WHERE host = $1 AND at_us >= $2 AND check_name = $4 \
+                 ORDER BY at_us DESC LIMIT $3"
+            }
+            None => {
+                "SELECT * FROM turns WHERE host = $1 AND at_us >= $2 ORDER BY at_us DESC LIMIT $3"
+            }
+        };
+        let query = sqlx::query(text).bind(host.as_str()).bind(since_us).bind(i64::from(limit));
+        let query = match check {
+            Some(check) => query.bind(check),
+            None => query,
+        };
+        query.fetch_all(&self.pool).await?.iter().map(TurnRow::read).collect()
+    }
+
+    /// Announces a downtime.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn add_downtime(&self, downtime: &Downtime) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        sqlx::query(
+            "INSERT INTO downtimes (id, hosts, checks, begins_us, ends_us, lasts_us, made_by, \
+             comment) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(downtime.id.as_str())
+        .bind(downtime.hosts.to_string())
+        .bind(downtime.checks.as_str())
+        .bind(downtime.begins_us)
+        .bind(downtime.ends_us)
+        .bind(downtime.lasts_us.unwrap_or(0))
+        .bind(downtime.made_by.as_str())
+        .bind(downtime.comment.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Downtimes that are not over, those that begin first first.
+    ///
+    /// # Errors
+    /// When the store refuses, or is damaged.
+    pub async fn downtimes(&self, now_us: i64) -> Result<Vec<Downtime>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM downtimes WHERE ends_us + lasts_us > $1 ORDER BY begins_us, id",
+        )
+        .bind(now_us)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(downtime).collect()
+    }
+
+    /// Takes a downtime back; false when there is none of that id that is not over.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn end_downtime(&self, id: &str, now_us: i64) -> Result<bool, StoreError> {
+        let _writer = self.write().await;
+        let done = sqlx::query(
+            "UPDATE downtimes SET ends_us = $2, lasts_us = 0 \
+             WHERE id = $1 AND ends_us + lasts_us > $2",
+        )
+        .bind(id)
+        .bind(now_us)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down that somebody knows of a problem, in place of what was said of it before.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn acknowledge(&self, given: &Acknowledgement) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        sqlx::query(
+            "INSERT INTO acknowledgements (host, check_name, at_us, expires_us, made_by, comment) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (host, check_name) DO UPDATE SET \
+             at_us = excluded.at_us, expires_us = excluded.expires_us, \
+             made_by = excluded.made_by, comment = excluded.comment",
+        )
+        .bind(given.host.as_str())
+        .bind(given.check.as_str())
+        .bind(given.at_us)
+        .bind(given.expires_us.unwrap_or(0))
+        .bind(given.made_by.as_str())
+        .bind(given.comment.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes an acknowledgement back; false when there is none.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn unacknowledge(&self, host: &HostName, check: &str) -> Result<bool, StoreError> {
+        let _writer = self.write().await;
+        let done = sqlx::query("DELETE FROM acknowledgements WHERE host = $1 AND check_name = $2")
+            .bind(host.as_str())
+            .bind(check)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// All acknowledgements that have not expired; whether one still counts its problem says.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn acknowledgements(&self, now_us: i64) -> Result<Vec<Acknowledgement>, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM acknowledgements WHERE expires_us = 0 OR expires_us > $1")
+                .bind(now_us)
+                .fetch_all(&self.pool)
+                .await?;
+        let read = |row: &AnyRow| -> Result<Acknowledgement, StoreError> {
+            let expires: i64 = row.try_get("expires_us")?;
+            Ok(Acknowledgement {
+                host: row.try_get("host")?,
+                check: row.try_get("check_name")?,
+                at_us: row.try_get("at_us")?,
+                expires_us: (expires != 0).then_some(expires),
+                made_by: row.try_get("made_by")?,
+                comment: row.try_get("comment")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+async fn turned(
+    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    host: &HostName,
+    turn: &Turn,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO turns (host, at_us, check_name, was, became, flapping, summary) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(host.as_str())
+    .bind(turn.at_us)
+    .bind(turn.check.as_str())
+    .bind(i64::from(turn.was))
+    .bind(i64::from(turn.became))
+    .bind(i64::from(turn.flapping))
+    .bind(turn.summary.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
+    let name: String = row.try_get("host")?;
+    let damaged = |_| StoreError::Damaged(format!("the health of \"{name}\""));
+    let states: String = row.try_get("states")?;
+    let bytes = BASE64.decode(states.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+    let report = HealthReport::decode(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
+    let (heard_us, last_turn): (i64, i64) = (row.try_get("heard_us")?, row.try_get("last_turn")?);
+    let leaving: i64 = row.try_get("leaving")?;
+    let standing = |state: hostler_proto::wire::CheckState| {
+        (state.check.clone(), Standing { state, heard_us })
+    };
+    let host = Host {
+        memory: row.try_get("memory")?,
+        last_turn: u64::try_from(last_turn).unwrap_or(0),
+        heard_us,
+        left: leaving != 0,
+        checks: report.checks.into_iter().map(standing).collect(),
+    };
+    Ok((name.parse().map_err(|_| damaged(String::new()))?, host))
+}
+
+fn downtime(row: &AnyRow) -> Result<Downtime, StoreError> {
+    let (hosts, checks): (String, String) = (row.try_get("hosts")?, row.try_get("checks")?);
+    let lasts: i64 = row.try_get("lasts_us")?;
+    let damaged = |what: &str| StoreError::Damaged(format!("a downtime of \"{what}\""));
+    Ok(Downtime {
+        id: row.try_get("id")?,
+        hosts: hosts.parse().map_err(|_| damaged(&hosts))?,
+        checks: Checks::new(&checks).map_err(|_| damaged(&checks))?,
+        begins_us: row.try_get("begins_us")?,
+        ends_us: row.try_get("ends_us")?,
+        lasts_us: (lasts != 0).then_some(lasts),
+        made_by: row.try_get("made_by")?,
+        comment: row.try_get("comment")?,
+    })
+}

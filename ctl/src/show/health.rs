@@ -1,0 +1,292 @@
+//! How checks stand and stood: problems, one host, its history, downtimes.
+
+use hostler_proto::wire::{
+    CheckHealth, CheckState, DowntimeRecord, HistoryReply, HostHealth, Problem, Series, Status,
+};
+
+use super::{
+    grid::{Cell, grid},
+    report::word,
+    value,
+};
+use crate::{
+    exit::Exit,
+    screen::{Traits, harmless},
+};
+
+/// Characters of a sparkline.
+const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Its width.
+const WIDTH: usize = 48;
+
+/// The worst that nobody knows of yet.
+pub fn exit(problems: &[Problem]) -> Exit {
+    let any =
+        |wanted: Status| problems.iter().any(|p| p.status() == wanted && p.handled.is_empty());
+    match () {
+        () if any(Status::Critical) => Exit::Failed,
+        () if any(Status::Unknown) => Exit::Unanswered,
+        () => Exit::AllWell,
+    }
+}
+
+/// Problems, with what follows from each.
+pub fn problems(problems: &[Problem], now_us: i64, traits: Traits) -> String {
+    let row = |p: &Problem| {
+        let mut summary = p.summary.clone();
+        if p.flapping {
+            summary += " (flapping)";
+        }
+        if !p.follows.is_empty() {
+            summary += &format!("; with it {}", p.follows.join(", "));
+        }
+        if !p.handled.is_empty() {
+            summary += &format!(" [{}]", p.handled);
+        }
+        let status = match p.handled.is_empty() {
+            true => Cell::word(word(p.status())),
+            false => Cell::text(word(p.status())),
+        };
+        vec![
+            status,
+            Cell::text(&p.subject),
+            Cell::text(value::ago(p.since_us, now_us)),
+            Cell::text(summary),
+            Cell::text(&p.next),
+        ]
+    };
+    let mut problems: Vec<_> = problems.iter().collect();
+    // The controller sends the worst first; a stable sort keeps its order among equals.
+    problems.sort_by_key(|p| (!p.handled.is_empty(), badness(p.status())));
+    let rows: Vec<_> = problems.into_iter().map(row).collect();
+    grid(&["STATUS", "WHAT", "FOR", "PROBLEM", "NEXT"], &rows, traits)
+}
+
+/// Every check of a host, those that are not well first.
+pub fn host(health: &HostHealth, traits: Traits) -> String {
+    let heard = match health.heard_us {
+        0 => "its agent has told nothing yet".to_owned(),
+        at => format!("heard {} ago", value::ago(at, health.now_us)),
+    };
+    let host = harmless(&health.host);
+    let mut page = format!("{host}: {} checks, {heard}\n\n", health.checks.len());
+    let mut checks: Vec<&CheckHealth> = health.checks.iter().collect();
+    checks.sort_by_key(|c| rank(c));
+    let rows: Vec<_> = checks.iter().filter_map(|c| row(c, health.now_us)).collect();
+    page += &grid(&["STATUS", "CHECK", "FOR", "RAN", "WHAT IT SAID"], &rows, traits);
+    page
+}
+
+fn rank(check: &CheckHealth) -> u8 {
+    let state = check.state.as_ref();
+    badness(match check.stale {
+        true => Status::Unknown,
+        false => state.map_or(Status::Unknown, CheckState::hard),
+    })
+}
+
+fn badness(status: Status) -> u8 {
+    match status {
+        Status::Critical => 0,
+        Status::Unknown => 1,
+        Status::Warning => 2,
+        Status::Ok | Status::Unspecified => 3,
+    }
+}
+
+fn row(check: &CheckHealth, now_us: i64) -> Option<Vec<Cell>> {
+    let state = check.state.as_ref()?;
+    let hard = if check.stale { Status::Unknown } else { state.hard() };
+    let mut said = state.summary.clone();
+    if check.stale {
+        said = format!("not heard of in time; it said: {said}");
+    } else if state.attempt > 0 {
+        let now = word(state.status());
+        said = format!("{now}, attempt {} of {}: {said}", state.attempt, state.attempts);
+    }
+    if state.flapping {
+        said += " (flapping)";
+    }
+    Some(vec![
+        Cell::word(word(hard)),
+        Cell::text(&state.check),
+        Cell::text(value::ago(state.since_us, now_us)),
+        Cell::text(value::ago(state.checked_us, now_us)),
+        Cell::text(said),
+    ])
+}
+
+/// How the checks of a host changed, and their figures.
+pub fn history(history: &HistoryReply, traits: Traits) -> String {
+    let mut page = String::new();
+    let row = |t: &hostler_proto::wire::Turn| {
+        vec![
+            Cell::text(value::moment(t.at_us)),
+            Cell::text(&t.check),
+            Cell::word(word(t.became())),
+            Cell::text(format!("was {}", word(t.was()))),
+            Cell::text(&t.summary),
+        ]
+    };
+    let rows: Vec<_> = history.turns.iter().map(row).collect();
+    match rows.is_empty() {
+        true => page += "no check changed in that time\n",
+        false => {
+            page += &grid(&["WHEN", "CHECK", "STATUS", "BEFORE", "WHAT IT SAID"], &rows, traits)
+        }
+    }
+    if !history.series.is_empty() {
+        let rows: Vec<_> = history.series.iter().map(series).collect();
+        page.push('\n');
+        page += &grid(&["CHECK", "FIGURE", "OVER TIME", "NOW", "RUNS OUT"], &rows, traits);
+    }
+    page
+}
+
+fn series(series: &Series) -> Vec<Cell> {
+    let figure = match series.subject.as_str() {
+        "" => series.name.clone(),
+        subject => format!("{} {subject}", series.name),
+    };
+    let runs_out = series.runs_out_s.map(|seconds| {
+        let sure = series.confidence * 100.0;
+        format!("in {} ({sure:.0} % explained)", value::duration(seconds))
+    });
+    vec![
+        Cell::text(&series.check),
+        Cell::text(figure),
+        Cell::text(spark(&series.mean)),
+        Cell::number(amount(series.last, &series.unit)),
+        Cell::text(runs_out.unwrap_or_default()),
+    ]
+}
+
+fn amount(number: f64, unit: &str) -> String {
+    match unit {
+        "bytes" => value::bytes(number),
+        "s" => value::duration(number),
+        "percent" => format!("{number:.1} %"),
+        unit => format!("{} {unit}", (number * 100.0).round() / 100.0).trim_end().to_owned(),
+    }
+}
+
+/// A figure over time in one line of text.
+pub fn spark(values: &[f64]) -> String {
+    let values = &values[values.len().saturating_sub(WIDTH)..];
+    let (least, most) =
+        values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(*v), m.max(*v)));
+    let step = |v: f64| {
+        let share = if most > least { (v - least) / (most - least) } else { 0.0 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share times seven"
+        )]
+        let at = (share * 7.0).round() as usize;
+        SPARKS[at.min(7)]
+    };
+    values.iter().map(|v| if v.is_finite() { step(*v) } else { ' ' }).collect()
+}
+
+/// Downtimes.
+pub fn downtimes(downtimes: &[DowntimeRecord], now_us: i64, traits: Traits) -> String {
+    let row = |d: &DowntimeRecord| {
+        let state = match () {
+            () if d.begins_us > now_us => "begins later",
+            () if d.lasts_s > 0 => "waits for a problem",
+            () => "now",
+        };
+        vec![
+            Cell::text(&d.id),
+            Cell::text(&d.on),
+            Cell::text(&d.checks),
+            Cell::text(value::moment(d.begins_us)),
+            Cell::text(value::moment(d.ends_us)),
+            Cell::text(state),
+            Cell::text(&d.made_by),
+            Cell::text(&d.comment),
+        ]
+    };
+    let rows: Vec<_> = downtimes.iter().map(row).collect();
+    grid(&["ID", "HOSTS", "CHECKS", "FROM", "UNTIL", "STATE", "BY", "COMMENT"], &rows, traits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_774_742_400_000_000;
+    const MINUTE: i64 = 60_000_000;
+
+    fn check(name: &str, hard: Status, said: &str) -> CheckHealth {
+        let state = CheckState {
+            check: name.into(),
+            status: hard.into(),
+            hard: hard.into(),
+            since_us: NOW - 90 * MINUTE,
+            checked_us: NOW - MINUTE / 2,
+            attempts: 3,
+            summary: said.into(),
+            ..CheckState::default()
+        };
+        CheckHealth { state: Some(state), stale: false }
+    }
+
+    #[test]
+    fn a_host_shows_what_is_not_well_first_and_what_is_on_its_way_there() {
+        let mut soft = check("http:backend", Status::Ok, "http://127.0.0.1:8000: 502");
+        if let Some(state) = &mut soft.state {
+            (state.attempt, state.status) = (2, Status::Critical.into());
+        }
+        let mut silent = check("plugin:load", Status::Ok, "OK - load 0.1");
+        silent.stale = true;
+        let health = HostHealth {
+            host: "web-1".into(),
+            heard_us: NOW - 10 * MINUTE / 60,
+            checks: vec![
+                check("units", Status::Ok, "no unit has failed or keeps crashing"),
+                soft,
+                silent,
+                check("disk", Status::Critical, "/ is 97.2 % full; 800 MiB are left"),
+            ],
+            now_us: NOW,
+            ..HostHealth::default()
+        };
+        insta::assert_snapshot!(host(&health, Traits::default()));
+    }
+
+    #[test]
+    fn problems_say_what_follows_and_who_knows_of_them() {
+        let list = [
+            Problem {
+                status: Status::Critical.into(),
+                subject: "web-1: unit:postgresql".into(),
+                summary: "postgresql@15-main.service has failed: exit status 1".into(),
+                since_us: NOW - 5 * MINUTE,
+                next: "hostlerctl journal read --unit postgresql@15-main.service --on web-1".into(),
+                follows: vec!["http:backend".into(), "postgres:main".into()],
+                ..Problem::default()
+            },
+            Problem {
+                status: Status::Warning.into(),
+                subject: "db-1: disk".into(),
+                summary: "/ is 88.0 % full".into(),
+                since_us: NOW - 600 * MINUTE,
+                next: "hostlerctl disk tree / --on db-1".into(),
+                handled: "acknowledged by eve: new disk at noon".into(),
+                ..Problem::default()
+            },
+        ];
+        insta::assert_snapshot!(problems(&list, NOW, Traits::default()));
+        assert_eq!(exit(&list), Exit::Failed);
+        assert_eq!(exit(&list[1..]), Exit::AllWell);
+    }
+
+    #[test]
+    fn a_sparkline_spans_from_the_least_to_the_most_and_is_flat_when_nothing_changes() {
+        assert_eq!(spark(&[0.0, 1.0, 7.0]), "▁▂█");
+        assert_eq!(spark(&[5.0, 5.0]), "▁▁");
+        assert_eq!(spark(&[]), "");
+        assert_eq!(spark(&vec![1.0; 500]).chars().count(), WIDTH);
+    }
+}
