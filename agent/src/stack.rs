@@ -2,8 +2,12 @@
 //!
 //! Secrets are named, never held: a password stands in a file of its own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use hostler_proto::{
+    name::nearest,
+    wire::{ErrorCode, Failure},
+};
 use serde::Deserialize;
 
 /// Where the stack file is, unless the configuration says otherwise.
@@ -20,6 +24,10 @@ pub struct Stack {
     pub units: Vec<Unit>,
     /// HTTP endpoints that must answer.
     pub http: Vec<Http>,
+    /// Redis and Valkey servers.
+    pub redis: Vec<Redis>,
+    /// Celery applications.
+    pub celery: Vec<Celery>,
     /// Programs that check, as Nagios knows them.
     #[serde(rename = "plugin")]
     pub plugins: Vec<Plugin>,
@@ -77,6 +85,52 @@ pub struct Http {
     pub after: Vec<String>,
 }
 
+/// A Redis or Valkey server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// Its name on this host.
+    pub name: String,
+    /// `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH`; without a password.
+    pub url: String,
+    /// The user, where it is not the default one.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File that holds the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// File with the authority that signed the server's certificate; the system's when it is left
+    /// out.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Checks that it needs to be well.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
+/// A Celery application.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Celery {
+    /// Its name on this host.
+    pub name: String,
+    /// Name of the `[[redis]]` that is its broker.
+    pub broker: String,
+    /// Its `control_exchange`.
+    #[serde(default = "celery")]
+    pub exchange: String,
+    /// Its queues, beside those that its workers tell.
+    #[serde(default)]
+    pub queues: Vec<String>,
+    /// Checks that it needs to be well; its broker's always is one of them.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
+fn celery() -> String {
+    "celery".to_owned()
+}
+
 /// A program that checks, as Nagios knows them: exit status, a line of text, figures after a bar.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,4 +164,60 @@ pub struct Change {
     pub attempts: Option<u32>,
     /// Checks that it needs to be well.
     pub after: Option<Vec<String>>,
+}
+
+/// The entry of that name among those of one kind; the only one when no name is given.
+///
+/// # Errors
+/// When there is none, or a name is needed.
+pub fn named<'s, T>(
+    entries: &'s [T],
+    kind: &str,
+    name: &str,
+    name_of: impl Fn(&T) -> &str,
+) -> Result<&'s T, Failure> {
+    let refused =
+        |message: String, hint: String| Err(Failure::new(ErrorCode::NotFound, message).hint(hint));
+    let names: Vec<&str> = entries.iter().map(&name_of).collect();
+    match (entries, name) {
+        ([], _) => refused(
+            format!("this host's stack file has no [[{kind}]]"),
+            format!("add one to {STANDARD}, or let `hostler-agent discover` find it"),
+        ),
+        ([only], "") => Ok(only),
+        (_, "") => refused(
+            format!("this host's stack file has {} [[{kind}]]: which one?", entries.len()),
+            format!("name one of {}", names.join(", ")),
+        ),
+        _ => match entries.iter().find(|e| name_of(e) == name) {
+            Some(entry) => Ok(entry),
+            None => refused(
+                format!("this host's stack file has no [[{kind}]] \"{name}\""),
+                match nearest(name, names.iter().copied()) {
+                    Some(meant) => format!("did you mean \"{meant}\"?"),
+                    None => format!("there are {}", names.join(", ")),
+                },
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_entry_needs_no_name_and_one_of_several_does() {
+        let of = |entries: &[&'static str], name: &str| {
+            let found = named(entries, "redis", name, |e| e);
+            found.copied().map_err(|failure| format!("{}; {}", failure.message, failure.hint))
+        };
+        assert_eq!(of(&["main"], ""), Ok("main"));
+        assert_eq!(of(&["main", "cache"], "cache"), Ok("cache"));
+        assert!(of(&["main", "cache"], "").expect_err("which").contains("name one of main, cache"));
+        assert!(
+            of(&["main", "cache"], "mian").expect_err("typo").contains("did you mean \"main\"?")
+        );
+        assert!(of(&[], "").expect_err("none").contains("has no [[redis]]"));
+    }
 }

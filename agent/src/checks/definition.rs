@@ -145,6 +145,21 @@ impl Drafts {
             let name = format!("http:{}", http.name);
             drafts.add(name, "http.check", parameters, pace, &http.after)?;
         }
+        for redis in &stack.redis {
+            no_password(&redis.name, &redis.url)?;
+            let (name, parameters) =
+                (format!("redis:{}", redis.name), json!({ "server": redis.name }));
+            drafts.add(name, "redis.status", parameters, pace, &redis.after)?;
+        }
+        for celery in &stack.celery {
+            let mut after = vec![format!("redis:{}", celery.broker)];
+            after.extend(celery.after.clone());
+            let parameters = json!({ "app": celery.name });
+            let name = format!("celery:{}", celery.name);
+            drafts.add(name, "celery.workers", parameters.clone(), pace, &after)?;
+            let name = format!("celery-queues:{}", celery.name);
+            drafts.add(name, "celery.queues", parameters, pace, &after)?;
+        }
         for plugin in &stack.plugins {
             let parameters = json!({ "name": plugin.name });
             let name = format!("plugin:{}", plugin.name);
@@ -184,6 +199,21 @@ impl Drafts {
     fn hint(&self, name: &str) -> String {
         let meant = nearest(name, self.0.keys().map(String::as_str));
         meant.map(|m| format!("; did you mean \"{m}\"?")).unwrap_or_default()
+    }
+}
+
+/// A password in a URL would be shown wherever the URL is.
+fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    match authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+        true => Err(InvalidCheck::Check {
+            name: name.to_owned(),
+            problem: "its url holds a password; put that into a file and name it with \
+                      password_file"
+                .to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod exec;
 pub mod files;
 pub mod mounts;
 pub mod processes;
+pub mod redis;
 
 use std::sync::Arc;
 

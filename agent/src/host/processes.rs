@@ -12,6 +12,8 @@ use procfs::process::{FDTarget, Process, all_processes};
 pub struct Seen {
     /// Its number.
     pub pid: u32,
+    /// The number of the process that made it.
+    pub parent: u32,
     /// Its program's name.
     pub command: String,
     /// Its effective user's number.
@@ -35,6 +37,16 @@ pub fn all() -> Vec<Seen> {
     all_processes().into_iter().flatten().flatten().filter_map(|p| seen(&p)).collect()
 }
 
+/// Every process that has a command line, with it.
+pub fn with_arguments() -> Vec<(Seen, Vec<String>)> {
+    let all = all_processes().into_iter().flatten().flatten();
+    let read = |p: Process| {
+        let arguments = p.cmdline().ok().filter(|a| !a.is_empty())?;
+        Some((seen(&p)?, arguments))
+    };
+    all.filter_map(read).collect()
+}
+
 /// One process.
 pub fn one(pid: u32) -> Option<Seen> {
     seen(&Process::new(i32::try_from(pid).ok()?).ok()?)
@@ -45,6 +57,7 @@ fn seen(process: &Process) -> Option<Seen> {
     let uid = process.uid().unwrap_or(0);
     Some(Seen {
         pid: u32::try_from(stat.pid).ok()?,
+        parent: u32::try_from(stat.ppid).unwrap_or(0),
         unit: unit(process),
         uid,
         ticks: stat.utime + stat.stime,

@@ -1,5 +1,6 @@
 //! The operations, one file each: `ops/<domain>/<verb>.rs`.
 
+mod celery;
 mod disk;
 mod host;
 mod http;
@@ -7,4 +8,5 @@ mod journal;
 mod logs;
 mod net;
 mod plugin;
+mod redis;
 mod systemd;

@@ -2,7 +2,6 @@
 //! host's plugins; the command line is the host's alone.
 
 use hostler_proto::{
-    name::nearest,
     operation::PluginRun,
     ops::{PluginRun as Report, PluginRunRequest},
     wire::{ErrorCode, Evidence, Failure, Figure, Finding, Status},
@@ -12,7 +11,7 @@ use super::output::{Output, parse};
 use crate::{
     host::exec::{End, Line, Program},
     operation::{Answer, Context, Probe},
-    stack::Plugin,
+    stack::{Plugin, named},
 };
 
 /// Output beyond this is left out; plugins print a few lines.
@@ -21,14 +20,7 @@ const PRINTED: usize = 64 * 1024;
 impl Probe for PluginRun {
     async fn observe(request: PluginRunRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
         let plugins = &cx.host.stack.plugins;
-        let plugin = plugins.iter().find(|p| p.name == request.name).ok_or_else(|| {
-            let message = format!("this host's stack file has no plugin \"{}\"", request.name);
-            let meant = nearest(&request.name, plugins.iter().map(|p| p.name.as_str()));
-            Failure::new(ErrorCode::NotFound, message).hint(match meant {
-                Some(meant) => format!("did you mean \"{meant}\"?"),
-                None => "add a [[plugin]] to the stack file".to_owned(),
-            })
-        })?;
+        let plugin = named(plugins, "plugin", &request.name, |p| &p.name)?;
         let Some((program, arguments)) = plugin.command.split_first() else {
             let message = format!("the command of plugin \"{}\" is empty", plugin.name);
             return Err(Failure::new(ErrorCode::PreconditionFailed, message));

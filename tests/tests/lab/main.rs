@@ -1,6 +1,9 @@
 //! The link and the operations on hosts that booted systemd: cables are pulled, units crash, disks
 //! fill up, power is cut.
 
+mod celery;
+mod redis;
+
 use std::{fs, io::Write as _, time::Duration};
 
 use hostler_tests::{
@@ -30,6 +33,23 @@ name = "nginx"
 url = "http://127.0.0.1/"
 after = ["unit:nginx"]
 
+[[redis]]
+name = "main"
+url = "redis://127.0.0.1:6379/0"
+password_file = "/etc/hostler/redis.password"
+
+[[redis]]
+name = "wrong"
+url = "redis://127.0.0.1:6379/0"
+password_file = "/etc/hostname"
+
+[[celery]]
+name = "omnidoc"
+broker = "main"
+
+[check."redis:wrong"]
+off = true
+
 [[plugin]]
 name = "procs"
 command = ["/usr/lib/nagios/plugins/check_procs", "-w", "5000", "-c", "9000"]
@@ -46,6 +66,7 @@ fn fleet(lab: &Lab) -> Fleet {
     for host in ["h1", "h2"] {
         lab.exec(host, &["mkdir", "--parents", "/etc/hostler"]);
         lab.write(host, "/etc/hostler/stack.toml", STACK);
+        lab.write(host, "/etc/hostler/redis.password", "redis-pw\n");
         lab.join(&fleet, host, AGENT);
     }
     fleet
@@ -62,8 +83,8 @@ fn on(fleet: &Fleet, host: &str, args: &[&str], code: i32) -> Value {
 
 type Try = fn(&Fleet, &Lab);
 
-/// What every operation of the catalogue does on a booted host. The catalogue's test compares this
-/// list with the catalogue.
+/// What every operation of the catalogue does on a booted host, with those of [`redis`] and the
+/// others beside. The catalogue's test compares this list with the catalogue.
 const OPERATIONS: [(&str, Try); 16] = [
     ("host.facts", facts),
     ("host.resources", resources),
@@ -83,11 +104,15 @@ const OPERATIONS: [(&str, Try); 16] = [
     ("plugin.run", plugin),
 ];
 
+fn every() -> impl Iterator<Item = (&'static str, Try)> {
+    OPERATIONS.into_iter().chain(redis::OPERATIONS).chain(celery::OPERATIONS)
+}
+
 #[test]
 fn every_operation_does_on_a_booted_host_what_the_hosts_own_tools_say() {
     let lab = Lab::take();
     let fleet = fleet(&lab);
-    for (name, test) in OPERATIONS {
+    for (name, test) in every() {
         eprintln!("{name}");
         test(&fleet, &lab);
     }
@@ -98,7 +123,7 @@ fn every_operation_does_on_a_booted_host_what_the_hosts_own_tools_say() {
 fn every_operation_of_the_catalogue_is_tested_on_a_booted_host() {
     let catalogue = hostler_proto::catalogue::Catalogue::embedded().expect("a catalogue");
     let mut named: Vec<_> = catalogue.iter().map(|spec| spec.name.clone()).collect();
-    let mut tested: Vec<_> = OPERATIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut tested: Vec<_> = every().map(|(name, _)| name.to_owned()).collect();
     named.sort();
     tested.sort();
     assert_eq!(named, tested);

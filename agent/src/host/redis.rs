@@ -1,0 +1,201 @@
+//! The way to a Redis or Valkey server that the stack file names. Secrets are read here, and go
+//! nowhere but to the server.
+
+use std::{fmt, time::Duration};
+
+use hostler_proto::wire::{ErrorCode, Failure};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisError, TlsCertificates, aio::MultiplexedConnection,
+};
+
+use crate::stack::Redis;
+
+/// Longest for a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Longest for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A server that is connected.
+#[derive(Clone)]
+pub struct Server {
+    connection: MultiplexedConnection,
+    client: Client,
+    /// Where it is, as people may see it.
+    pub place: String,
+    /// The database that is selected.
+    pub db: i64,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Why a server does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody answers there.
+    Unreachable(String),
+    /// It does not let us in: no password, a wrong one, no such user.
+    Denied(String),
+    /// It let us in, and does not allow this.
+    Forbidden(String),
+    /// It reads its data and answers later.
+    Loading,
+    /// It answers with an error.
+    Refused(String),
+    /// What the stack file says cannot be used.
+    Stack(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "does not answer: {why}"),
+            Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
+            Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
+            Self::Loading => f.write_str("still loads its data and serves nobody"),
+            Self::Refused(why) => write!(f, "answers with an error: {why}"),
+            Self::Stack(why) => write!(f, "cannot be asked: {why}"),
+        }
+    }
+}
+
+impl Trouble {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "see whether it runs: systemd status redis-server",
+            Self::Denied(_) => {
+                "look at username and password_file of its [[redis]] in the stack file"
+            }
+            Self::Forbidden(_) => "docs/checks.md has the ACL that the agent needs",
+            Self::Loading => "wait until it has; its log says how far it is",
+            Self::Refused(_) => "look at the server's log",
+            Self::Stack(_) => "look at its [[redis]] in the stack file",
+        }
+    }
+
+    /// The failure of an operation that cannot go on.
+    pub fn failure(&self, server: &str) -> Failure {
+        let code = match self {
+            Self::Unreachable(_) | Self::Loading => ErrorCode::Unreachable,
+            Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            Self::Refused(_) => ErrorCode::HostFault,
+            Self::Stack(_) => ErrorCode::PreconditionFailed,
+        };
+        Failure::new(code, format!("redis \"{server}\" {self}")).hint(self.hint())
+    }
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Self {
+        let said = || match (error.code(), error.detail()) {
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (Some(code), None) => code.to_owned(),
+            (None, Some(detail)) => detail.to_owned(),
+            (None, None) => error.to_string(),
+        };
+        match error.code() {
+            Some("NOAUTH" | "WRONGPASS") => Self::Denied(said()),
+            Some("NOPERM") => Self::Forbidden(said()),
+            Some("LOADING") => Self::Loading,
+            Some(_) => Self::Refused(said()),
+            None if error.is_timeout() => Self::Unreachable("no answer in time".to_owned()),
+            None => match error.kind() {
+                redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
+                redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
+                _ if error.is_io_error() => Self::Unreachable(innermost(&error)),
+                _ => Self::Refused(said()),
+            },
+        }
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+impl Server {
+    /// Connects, proves who we are, and selects the database.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn connect(entry: &Redis) -> Result<Self, Trouble> {
+        let unusable = |e: &dyn fmt::Display, what: &str| Trouble::Stack(format!("{what}: {e}"));
+        let info: ConnectionInfo = entry.url.as_str().into_connection_info()?;
+        let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
+        if let Some(username) = &entry.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(file) = &entry.password_file {
+            let password = tokio::fs::read_to_string(file).await;
+            let password = password.map_err(|e| unusable(&e, &file.display().to_string()))?;
+            settings = settings.set_password(password.trim_end());
+        }
+        let db = settings.db();
+        let info = info.set_redis_settings(settings);
+        let place = info.addr().to_string();
+        let client = match &entry.ca_file {
+            None => Client::open(info)?,
+            Some(file) => {
+                let root = tokio::fs::read(file).await;
+                let root = root.map_err(|e| unusable(&e, &file.display().to_string()))?;
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
+                Client::build_with_tls(info, certificates)?
+            }
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(ANSWER));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Self { connection, client, place, db })
+    }
+
+    /// Asks one thing.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, Trouble> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        Ok(command.query_async(&mut self.connection).await?)
+    }
+
+    /// Asks something that is put together elsewhere.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn query<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Trouble> {
+        Ok(command.query_async(&mut self.connection).await?)
+    }
+
+    /// Asks many things at once.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn pipeline<T: FromRedisValue>(&mut self, asked: &Pipeline) -> Result<T, Trouble> {
+        Ok(asked.query_async(&mut self.connection).await?)
+    }
+
+    /// Allows more time for each answer, for what blocks.
+    pub fn patient(&mut self, longest: Duration) {
+        self.connection.set_response_timeout(longest);
+    }
+
+    /// A connection of its own on which every command of every client is told.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn monitor(&self) -> Result<redis::aio::Monitor, Trouble> {
+        Ok(self.client.get_async_monitor().await?)
+    }
+}

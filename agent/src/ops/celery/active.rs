@@ -1,0 +1,65 @@
+//! `celery.active`: the tasks that run now.
+
+use hostler_proto::{
+    operation::CeleryActive,
+    ops::{CeleryActiveRequest, CeleryTask, CeleryTasks},
+    wire::{Failure, Finding, Status},
+};
+use serde_json::{Value, json};
+
+use super::{App, millis, text};
+use crate::operation::{Answer, Context, Probe};
+
+impl Probe for CeleryActive {
+    async fn observe(
+        request: CeleryActiveRequest,
+        cx: &Context,
+    ) -> Result<Answer<CeleryTasks>, Failure> {
+        let mut app = App::connect(&cx.host, &request.app).await?;
+        // Safe: the arguments of tasks are not fetched.
+        let asked = app.mailbox.ask("active", json!({ "safe": true }), millis(request.timeout_ms));
+        let answers = asked.await;
+        let answers = answers.map_err(|t| app.failed(&t))?;
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
+        let now = cx.host.clock.now().as_microsecond() as f64 / 1e6;
+        let mut tasks: Vec<CeleryTask> = Vec::new();
+        for (worker, list) in &answers.by_worker {
+            let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+            tasks.extend(list.iter().map(|t| task(t, worker, "active", now)));
+        }
+        let age = |t: &CeleryTask| t.running_s.unwrap_or(0.0);
+        tasks.sort_by(|a, b| age(b).total_cmp(&age(a)));
+        let bound = f64::from(request.long_s);
+        let long = tasks.iter().filter(|t| age(t) >= bound).map(|t| {
+            let minutes = age(t) / 60.0;
+            let summary = format!("{} has run for {minutes:.0} min on {}", t.name, t.worker);
+            Finding::new(Status::Warning, &t.id, summary)
+                .why("it holds a place of its worker; a restart of the worker runs it again or loses it")
+                .measured(age(t), "s")
+        });
+        let long: Vec<_> = long.collect();
+        let workers = answers.by_worker.len();
+        let summary = format!("{} tasks run on {workers} workers", tasks.len());
+        let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
+        let answer = match answers.subscribed {
+            0 => Answer::unknown(format!("celery \"{}\" has no worker to ask", app.name), data),
+            _ => Answer::ok(summary, data),
+        };
+        let answer = answer.evidence("celery", "active (safe) over the broker's pidbox");
+        Ok(long.into_iter().fold(answer, Answer::finding).summed_up())
+    }
+}
+
+/// One task of a worker's answer; `now` in seconds since 1970.
+pub(super) fn task(task: &Value, worker: &str, state: &str, now: f64) -> CeleryTask {
+    let started = task["time_start"].as_f64();
+    CeleryTask {
+        id: text(task, "id"),
+        name: text(task, "name"),
+        worker: worker.to_owned(),
+        state: state.to_owned(),
+        running_s: started.filter(|s| *s > 0.0).map(|s| (now - s).max(0.0)),
+        eta: String::new(),
+        queue: text(&task["delivery_info"], "routing_key"),
+    }
+}

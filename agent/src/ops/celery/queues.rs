@@ -1,0 +1,110 @@
+//! `celery.queues`: tasks that wait, and tasks that workers took and have not finished.
+
+use std::collections::BTreeSet;
+
+use hostler_proto::{
+    finding::above,
+    operation::CeleryQueues,
+    ops::{CeleryQueue, CeleryQueues as Report, CeleryQueuesRequest},
+    wire::{Failure, Finding},
+};
+use redis::Pipeline;
+use serde_json::{Value, json};
+
+use super::{App, millis, text};
+use crate::{
+    host::redis::{Server, Trouble},
+    operation::{Answer, Context, Probe},
+};
+
+/// kombu keeps each priority in a list of its own; these are its default steps.
+const PRIORITIES: [&str; 4] = ["", "\x06\x163", "\x06\x166", "\x06\x169"];
+/// Workers are asked for their queues no longer than this.
+const ASKED_MS: u32 = 500;
+/// Longest text of a message that is looked at.
+const MESSAGE: isize = 64 << 10;
+
+impl Probe for CeleryQueues {
+    async fn observe(
+        request: CeleryQueuesRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let mut app = App::connect(&cx.host, &request.app).await?;
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
+        let now = cx.host.clock.now().as_microsecond() as f64 / 1e6;
+        let data = look(&mut app, now).await.map_err(|t| app.failed(&t))?;
+        Ok(judge(app.name, data, &request))
+    }
+}
+
+async fn look(app: &mut App<'_>, now: f64) -> Result<Report, Trouble> {
+    let told = app.mailbox.ask("active_queues", json!({}), millis(ASKED_MS)).await?;
+    let told = told.by_worker.values().filter_map(Value::as_array).flatten();
+    let mut names: BTreeSet<String> = told.map(|queue| text(queue, "name")).collect();
+    names.extend(app.entry.queues.iter().cloned());
+    names.remove("");
+    if names.is_empty() {
+        names.insert("celery".to_owned());
+    }
+    let server = &mut app.mailbox.server;
+    let mut data = Report::default();
+    for name in names {
+        let waiting = waiting(server, &name).await?;
+        // Workers take from the right end.
+        let next: Option<String> = server.ask(&["LINDEX", &name, "-1"]).await?;
+        let next = next.filter(|t| isize::try_from(t.len()).is_ok_and(|len| len < MESSAGE));
+        let next: Value = next.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+        data.queues.push(CeleryQueue {
+            waiting,
+            next: text(&next["headers"], "task"),
+            // Only some senders add a time; there is no guess.
+            oldest_s: next["headers"]["timestamp"].as_f64().map(|t| (now - t).max(0.0)),
+            name,
+        });
+    }
+    data.unfinished = server.ask(&["HLEN", "unacked"]).await?;
+    let oldest: Vec<(String, f64)> =
+        server.ask(&["ZRANGE", "unacked_index", "0", "0", "WITHSCORES"]).await?;
+    data.oldest_unfinished_s = oldest.first().map(|(_, taken)| (now - taken).max(0.0));
+    Ok(data)
+}
+
+/// Tasks that wait in a queue, of all priorities.
+pub(super) async fn waiting(server: &mut Server, queue: &str) -> Result<u64, Trouble> {
+    let mut lengths = Pipeline::new();
+    for priority in PRIORITIES {
+        lengths.cmd("LLEN").arg(format!("{queue}{priority}"));
+    }
+    let lengths: Vec<u64> = server.pipeline(&lengths).await?;
+    Ok(lengths.iter().sum())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "numbers of tasks")]
+fn judge(app: &str, data: Report, request: &CeleryQueuesRequest) -> Answer<Report> {
+    let (warning, critical) = (request.warning as f64, request.critical as f64);
+    let mut findings = Vec::new();
+    for queue in &data.queues {
+        let waiting = queue.waiting as f64;
+        if let Some(status) = above(waiting, warning, critical) {
+            let summary = format!("{} tasks wait in queue {}", queue.waiting, queue.name);
+            let finding = Finding::new(status, &queue.name, summary)
+                .why("they are sent faster than they are done, or nobody does them")
+                .next(format!("celery workers {app}"))
+                .measured(waiting, "tasks");
+            findings.push(finding.bounds(warning, critical, "parameters"));
+        }
+    }
+    let waiting: u64 = data.queues.iter().map(|q| q.waiting).sum();
+    let summary = format!(
+        "{waiting} tasks wait in {} queues, {} are taken and not finished",
+        data.queues.len(),
+        data.unfinished
+    );
+    let figures: Vec<_> = data.queues.iter().map(|q| (q.name.clone(), q.waiting as f64)).collect();
+    let mut answer = Answer::ok(summary, data)
+        .evidence("redis", "LLEN of every priority, LINDEX -1, HLEN unacked, ZRANGE unacked_index");
+    for (queue, waiting) in figures {
+        answer = answer.figure("waiting", &queue, waiting, "tasks");
+    }
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}

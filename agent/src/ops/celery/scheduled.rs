@@ -1,0 +1,47 @@
+//! `celery.scheduled`: the tasks that workers hold back.
+
+use hostler_proto::{
+    operation::CeleryScheduled,
+    ops::{CeleryScheduledRequest, CeleryTask, CeleryTasks},
+    wire::Failure,
+};
+use serde_json::{Value, json};
+
+use super::{App, active::task, millis, text};
+use crate::operation::{Answer, Context, Probe};
+
+impl Probe for CeleryScheduled {
+    async fn observe(
+        request: CeleryScheduledRequest,
+        cx: &Context,
+    ) -> Result<Answer<CeleryTasks>, Failure> {
+        let mut app = App::connect(&cx.host, &request.app).await?;
+        let longest = millis(request.timeout_ms);
+        let safe = || json!({ "safe": true });
+        let scheduled = app.mailbox.ask("scheduled", safe(), longest).await;
+        let scheduled = scheduled.map_err(|t| app.failed(&t))?;
+        let reserved = app.mailbox.ask("reserved", safe(), longest).await;
+        let reserved = reserved.map_err(|t| app.failed(&t))?;
+        let list = |answer: &Value| answer.as_array().cloned().unwrap_or_default();
+        let mut tasks: Vec<CeleryTask> = Vec::new();
+        for (worker, answer) in &scheduled.by_worker {
+            tasks.extend(list(answer).iter().map(|t| CeleryTask {
+                eta: text(t, "eta"),
+                ..task(&t["request"], worker, "scheduled", 0.0)
+            }));
+        }
+        for (worker, answer) in &reserved.by_worker {
+            tasks.extend(list(answer).iter().map(|t| task(t, worker, "reserved", 0.0)));
+        }
+        tasks.iter_mut().for_each(|t| t.running_s = None);
+        tasks.sort_by(|a, b| (&a.eta, &a.worker, &a.id).cmp(&(&b.eta, &b.worker, &b.id)));
+        let workers = scheduled.by_worker.len();
+        let summary = format!("{} tasks are held back by {workers} workers", tasks.len());
+        let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
+        let answer = match scheduled.subscribed {
+            0 => Answer::unknown(format!("celery \"{}\" has no worker to ask", app.name), data),
+            _ => Answer::ok(summary, data),
+        };
+        Ok(answer.evidence("celery", "scheduled, reserved (safe) over the broker's pidbox"))
+    }
+}

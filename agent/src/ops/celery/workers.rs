@@ -1,0 +1,342 @@
+//! `celery.workers`: whether there are workers, and whether they work.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hostler_proto::{
+    operation::CeleryWorkers,
+    ops::{CeleryWorker, CeleryWorkers as Report, CeleryWorkersRequest},
+    wire::{Failure, Finding, Status},
+};
+use serde_json::{Value, json};
+
+use super::{
+    App,
+    local::{self, Local},
+    millis, number,
+    pidbox::Answers,
+    queues, text,
+};
+use crate::{
+    host::blocking,
+    operation::{Answer, Context, Probe},
+};
+
+/// Between two looks at a queue that nobody seems to empty.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+impl Probe for CeleryWorkers {
+    async fn observe(
+        request: CeleryWorkersRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let mut app = App::connect(&cx.host, &request.app).await?;
+        let seen = look(&mut app, millis(request.timeout_ms)).await;
+        let mut seen = seen.map_err(|t| app.failed(&t))?;
+        if seen.idle() {
+            let stuck = stuck(&mut app, &seen, millis(request.timeout_ms), cx).await;
+            seen.stuck = stuck.map_err(|t| app.failed(&t))?;
+        }
+        if !seen.silent.is_empty() {
+            seen.local = blocking(|| Ok(local::workers())).await?;
+        }
+        Ok(judge(app.name, seen))
+    }
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+struct Seen {
+    stats: Answers,
+    queues: Answers,
+    active: Answers,
+    /// Workers that are bound and did not answer.
+    silent: Vec<String>,
+    /// Queues whose messages get lost, with their exchange.
+    unbound: Vec<(String, String)>,
+    /// Queues with tasks that nobody takes.
+    stuck: Vec<String>,
+    /// Tasks that wait.
+    waiting: u64,
+    /// Workers that run on this host.
+    local: Vec<Local>,
+}
+
+impl Seen {
+    /// Tasks wait and none runs.
+    fn idle(&self) -> bool {
+        let running = |answer: &Value| answer.as_array().is_some_and(|tasks| !tasks.is_empty());
+        self.waiting > 0
+            && !self.active.by_worker.is_empty()
+            && !self.active.by_worker.values().any(running)
+    }
+
+    fn done(&self) -> u64 {
+        self.stats.by_worker.values().map(done).sum()
+    }
+}
+
+/// Tasks that a worker has accepted since its start.
+fn done(stats: &Value) -> u64 {
+    stats["total"].as_object().into_iter().flat_map(|t| t.values()).map(number).sum()
+}
+
+async fn look(app: &mut App<'_>, longest: Duration) -> Result<Seen, crate::host::redis::Trouble> {
+    let mailbox = &mut app.mailbox;
+    let mut seen =
+        Seen { stats: mailbox.ask("stats", json!({}), longest).await?, ..Seen::default() };
+    if seen.stats.by_worker.len() < seen.stats.subscribed {
+        let bound = mailbox.bound().await?;
+        seen.silent =
+            bound.into_iter().filter(|name| !seen.stats.by_worker.contains_key(name)).collect();
+    }
+    if seen.stats.by_worker.is_empty() {
+        return Ok(seen);
+    }
+    // Those that were silent once are not waited for again.
+    let longest = match seen.silent.is_empty() {
+        true => longest,
+        false => (seen.stats.took * 4).max(Duration::from_millis(100)).min(longest),
+    };
+    seen.queues = mailbox.ask("active_queues", json!({}), longest).await?;
+    seen.active = mailbox.ask("active", json!({ "safe": true }), longest).await?;
+    let mut checked = BTreeSet::new();
+    for queue in seen.queues.by_worker.values().filter_map(Value::as_array).flatten() {
+        let (name, exchange) = (text(queue, "name"), text(&queue["exchange"], "name"));
+        if name.is_empty() || !checked.insert(name.clone()) {
+            continue;
+        }
+        // The default exchange needs no binding.
+        if !exchange.is_empty() && !mailbox.is_bound(&exchange, &name).await? {
+            seen.unbound.push((name.clone(), exchange));
+        }
+        seen.waiting += queues::waiting(&mut mailbox.server, &name).await?;
+    }
+    Ok(seen)
+}
+
+/// The queues that are as long as before after a moment in which no task was begun.
+async fn stuck(
+    app: &mut App<'_>,
+    before: &Seen,
+    longest: Duration,
+    cx: &Context,
+) -> Result<Vec<String>, crate::host::redis::Trouble> {
+    if !cx.pause(SECOND_LOOK).await {
+        return Ok(Vec::new());
+    }
+    let after = look(app, longest).await?;
+    if after.done() != before.done() || after.waiting < before.waiting || !after.idle() {
+        return Ok(Vec::new());
+    }
+    let names = after.queues.by_worker.values().filter_map(Value::as_array).flatten();
+    let mut stuck = Vec::new();
+    for name in names.map(|q| text(q, "name")).collect::<BTreeSet<_>>() {
+        if queues::waiting(&mut app.mailbox.server, &name).await? > 0 {
+            stuck.push(name);
+        }
+    }
+    Ok(stuck)
+}
+
+fn judge(app: &str, seen: Seen) -> Answer<Report> {
+    let mut findings = Vec::new();
+    let mut workers = Vec::new();
+    for (name, stats) in &seen.stats.by_worker {
+        let queues = seen.queues.by_worker.get(name).and_then(Value::as_array);
+        let queues: Vec<String> =
+            queues.into_iter().flatten().map(|queue| text(queue, "name")).collect();
+        let active = seen.active.by_worker.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+        let asked = seen.queues.by_worker.contains_key(name);
+        let lost = seen.unbound.iter().any(|(queue, _)| queues.contains(queue));
+        let state = match () {
+            () if asked && queues.is_empty() => "not-consuming",
+            () if seen.stuck.iter().any(|q| queues.contains(q)) => "not-consuming",
+            () if lost => "lost-bindings",
+            () => "ok",
+        };
+        if asked && queues.is_empty() {
+            let summary = format!("{name} is connected and takes tasks from no queue");
+            let finding = Finding::new(Status::Critical, name, summary)
+                .why("it answers pings, and no task will ever run there");
+            findings.push(finding.next(format!("celery stats {app}")));
+        }
+        workers.push(CeleryWorker {
+            name: name.clone(),
+            state: state.to_owned(),
+            pool: pool(stats),
+            concurrency: u32::try_from(number(&stats["pool"]["max-concurrency"])).unwrap_or(0),
+            active: u32::try_from(active).unwrap_or(u32::MAX),
+            queues,
+        });
+    }
+    for queue in &seen.stuck {
+        let summary = format!("tasks wait in {queue} and no worker takes them");
+        let finding = Finding::new(Status::Critical, queue, summary)
+            .why("the workers answer pings and consume nothing; a restart helps")
+            .next(format!("celery queues {app}"));
+        findings.push(finding);
+    }
+    for (queue, exchange) in &seen.unbound {
+        let summary = format!("the binding of queue {queue} to exchange {exchange} is gone");
+        let finding = Finding::new(Status::Critical, queue, summary).why(
+            "tasks that are sent through it vanish without an error; a restart of the workers \
+                  binds it anew",
+        );
+        findings.push(finding);
+    }
+    let missing = seen.stats.subscribed.saturating_sub(seen.stats.by_worker.len());
+    for name in seen.silent.iter().take(missing) {
+        let local = seen.local.iter().find(|p| p.is(name));
+        let (state, finding) = silent(name, local);
+        findings.push(finding);
+        workers.insert(
+            0,
+            CeleryWorker { name: name.clone(), state: state.to_owned(), ..CeleryWorker::default() },
+        );
+    }
+    if seen.stats.subscribed == 0 {
+        let summary = format!("celery \"{app}\" has no worker");
+        let finding = Finding::new(Status::Critical, app, summary)
+            .why("tasks are queued and none runs")
+            .next("systemd status");
+        findings.push(finding);
+    }
+    let answered = seen.stats.by_worker.len();
+    let took = seen.stats.took.as_secs_f64() * 1000.0;
+    let summary =
+        format!("{answered} of {} workers answered in {took:.0} ms", seen.stats.subscribed);
+    let data = Report {
+        workers,
+        subscribed: u32::try_from(seen.stats.subscribed).unwrap_or(u32::MAX),
+        answered_ms: took,
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a number of workers")]
+    let count = answered as f64;
+    let answer = Answer::ok(summary, data)
+        .evidence("celery", "stats, active_queues, active over the broker's pidbox")
+        .figure("workers", "", count, "");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+/// What to make of a worker that is subscribed and does not answer.
+fn silent(name: &str, local: Option<&Local>) -> (&'static str, Finding) {
+    let finding = |status, summary: String, why: &str| {
+        let next = match local {
+            Some(process) if !process.unit.is_empty() => {
+                format!("journal read --unit {} --lines 50", process.unit)
+            }
+            _ => "host processes --by cpu".to_owned(),
+        };
+        Finding::new(status, name, summary).why(why).next(next)
+    };
+    match local {
+        Some(process) if process.stopped => {
+            let summary = format!("{name} is hung: its process {} is stopped", process.pid);
+            (
+                "hung",
+                finding(Status::Critical, summary, "a signal stopped it; SIGCONT lets it go on"),
+            )
+        }
+        Some(process) if process.solo => {
+            let summary = format!("{name} is busy: a solo pool cannot answer while a task runs");
+            (
+                "busy",
+                finding(Status::Warning, summary, "no other task runs until that one has ended"),
+            )
+        }
+        _ => {
+            let summary = format!("{name} is hung: subscribed, and it does not answer");
+            let why =
+                "it holds the tasks that it took, and runs none; with a solo pool it may be busy";
+            ("hung", finding(Status::Critical, summary, why))
+        }
+    }
+}
+
+/// The last part of `celery.concurrency.prefork:TaskPool`, before the colon.
+pub(super) fn pool(stats: &Value) -> String {
+    let implementation = text(&stats["pool"], "implementation");
+    let module = implementation.split(':').next().unwrap_or_default();
+    module.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn answers(subscribed: usize, by_worker: &[(&str, Value)]) -> Answers {
+        let by_worker: BTreeMap<_, _> =
+            by_worker.iter().map(|(name, answer)| ((*name).to_owned(), answer.clone())).collect();
+        Answers { subscribed, by_worker, took: Duration::from_millis(2) }
+    }
+
+    fn stats() -> Value {
+        json!({ "pool": { "implementation": "celery.concurrency.prefork:TaskPool",
+                          "max-concurrency": 4 }, "total": { "a": 3 } })
+    }
+
+    fn queue(name: &str) -> Value {
+        json!([{ "name": name, "exchange": { "name": name } }])
+    }
+
+    fn well() -> Seen {
+        Seen {
+            stats: answers(1, &[("celery@h1", stats())]),
+            queues: answers(1, &[("celery@h1", queue("celery"))]),
+            active: answers(1, &[("celery@h1", json!([]))]),
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn workers_that_answer_and_take_tasks_are_well() {
+        let answer = judge("app", well());
+        assert_eq!(answer.status, Status::Ok);
+        let worker = &answer.data.workers[0];
+        assert_eq!((worker.state.as_str(), worker.pool.as_str()), ("ok", "prefork"));
+    }
+
+    #[test]
+    fn no_worker_and_one_that_consumes_nothing_are_critical() {
+        let none = judge("app", Seen::default());
+        assert_eq!(
+            (none.status, none.summary.as_str()),
+            (Status::Critical, "celery \"app\" has no worker")
+        );
+        let deaf = Seen { queues: answers(1, &[("celery@h1", json!([]))]), ..well() };
+        let answer = judge("app", deaf);
+        assert_eq!(answer.data.workers[0].state, "not-consuming");
+        assert_eq!(answer.status, Status::Critical);
+        let stuck = judge("app", Seen { stuck: vec!["celery".into()], ..well() });
+        assert_eq!(stuck.data.workers[0].state, "not-consuming");
+    }
+
+    #[test]
+    fn lost_bindings_are_found_although_every_worker_answers() {
+        let unbound = vec![("celery".to_owned(), "celery".to_owned())];
+        let answer = judge("app", Seen { unbound, ..well() });
+        assert_eq!(answer.status, Status::Critical);
+        assert_eq!(answer.data.workers[0].state, "lost-bindings");
+    }
+
+    #[test]
+    fn a_silent_worker_is_hung_unless_its_solo_pool_is_known_to_be_busy() {
+        let process = |stopped, solo| Local::example("celery@h1", stopped, solo);
+        let of = |local: Vec<Local>| {
+            let seen = Seen {
+                stats: answers(1, &[]),
+                silent: vec!["celery@h1".into()],
+                local,
+                ..Seen::default()
+            };
+            let answer = judge("app", seen);
+            (answer.data.workers[0].state.clone(), answer.status)
+        };
+        assert_eq!(of(vec![]), ("hung".into(), Status::Critical));
+        assert_eq!(of(vec![process(true, true)]), ("hung".into(), Status::Critical));
+        assert_eq!(of(vec![process(false, true)]), ("busy".into(), Status::Warning));
+        assert_eq!(of(vec![process(false, false)]), ("hung".into(), Status::Critical));
+    }
+}

@@ -1,0 +1,101 @@
+//! `redis.slow-log`: commands that were slow of late.
+
+use hostler_proto::{
+    operation::RedisSlowLog,
+    ops::{LatencyEvent, RedisSlowLog as Report, RedisSlowLogRequest, SlowCommand},
+    wire::Failure,
+};
+use redis::Value;
+
+use super::connect;
+use crate::operation::{Answer, Context, Probe};
+
+impl Probe for RedisSlowLog {
+    async fn observe(
+        request: RedisSlowLogRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let (mut server, name) = connect(&cx.host, &request.server).await?;
+        let failed = |trouble: crate::host::redis::Trouble| trouble.failure(&name);
+        let lines = request.lines.to_string();
+        let log: Vec<Value> = server.ask(&["SLOWLOG", "GET", &lines]).await.map_err(failed)?;
+        let length: u64 = server.ask(&["SLOWLOG", "LEN"]).await.map_err(failed)?;
+        // A user that may not ask for it sees no events, and the log all the same.
+        let events: Vec<(String, i64, f64, f64)> =
+            server.ask(&["LATENCY", "LATEST"]).await.unwrap_or_default();
+        let commands: Vec<_> = log.iter().filter_map(command).collect();
+        let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
+            event,
+            at_s,
+            last_ms,
+            longest_ms,
+        });
+        let slowest = commands.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms));
+        let summary = match slowest {
+            None => "no command was slow".to_owned(),
+            Some(slowest) => format!(
+                "{} slow commands; the slowest took {:.1} ms: {}",
+                commands.len(),
+                slowest.took_ms,
+                slowest.command
+            ),
+        };
+        let data = Report { commands, events: events.collect(), length };
+        let what = format!("{}: SLOWLOG GET, SLOWLOG LEN, LATENCY LATEST", server.place);
+        Ok(Answer::ok(summary, data).evidence("redis", what))
+    }
+}
+
+/// One entry: id, time, microseconds, words, client, client's name.
+fn command(entry: &Value) -> Option<SlowCommand> {
+    let Value::Array(parts) = entry else { return None };
+    let number = |at: usize| match parts.get(at) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    };
+    let text = |value: &Value| match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) => text.clone(),
+        _ => String::new(),
+    };
+    let Some(Value::Array(words)) = parts.get(3) else { return None };
+    // The command and its key; what comes after may be a value, or a password.
+    let secret = words.first().is_some_and(|w| text(w).eq_ignore_ascii_case("auth"));
+    let shown = words.iter().take(if secret { 1 } else { 2 }).map(text);
+    let shown: Vec<String> = shown.map(|w| w.chars().take(100).collect()).collect();
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of one command")]
+    let took_ms = number(2)? as f64 / 1000.0;
+    Some(SlowCommand {
+        at_s: number(1)?,
+        took_ms,
+        command: shown.join(" "),
+        arguments: u32::try_from(words.len().saturating_sub(1)).unwrap_or(u32::MAX),
+        client: parts.get(4).map(text).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(words: &[&str]) -> Value {
+        let text = |w: &&str| Value::BulkString(w.as_bytes().to_vec());
+        let words = Value::Array(words.iter().map(text).collect());
+        let client = Value::BulkString(b"127.0.0.1:5".to_vec());
+        Value::Array(vec![
+            Value::Int(1),
+            Value::Int(1_700_000_000),
+            Value::Int(12_500),
+            words,
+            client,
+        ])
+    }
+
+    #[test]
+    fn values_and_passwords_of_slow_commands_are_left_out() {
+        let set = command(&entry(&["SET", "user:1", "secret"])).expect("read");
+        assert_eq!((set.command.as_str(), set.arguments, set.took_ms), ("SET user:1", 2, 12.5));
+        assert_eq!(command(&entry(&["AUTH", "secret"])).expect("read").command, "AUTH");
+        assert!(command(&Value::Nil).is_none());
+    }
+}

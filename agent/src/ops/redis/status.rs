@@ -1,0 +1,312 @@
+//! `redis.status`: how a server is, and whether it would take a write.
+
+use std::{collections::HashMap, time::Instant};
+
+use hostler_proto::{
+    finding::above,
+    operation::RedisStatus,
+    ops::{RedisStatus as Report, RedisStatusRequest},
+    wire::{Failure, Finding, Status},
+};
+
+use super::entry;
+use crate::{
+    host::redis::{Server, Trouble},
+    operation::{Answer, Context, Probe},
+};
+
+/// Share of a bound from which it is critical, whatever the warning.
+const CRITICAL_PERCENT: f64 = 98.0;
+/// A process that is so much larger than its data wastes memory (with [`WASTED`]).
+const FRAGMENTED: f64 = 1.5;
+/// Bytes below which fragmentation is not worth a word.
+const WASTED: u64 = 200 << 20;
+/// Seconds without a snapshot, where snapshots are configured (awesome-prometheus-alerts: 48 h).
+const OLD_SNAPSHOT_S: u64 = 48 * 3600;
+/// The sets that kombu keeps at a broker: of the pidbox of every worker, and of the default queue.
+const BINDINGS: [&str; 2] = ["_kombu.binding.celery.pidbox", "_kombu.binding.celery"];
+
+impl Probe for RedisStatus {
+    async fn observe(request: RedisStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let seen = async {
+            let mut server = Server::connect(entry).await?;
+            look(&mut server, cx.host.clock.now().as_second()).await
+        };
+        match seen.await {
+            Ok(seen) => Ok(judge(&entry.name, seen, &request)),
+            // That it cannot be used is what was found out.
+            Err(trouble) => {
+                let name = &entry.name;
+                let summary = format!("redis \"{name}\" {trouble}");
+                let status = match trouble {
+                    Trouble::Stack(_) | Trouble::Forbidden(_) => Status::Unknown,
+                    _ => Status::Critical,
+                };
+                let finding = Finding::new(status, name, &summary).why(trouble.hint());
+                let finding = finding.next(match trouble {
+                    Trouble::Unreachable(_) => "systemd status redis-server",
+                    _ => "",
+                });
+                Ok(Answer::ok(summary, Report::default())
+                    .finding(finding)
+                    .evidence("redis", entry.url.clone()))
+            }
+        }
+    }
+}
+
+/// What was seen, and what the report has no place for.
+#[derive(Debug, Default)]
+struct Seen {
+    report: Report,
+    place: String,
+    snapshot_failed: bool,
+    append_failed: bool,
+    /// Writes are refused while snapshots fail.
+    stops_writes: bool,
+    master_down: bool,
+    fragmentation: f64,
+    /// The last snapshot is this old, where some are configured.
+    save_unknown: bool,
+}
+
+async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
+    let mut fastest = f64::INFINITY;
+    for _ in 0..3 {
+        let began = Instant::now();
+        match server.ask::<String>(&["PING"]).await {
+            // Since version 7 it refuses PING as well as writes; INFO says why.
+            Err(Trouble::Refused(said)) if said.starts_with("MISCONF") => {}
+            answered => drop(answered?),
+        }
+        fastest = fastest.min(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    let info: String = server.ask(&["INFO", "everything"]).await?;
+    let bindings: u64 = server.ask(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await.unwrap_or(0);
+    // Not every user may ask for it, and some providers hide it.
+    let save = server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await;
+    let stops = server
+        .ask::<HashMap<String, String>>(&["CONFIG", "GET", "stop-writes-on-bgsave-error"])
+        .await
+        .is_ok_and(|c| c.values().any(|v| v == "yes"));
+    let info = Info::read(&info);
+    let mut seen = info.seen();
+    seen.place.clone_from(&server.place);
+    seen.report.ping_ms = fastest;
+    seen.report.celery_broker = bindings > 0;
+    seen.stops_writes = stops;
+    seen.save_unknown = save.is_err();
+    if save.is_ok_and(|c| c.values().any(|v| !v.is_empty())) {
+        let age = now_s - i64::try_from(info.number("rdb_last_save_time")).unwrap_or(0);
+        seen.report.snapshot_age_s = u64::try_from(age).ok();
+    }
+    Ok(seen)
+}
+
+/// The answer to INFO.
+struct Info<'a>(HashMap<&'a str, &'a str>);
+
+impl<'a> Info<'a> {
+    fn read(text: &'a str) -> Self {
+        Self(text.lines().filter_map(|l| l.trim_end().split_once(':')).collect())
+    }
+
+    fn text(&self, key: &str) -> &'a str {
+        self.0.get(key).copied().unwrap_or_default()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.text(key).parse().unwrap_or(0)
+    }
+
+    fn seen(&self) -> Seen {
+        let (hits, misses) = (self.number("keyspace_hits"), self.number("keyspace_misses"));
+        let valkey = self.0.contains_key("valkey_version");
+        let keys = self
+            .0
+            .iter()
+            .filter(|(key, _)| key.strip_prefix("db").is_some_and(|n| n.parse::<u32>().is_ok()));
+        let count = |text: &str| {
+            let keys = text.split(',').find_map(|part| part.strip_prefix("keys="));
+            keys.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let report = Report {
+            version: match valkey {
+                true => self.text("valkey_version"),
+                false => self.text("redis_version"),
+            }
+            .to_owned(),
+            flavour: if valkey { "valkey" } else { "redis" }.to_owned(),
+            role: self.text("role").to_owned(),
+            uptime_s: self.number("uptime_in_seconds"),
+            used_memory_bytes: self.number("used_memory"),
+            max_memory_bytes: self.number("maxmemory"),
+            resident_bytes: self.number("used_memory_rss"),
+            eviction_policy: self.text("maxmemory_policy").to_owned(),
+            evicted_keys: self.number("evicted_keys"),
+            clients: self.number("connected_clients"),
+            max_clients: self.number("maxclients"),
+            blocked_clients: self.number("blocked_clients"),
+            rejected_connections: self.number("rejected_connections"),
+            operations_per_s: self.number("instantaneous_ops_per_sec"),
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            hit_percent: (hits + misses > 0).then(|| hits as f64 * 100.0 / (hits + misses) as f64),
+            keys: keys.map(|(_, text)| count(text)).sum(),
+            unsaved_changes: self.number("rdb_changes_since_last_save"),
+            append_only: self.text("aof_enabled") == "1",
+            replicas: u32::try_from(self.number("connected_slaves")).unwrap_or(u32::MAX),
+            ..Report::default()
+        };
+        Seen {
+            report,
+            snapshot_failed: self.text("rdb_last_bgsave_status") == "err",
+            append_failed: self.text("aof_last_write_status") == "err",
+            master_down: self.text("master_link_status") == "down",
+            fragmentation: self.text("mem_fragmentation_ratio").parse().unwrap_or(0.0),
+            ..Seen::default()
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shares of memory and of clients")]
+fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report> {
+    let report = &seen.report;
+    let mut findings = Vec::new();
+    let mut share = |subject: &str, part: u64, whole: u64, warning: u32, why: &str, next: &str| {
+        if whole == 0 {
+            return;
+        }
+        let percent = part as f64 * 100.0 / whole as f64;
+        let warning = f64::from(warning);
+        if let Some(status) = above(percent, warning, CRITICAL_PERCENT.max(warning)) {
+            let summary = format!("{percent:.0} % of the {subject} of redis \"{name}\" are used");
+            let finding = Finding::new(status, subject, summary).why(why).next(next);
+            let finding = finding.measured(percent, "percent");
+            findings.push(finding.bounds(warning, CRITICAL_PERCENT, "awesome-prometheus-alerts"));
+        }
+    };
+    let policy = &report.eviction_policy;
+    let full = match policy.as_str() {
+        "noeviction" => "when it is full every write is refused".to_owned(),
+        policy => format!("when it is full keys are evicted ({policy})"),
+    };
+    let (used, most) = (report.used_memory_bytes, report.max_memory_bytes);
+    let big = format!("redis big-keys {name}");
+    share("memory", used, most, request.memory_warning_percent, &full, &big);
+    let (clients, most) = (report.clients, report.max_clients);
+    let refused = "the next ones are refused";
+    share("clients", clients, most, request.clients_warning_percent, refused, "");
+    let mut found = |status, subject: &str, summary: String, why: &str, next: &str| {
+        findings.push(Finding::new(status, subject, summary).why(why).next(next));
+    };
+    let journal = "journal read --unit redis-server --lines 50";
+    if seen.snapshot_failed {
+        let why = match seen.stops_writes {
+            true => "until one succeeds every write is refused",
+            false => "after a crash everything since the last good one is lost",
+        };
+        let summary = format!("the last snapshot of redis \"{name}\" failed");
+        found(Status::Critical, "snapshot", summary, why, journal);
+    }
+    if seen.append_failed {
+        let summary = format!("redis \"{name}\" cannot write its append-only file");
+        found(Status::Critical, "append-only file", summary, "writes are refused", journal);
+    }
+    if seen.master_down {
+        let summary = format!("redis \"{name}\" has lost its master");
+        let why = "what it answers gets older and older";
+        found(Status::Critical, "replication", summary, why, journal);
+    }
+    if let Some(age) = report.snapshot_age_s.filter(|a| *a > OLD_SNAPSHOT_S && !report.append_only)
+        && report.unsaved_changes > 0
+    {
+        let summary = format!("the last snapshot of redis \"{name}\" is {} h old", age / 3600);
+        let why = "a crash loses every change since";
+        found(Status::Critical, "snapshot", summary, why, journal);
+    }
+    if report.celery_broker && policy.as_str() != "noeviction" && report.max_memory_bytes > 0 {
+        let summary =
+            format!("redis \"{name}\" holds Celery's queues and may evict them ({policy})");
+        let why = "tasks, and the bindings through which they are sent, vanish without a trace";
+        found(Status::Warning, "eviction", summary, why, "redis config 'maxmemory*'");
+    }
+    let wasted = report.resident_bytes.saturating_sub(report.used_memory_bytes);
+    if seen.fragmentation > FRAGMENTED && wasted > WASTED {
+        let summary = format!("redis \"{name}\" wastes {} MiB by fragmentation", wasted >> 20);
+        let why = "its process is larger than maxmemory says";
+        found(Status::Warning, "fragmentation", summary, why, "");
+    }
+    if seen.save_unknown {
+        let summary = format!("whether redis \"{name}\" writes snapshots cannot be told");
+        found(Status::Ok, "snapshot", summary, "the agent's user may not use CONFIG GET", "");
+    }
+    let mib = report.used_memory_bytes as f64 / f64::from(1 << 20);
+    let summary = format!(
+        "{} {} ({}), {mib:.1} MiB, {} clients, {} keys",
+        report.flavour, report.version, report.role, report.clients, report.keys
+    );
+    let (used, limit) = (report.used_memory_bytes as f64, report.max_memory_bytes);
+    let (clients, most, rate) =
+        (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
+    let mut answer = Answer::ok(summary, seen.report)
+        .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place))
+        .figure("memory", "", used, "bytes")
+        .figure("clients", "", clients, "")
+        .figure("operations", "", rate, "/s");
+    if let Some(figure) = answer.figures.first_mut().filter(|_| limit > 0) {
+        figure.limit = Some(limit as f64);
+    }
+    if let Some(figure) = answer.figures.get_mut(1) {
+        figure.limit = Some(most);
+    }
+    let notable = findings.iter().any(|f| f.status() != Status::Ok);
+    let answer = findings.into_iter().fold(answer, Answer::finding);
+    if notable { answer.summed_up() } else { answer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n# Memory\r\n\
+        used_memory:950\r\nused_memory_rss:2000\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n\
+        mem_fragmentation_ratio:2.1\r\n# Clients\r\nconnected_clients:3\r\nmaxclients:10000\r\n\
+        # Persistence\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n# Stats\r\nkeyspace_hits:3\r\n\
+        keyspace_misses:1\r\nrole:master\r\n# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\ndb3:keys=2,expires=1\r\n";
+
+    fn request() -> RedisStatusRequest {
+        RedisStatusRequest {
+            memory_warning_percent: 90,
+            clients_warning_percent: 90,
+            ..RedisStatusRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_info_says_is_read_and_memory_is_measured_against_its_bound() {
+        let answer = judge("main", Info::read(INFO).seen(), &request());
+        assert_eq!((answer.status, answer.findings.len()), (Status::Warning, 1));
+        assert_eq!(answer.summary, "95 % of the memory of redis \"main\" are used");
+        assert_eq!((answer.data.keys, answer.data.hit_percent), (6, Some(75.0)));
+    }
+
+    #[test]
+    fn a_server_that_answers_pings_and_refuses_writes_is_critical() {
+        let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
+        let seen = Seen { stops_writes: true, ..Info::read(&text).seen() };
+        let answer = judge("main", seen, &request());
+        assert_eq!(answer.status, Status::Critical);
+        assert!(answer.findings.iter().any(|f| f.why.contains("every write is refused")));
+    }
+
+    #[test]
+    fn a_broker_that_may_evict_is_told_of() {
+        let text =
+            INFO.replace("noeviction", "allkeys-lru").replace("used_memory:950", "used_memory:1");
+        let mut seen = Info::read(&text).seen();
+        seen.report.celery_broker = true;
+        let answer = judge("main", seen, &request());
+        assert!(answer.summary.contains("may evict them"), "{}", answer.summary);
+    }
+}

@@ -1,0 +1,126 @@
+//! The operations on Celery, against the hosts' own worker and what Celery's own tool says.
+
+use hostler_tests::{fleet::Fleet, lab::Lab, process::eventually};
+use serde_json::Value;
+
+use super::{Try, on};
+
+pub(crate) const OPERATIONS: [(&str, Try); 5] = [
+    ("celery.workers", workers),
+    ("celery.active", active),
+    ("celery.scheduled", scheduled),
+    ("celery.stats", stats),
+    ("celery.queues", queues),
+];
+
+fn cli(lab: &Lab, args: &[&str]) -> String {
+    lab.exec("h1", &[&["redis-cli", "--no-auth-warning", "-a", "redis-pw"], args].concat())
+}
+
+/// Celery's own tool, as its JSON.
+fn inspect(lab: &Lab, what: &str) -> Value {
+    let line = format!(
+        "cd /opt/omnidoc && set -a && . ./.env && exec .venv/bin/celery \
+         -A src.tasks.celery_app inspect {what} --json"
+    );
+    serde_json::from_str(&lab.exec("h1", &["sh", "-c", &line])).expect("json")
+}
+
+fn enqueue(lab: &Lab, task: &str) {
+    lab.exec("h1", &["curl", "-fsS", "-X", "POST", &format!("http://127.0.0.1:8000/tasks/{task}")]);
+}
+
+fn worker_is(fleet: &Fleet, state: &str, code: i32) -> Value {
+    let seen = on(fleet, "h1", &["celery", "workers"], code);
+    assert_eq!(seen["data"]["workers"][0]["state"], state, "{seen}");
+    seen
+}
+
+fn workers(fleet: &Fleet, lab: &Lab) {
+    eventually("the worker is there", || {
+        let said = fleet.ctl(&["celery", "workers", "--on", "h1", "-o", "json"]);
+        said.code == 0 && said.json()[0]["data"]["subscribed"] == 1
+    });
+    let seen = worker_is(fleet, "ok", 0);
+    assert_eq!(seen["data"]["workers"][0]["name"], "celery@h1");
+    assert_eq!(seen["data"]["workers"][0]["queues"][0], "celery");
+    // Nothing of the request stays at the broker.
+    assert_eq!(cli(lab, &["--scan", "--pattern", "*reply.celery.pidbox"]).trim(), "");
+
+    // FLUSHDB, of which Celery's own ping notices nothing.
+    cli(lab, &["del", "_kombu.binding.celery"]);
+    assert!(inspect(lab, "ping").to_string().contains("pong"));
+    let lost = worker_is(fleet, "lost-bindings", 1);
+    assert!(lost["summary"].as_str().expect("text").contains("is gone"), "{lost}");
+    lab.exec("h1", &["systemctl", "restart", "omnidoc-celery"]);
+    eventually("the bindings are back", || {
+        fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0
+    });
+
+    let pid = lab.exec("h1", &["systemctl", "show", "omnidoc-celery", "-P", "MainPID"]);
+    lab.exec("h1", &["kill", "-STOP", pid.trim()]);
+    let hung = worker_is(fleet, "hung", 1);
+    assert!(hung["findings"][0]["summary"].as_str().expect("text").contains("is stopped"));
+    lab.exec("h1", &["kill", "-CONT", pid.trim()]);
+    eventually("it goes on", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
+
+    lab.exec("h1", &["systemctl", "stop", "omnidoc-celery"]);
+    eventually("the worker is gone", || {
+        let said = fleet.ctl(&["celery", "workers", "--on", "h1"]);
+        said.code == 1 && said.out.contains("has no worker")
+    });
+    lab.exec("h1", &["systemctl", "start", "omnidoc-celery"]);
+    eventually("the worker is back", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
+}
+
+fn active(fleet: &Fleet, lab: &Lab) {
+    enqueue(lab, "long_task?seconds=8");
+    eventually("the task runs", || {
+        let seen = on(fleet, "h1", &["celery", "active"], 0);
+        let tasks = seen["data"]["tasks"].as_array().expect("tasks").clone();
+        tasks
+            .iter()
+            .any(|t| t["name"] == "src.tasks.celery_app.long_task" && t["queue"] == "celery")
+    });
+    let theirs = inspect(lab, "active");
+    let ours = on(fleet, "h1", &["celery", "active"], 0);
+    assert_eq!(theirs["celery@h1"][0]["id"], ours["data"]["tasks"][0]["id"]);
+    eventually("the task has ended", || {
+        on(fleet, "h1", &["celery", "active"], 0)["data"]["tasks"] == Value::Array(vec![])
+    });
+}
+
+fn scheduled(fleet: &Fleet, lab: &Lab) {
+    enqueue(lab, "short_task?countdown=5");
+    eventually("the task waits for its time", || {
+        let seen = on(fleet, "h1", &["celery", "scheduled"], 0);
+        let tasks = seen["data"]["tasks"].as_array().expect("tasks").clone();
+        tasks.iter().any(|t| t["state"] == "scheduled" && t["eta"] != "")
+    });
+}
+
+fn stats(fleet: &Fleet, lab: &Lab) {
+    let ours = on(fleet, "h1", &["celery", "stats"], 0);
+    let worker = &ours["data"]["workers"][0];
+    let theirs = inspect(lab, "stats");
+    assert_eq!(worker["pid"], theirs["celery@h1"]["pid"], "{ours}");
+    assert_eq!(worker["concurrency"], 2);
+    assert!(worker["tasks"].as_array().is_some_and(|t| !t.is_empty()));
+}
+
+fn queues(fleet: &Fleet, lab: &Lab) {
+    lab.exec("h1", &["systemctl", "stop", "omnidoc-celery"]);
+    for _ in 0..3 {
+        enqueue(lab, "short_task");
+    }
+    let seen = on(fleet, "h1", &["celery", "queues", "--warning", "3"], 0);
+    assert_eq!(seen["status"], "warning", "{seen}");
+    let queue = &seen["data"]["queues"][0];
+    let length: u64 = cli(lab, &["llen", "celery"]).trim().parse().expect("a number");
+    assert_eq!((&queue["name"], &queue["waiting"]), (&"celery".into(), &length.into()));
+    assert!(length >= 3 && queue["next"].as_str().is_some_and(|t| t.starts_with("src.tasks.")));
+    lab.exec("h1", &["systemctl", "start", "omnidoc-celery"]);
+    eventually("the queue is empty", || {
+        on(fleet, "h1", &["celery", "queues"], 0)["data"]["queues"][0]["waiting"] == 0
+    });
+}
