@@ -11,6 +11,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
+    discover::Found,
     policy::{InvalidPattern, Policy},
     stack::{self, Stack},
 };
@@ -92,14 +93,14 @@ impl Config {
 }
 
 impl Config {
-    /// What the stack file says; nothing where there is none.
+    /// What the stack file says; what can be found without it where there is none.
     ///
     /// # Errors
     /// When it is there and cannot be used.
     pub fn stack(&self) -> Result<Stack, ConfigError> {
         match self.stack.exists() {
             true => config::read(&self.stack),
-            false => Ok(Stack::default()),
+            false => Ok(Found::look().stack()),
         }
     }
 }

@@ -5,12 +5,13 @@
 //! - [`identity`], [`enroll`]: key and certificate; [`link`]: the links to controllers
 //! - [`serve`]: the gRPC server behind them; [`dispatch`]: the one way in which an operation runs
 //! - [`journal`]: the durable memory of actions
-//! - [`stack`]: what is on this host; [`checks`]: the probes that it runs by itself
+//! - [`stack`]: what is on this host, which [`discover`] finds; [`checks`]: the probes that it runs by itself
 //! - [`operation`]: what a probe and an action are; [`ops`]: the operations, one file each
 //! - [`host`]: the one door to the machine: programs, files, processes
 
 pub mod checks;
 pub mod config;
+pub mod discover;
 pub mod dispatch;
 pub mod enroll;
 pub mod host;

@@ -1,11 +1,12 @@
 //! The agent's command line.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
     checks::definition,
     config::Config,
+    discover::Found,
     enroll::{self, Candidate},
     run,
 };
@@ -51,6 +52,13 @@ enum Command {
     },
     /// Says whether the configuration can be used.
     CheckConfig,
+    /// Finds what runs on this host, and writes a stack file of it to standard output.
+    #[command(after_help = "Example: hostler-agent discover > /etc/hostler/stack.toml")]
+    Discover {
+        /// Compare what runs with the stack file that there is; ends with 1 when they differ.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -82,6 +90,19 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
             let enrolled =
                 enroll::enroll(&controller, &token, candidate, &config.state_dir, clock).await?;
             tracing::info!("{} is enrolled in fleet {}", enrolled.host, enrolled.fleet);
+            Ok(())
+        }
+        Command::Discover { check: false } => {
+            std::io::stdout().lock().write_all(Found::look().to_toml().as_bytes())?;
+            Ok(())
+        }
+        Command::Discover { check: true } => {
+            let stack = hostler_core::config::read(&config.stack)?;
+            let differences = Found::look().differences(&stack);
+            match differences.as_slice() {
+                [] => tracing::info!("the stack file names what runs"),
+                some => return Err(some.join("; ").into()),
+            }
             Ok(())
         }
         Command::CheckConfig => {

@@ -24,10 +24,20 @@ pub struct Stack {
     pub units: Vec<Unit>,
     /// HTTP endpoints that must answer.
     pub http: Vec<Http>,
+    /// PostgreSQL servers, each with one database.
+    pub postgres: Vec<Postgres>,
     /// Redis and Valkey servers.
     pub redis: Vec<Redis>,
     /// Celery applications.
     pub celery: Vec<Celery>,
+    /// Node applications under PM2.
+    pub pm2: Option<Pm2>,
+    /// nginx.
+    pub nginx: Option<Nginx>,
+    /// Checkouts from which applications run.
+    pub git: Vec<Git>,
+    /// Log files whose errors are counted.
+    pub logs: Vec<Logs>,
     /// Programs that check, as Nagios knows them.
     #[serde(rename = "plugin")]
     pub plugins: Vec<Plugin>,
@@ -85,6 +95,23 @@ pub struct Http {
     pub after: Vec<String>,
 }
 
+/// A PostgreSQL server, and the database of it that matters here.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// Its name on this host.
+    pub name: String,
+    /// `postgres://USER@HOST:PORT/DATABASE`, or `postgres://USER@/DATABASE?host=/run/postgresql` for
+    /// its socket; without a password.
+    pub url: String,
+    /// File that holds the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Checks that it needs to be well.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
 /// A Redis or Valkey server.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +156,44 @@ pub struct Celery {
 
 fn celery() -> String {
     "celery".to_owned()
+}
+
+/// Node applications under PM2.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pm2 {
+    /// Names that must be there; all that are there are watched when none is given.
+    pub apps: Vec<String>,
+}
+
+/// nginx.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nginx {
+    /// Where `stub_status` is served.
+    pub status_url: Option<String>,
+    /// Its access log in the format `combined`.
+    pub access_log: Option<String>,
+}
+
+/// A checkout.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Git {
+    /// Its name on this host.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Log files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    /// Their name on this host.
+    pub name: String,
+    /// Files, or patterns.
+    pub paths: Vec<String>,
 }
 
 /// A program that checks, as Nagios knows them: exit status, a line of text, figures after a bar.

@@ -33,6 +33,13 @@ pub fn beside_the_hosts(program: &Path) -> Command {
     command
 }
 
+/// A command in a host, to be started in the background.
+pub fn in_host(host: &str, args: &[&str]) -> Command {
+    let mut command = command(script());
+    command.arg("exec").arg(host).args(args);
+    command
+}
+
 impl Lab {
     /// Waits for its turn. Faults that an earlier test left behind are undone.
     ///

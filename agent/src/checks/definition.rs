@@ -145,6 +145,19 @@ impl Drafts {
             let name = format!("http:{}", http.name);
             drafts.add(name, "http.check", parameters, pace, &http.after)?;
         }
+        for postgres in &stack.postgres {
+            no_password(&postgres.name, &postgres.url)?;
+            let (ping, server) = (format!("postgres:{}", postgres.name), &postgres.name);
+            let parameters = json!({ "server": server });
+            drafts.add(ping.clone(), "postgres.ping", parameters.clone(), pace, &postgres.after)?;
+            let after = [ping];
+            for (kind, operation) in
+                [("connections", "postgres.connections"), ("locks", "postgres.locks")]
+            {
+                let name = format!("postgres-{kind}:{server}");
+                drafts.add(name, operation, parameters.clone(), pace, &after)?;
+            }
+        }
         for redis in &stack.redis {
             no_password(&redis.name, &redis.url)?;
             let (name, parameters) =
@@ -159,6 +172,31 @@ impl Drafts {
             drafts.add(name, "celery.workers", parameters.clone(), pace, &after)?;
             let name = format!("celery-queues:{}", celery.name);
             drafts.add(name, "celery.queues", parameters, pace, &after)?;
+        }
+        if let Some(pm2) = &stack.pm2 {
+            drafts.add("pm2".into(), "pm2.status", json!({ "app": pm2.apps }), pace, &[])?;
+        }
+        if let Some(nginx) = &stack.nginx {
+            drafts.add("nginx-config".into(), "nginx.test", json!({}), slow, &[])?;
+            if let Some(url) = &nginx.status_url {
+                drafts.add("nginx".into(), "nginx.status", json!({ "url": url }), pace, &[])?;
+            }
+            if let Some(path) = &nginx.access_log {
+                let (name, parameters) = ("nginx-requests".to_owned(), json!({ "path": path }));
+                drafts.add(name, "nginx.access-report", parameters, pace, &[])?;
+            }
+        }
+        let often = Pace { interval: pace.interval.max(Duration::from_secs(300)), ..pace };
+        for logs in &stack.logs {
+            let since = often.interval.as_secs() * 2;
+            let parameters = json!({ "path": logs.paths, "since-s": since });
+            // What is new is so only at the first look.
+            let pace = Pace { attempts: 1, ..often };
+            drafts.add(format!("logs:{}", logs.name), "logs.errors", parameters, pace, &[])?;
+        }
+        for git in &stack.git {
+            let parameters = json!({ "path": git.path });
+            drafts.add(format!("git:{}", git.name), "git.status", parameters, slow, &[])?;
         }
         for plugin in &stack.plugins {
             let parameters = json!({ "name": plugin.name });

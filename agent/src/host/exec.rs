@@ -54,6 +54,21 @@ impl Program {
         Self { path: path.into(), args: Vec::new() }
     }
 
+    /// The program, run as another user, with that user's groups and nothing of this one's. Where
+    /// this process is no root it runs as what it is.
+    pub fn as_user(path: impl Into<Cow<'static, str>>, uid: u32, gid: u32) -> Self {
+        if !rustix::process::geteuid().is_root() || uid == 0 {
+            return Self::new(path);
+        }
+        Self::new("/usr/bin/setpriv")
+            .arg(format!("--reuid={uid}"))
+            .arg(format!("--regid={gid}"))
+            .arg("--init-groups")
+            .arg("--no-new-privs")
+            .arg("--")
+            .arg(path.into().into_owned())
+    }
+
     /// Adds an argument. It reaches the program as it is: nothing in it has a meaning before.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {

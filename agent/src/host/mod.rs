@@ -4,6 +4,7 @@
 pub mod exec;
 pub mod files;
 pub mod mounts;
+pub mod postgres;
 pub mod processes;
 pub mod redis;
 

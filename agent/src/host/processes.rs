@@ -47,6 +47,11 @@ pub fn with_arguments() -> Vec<(Seen, Vec<String>)> {
     all.filter_map(read).collect()
 }
 
+/// The directory that a process works in.
+pub fn working_directory(pid: u32) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).ok()
+}
+
 /// One process.
 pub fn one(pid: u32) -> Option<Seen> {
     seen(&Process::new(i32::try_from(pid).ok()?).ok()?)

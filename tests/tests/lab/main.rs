@@ -2,6 +2,8 @@
 //! fill up, power is cut.
 
 mod celery;
+mod postgres;
+mod programs;
 mod redis;
 
 use std::{fs, io::Write as _, time::Duration};
@@ -33,6 +35,21 @@ name = "nginx"
 url = "http://127.0.0.1/"
 after = ["unit:nginx"]
 
+[[postgres]]
+name = "main"
+url = "postgres://hostler@127.0.0.1:5432/omnidoc"
+password_file = "/etc/hostler/postgres.password"
+
+[[postgres]]
+name = "wrong"
+url = "postgres://hostler@127.0.0.1:5432/omnidoc"
+password_file = "/etc/hostname"
+
+[check]
+"postgres:wrong" = { off = true }
+"postgres-connections:wrong" = { off = true }
+"postgres-locks:wrong" = { off = true }
+
 [[redis]]
 name = "main"
 url = "redis://127.0.0.1:6379/0"
@@ -49,6 +66,7 @@ broker = "main"
 
 [check."redis:wrong"]
 off = true
+
 
 [[plugin]]
 name = "procs"
@@ -67,6 +85,7 @@ fn fleet(lab: &Lab) -> Fleet {
         lab.exec(host, &["mkdir", "--parents", "/etc/hostler"]);
         lab.write(host, "/etc/hostler/stack.toml", STACK);
         lab.write(host, "/etc/hostler/redis.password", "redis-pw\n");
+        lab.write(host, "/etc/hostler/postgres.password", "hostler-pw\n");
         lab.join(&fleet, host, AGENT);
     }
     fleet
@@ -85,10 +104,12 @@ type Try = fn(&Fleet, &Lab);
 
 /// What every operation of the catalogue does on a booted host, with those of [`redis`] and the
 /// others beside. The catalogue's test compares this list with the catalogue.
-const OPERATIONS: [(&str, Try); 16] = [
+const OPERATIONS: [(&str, Try); 19] = [
     ("host.facts", facts),
     ("host.resources", resources),
     ("host.processes", processes),
+    ("host.disk-io", disk_io),
+    ("host.network-io", network_io),
     ("disk.usage", usage),
     ("disk.tree", tree),
     ("net.listeners", listeners),
@@ -100,23 +121,54 @@ const OPERATIONS: [(&str, Try); 16] = [
     ("systemd.reload", reload),
     ("journal.read", journal),
     ("logs.tail", logs),
+    ("logs.errors", log_errors),
     ("http.check", http),
     ("plugin.run", plugin),
 ];
 
 fn every() -> impl Iterator<Item = (&'static str, Try)> {
-    OPERATIONS.into_iter().chain(redis::OPERATIONS).chain(celery::OPERATIONS)
+    OPERATIONS
+        .into_iter()
+        .chain(redis::OPERATIONS)
+        .chain(celery::OPERATIONS)
+        .chain(postgres::OPERATIONS)
+        .chain(programs::OPERATIONS)
 }
 
-#[test]
-fn every_operation_does_on_a_booted_host_what_the_hosts_own_tools_say() {
+fn try_all(operations: &[(&str, Try)]) {
     let lab = Lab::take();
     let fleet = fleet(&lab);
-    for (name, test) in every() {
+    postgres::role(&lab);
+    for (name, test) in operations {
         eprintln!("{name}");
         test(&fleet, &lab);
     }
     fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn operations_on_the_machine_say_what_its_own_tools_say() {
+    try_all(&OPERATIONS);
+}
+
+#[test]
+fn operations_on_redis_say_what_its_own_tools_say() {
+    try_all(&redis::OPERATIONS);
+}
+
+#[test]
+fn operations_on_celery_say_what_its_own_tools_say() {
+    try_all(&celery::OPERATIONS);
+}
+
+#[test]
+fn operations_on_postgresql_say_what_its_own_tools_say() {
+    try_all(&postgres::OPERATIONS);
+}
+
+#[test]
+fn operations_on_programs_say_what_their_own_tools_say() {
+    try_all(&programs::OPERATIONS);
 }
 
 #[test]
@@ -127,6 +179,53 @@ fn every_operation_of_the_catalogue_is_tested_on_a_booted_host() {
     named.sort();
     tested.sort();
     assert_eq!(named, tested);
+}
+
+fn disk_io(fleet: &Fleet, lab: &Lab) {
+    let write =
+        "dd if=/dev/zero of=/var/tmp/io bs=1M count=2000 oflag=dsync 2>/dev/null; rm /var/tmp/io";
+    let mut command = hostler_tests::lab::in_host("h1", &["sh", "-c", write]);
+    let writing = hostler_tests::process::Process::start(&mut command, &fleet.path("dd.log"));
+    let seen = fleet.ctl(&["host", "disk-io", "--on", "h1", "-o", "json"]).json();
+    let disks = seen[0]["data"]["disks"].as_array().expect("disks").clone();
+    let written = disks.iter().filter_map(|d| d["write_bytes_per_s"].as_f64()).fold(0.0, f64::max);
+    assert!(written > 1e6, "{seen}");
+    writing.kill();
+    lab.exec("h1", &["sh", "-c", "pkill dd; rm -f /var/tmp/io"]);
+}
+
+fn network_io(fleet: &Fleet, lab: &Lab) {
+    let ping = ["ping", "-q", "-i", "0.01", "-s", "1000", "-w", "6", "10.77.0.1"];
+    let mut command = hostler_tests::lab::in_host("h1", &ping);
+    let pinging = hostler_tests::process::Process::start(&mut command, &fleet.path("ping.log"));
+    let seen = on(fleet, "h1", &["host", "network-io"], 0);
+    let interfaces = seen["data"]["interfaces"].as_array().expect("interfaces").clone();
+    let device = lab
+        .exec("h1", &["sh", "-c", "ip -o route get 10.77.0.1 | sed 's/.* dev \\([^ ]*\\).*/\\1/'"]);
+    let ours = interfaces.iter().find(|i| i["interface"] == device.trim()).expect("listed");
+    assert!(ours["sent_packets_per_s"].as_f64().is_some_and(|n| n > 20.0), "{seen}");
+    pinging.kill();
+}
+
+fn log_errors(fleet: &Fleet, lab: &Lab) {
+    let script = "mkdir -p /var/log/x && cd /var/log/x && \
+        for i in 1 2 3; do echo \"2026-11-26 06:00:0$i ERROR request $i failed\"; done > a.log && \
+        echo 'all fine, 0 errors' >> a.log && \
+        (echo 'ERROR request 7 failed'; echo 'FATAL gone') | gzip > a.log.1.gz";
+    lab.exec("h1", &["sh", "-c", script]);
+    let look = || on(fleet, "h1", &["logs", "errors", "/var/log/x/a.log*"], 0);
+    let first = look();
+    assert_eq!((&first["data"]["errors"], &first["data"]["lines"]), (&5.into(), &6.into()));
+    let kind = &first["data"]["kinds"][0];
+    assert_eq!((&kind["template"], &kind["count"]), (&"ERROR request * failed".into(), &4.into()));
+    assert_eq!(kind["last"], "2026-11-26 06:00:03");
+    assert_eq!(first["status"], "ok", "{first}");
+    let script = "for i in 1 2 3 4 5; do echo 'CRITICAL disk 1 is gone'; done >> /var/log/x/a.log";
+    lab.exec("h1", &["sh", "-c", script]);
+    let second = look();
+    assert_eq!(second["status"], "warning", "{second}");
+    assert_eq!(second["data"]["kinds"][0]["new"], true);
+    lab.exec("h1", &["rm", "-r", "/var/log/x"]);
 }
 
 /// A real plugin of Debian's monitoring-plugins, that is well and that is not.

@@ -1,4 +1,4 @@
 //! HTTP endpoints, as seen from the host.
 
 mod check;
-mod request;
+pub(super) mod request;

@@ -37,7 +37,7 @@ pub(super) const BODY: usize = 64 * 1024;
 
 /// Why a request brought no answer.
 #[derive(Debug, Error)]
-pub(super) enum Trouble {
+pub(in crate::ops) enum Trouble {
     /// The URL names no host or no usable scheme.
     #[error("the URL cannot be used: {0}")]
     Url(String),
@@ -61,13 +61,13 @@ pub(super) enum Trouble {
 /// What has been seen so far. It is filled as the request goes on, so that a request that never
 /// ends still tells how far it came.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(in crate::ops) struct Seen {
     /// The measurements.
-    pub(super) data: HttpCheck,
+    pub(in crate::ops) data: HttpCheck,
     /// What is being done, in words.
     pub(super) phase: &'static str,
     /// The beginning of the body.
-    pub(super) body: Vec<u8>,
+    pub(in crate::ops) body: Vec<u8>,
     /// The certificate that the server showed, trusted or not.
     pub(super) certificate: Arc<Shown>,
 }
@@ -86,7 +86,7 @@ impl Shown {
 }
 
 /// Requests the URL once, without following redirections.
-pub(super) async fn get(uri: &Uri, seen: &mut Seen) -> Result<(), Trouble> {
+pub(in crate::ops) async fn get(uri: &Uri, seen: &mut Seen) -> Result<(), Trouble> {
     let begun = Instant::now();
     let host = uri.host().ok_or_else(|| Trouble::Url("it names no host".to_owned()))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();

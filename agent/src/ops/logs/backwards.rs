@@ -9,7 +9,7 @@ pub(super) const LINE: usize = 64 * 1024;
 
 /// Lines, the last first. What is appended while it reads is not seen.
 #[derive(Debug)]
-pub(super) struct Backwards<'f> {
+pub(in crate::ops) struct Backwards<'f> {
     file: &'f File,
     /// Where the part that is still unread ends.
     unread: u64,
@@ -21,7 +21,7 @@ pub(super) struct Backwards<'f> {
 
 impl<'f> Backwards<'f> {
     /// The lines of the first `length` bytes.
-    pub(super) fn new(file: &'f File, length: u64) -> Self {
+    pub(in crate::ops) fn new(file: &'f File, length: u64) -> Self {
         Self { file, unread: length, held: Vec::new(), done: length == 0 }
     }
 
@@ -29,7 +29,7 @@ impl<'f> Backwards<'f> {
     ///
     /// # Errors
     /// When the file cannot be read, or became shorter.
-    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
+    pub(in crate::ops) fn next(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
         if self.done {
             return Ok(None);
         }

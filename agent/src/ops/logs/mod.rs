@@ -1,5 +1,8 @@
 //! Log files.
 
-mod backwards;
+pub(super) mod backwards;
+mod errors;
 mod follow;
+mod scan;
 mod tail;
+mod template;

@@ -1,0 +1,312 @@
+//! What runs on this host, as a stack file could say it: found from processes, their units, their
+//! directories and their sockets. Nothing is asked over the network, and no password is looked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    host::processes::{Seen, with_arguments, working_directory},
+    stack::Stack,
+};
+
+/// Units of the system itself: they are watched together, by the check `units`.
+const SYSTEM: [&str; 14] = [
+    "systemd-",
+    "dbus",
+    "cron",
+    "ssh",
+    "getty@",
+    "serial-getty@",
+    "console-getty",
+    "user@",
+    "polkit",
+    "rsyslog",
+    "unattended-upgrades",
+    "networking",
+    "hostler-",
+    "init",
+];
+/// Directories above which no checkout is looked for.
+const DEEPEST: usize = 6;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Units that belong to applications and their services.
+    pub units: BTreeSet<String>,
+    /// Ports of PostgreSQL clusters, with the socket's directory and the unit.
+    pub postgres: BTreeMap<u16, (String, String)>,
+    /// Addresses of Redis and Valkey servers, with the unit.
+    pub redis: BTreeMap<String, String>,
+    /// Applications of Celery workers, with the unit.
+    pub celery: BTreeMap<String, String>,
+    /// Homes of PM2 daemons.
+    pub pm2: BTreeSet<String>,
+    /// nginx runs.
+    pub nginx: bool,
+    /// Checkouts from which processes run.
+    pub git: BTreeSet<PathBuf>,
+}
+
+impl Found {
+    /// Looks. Blocks on /proc for some milliseconds.
+    pub fn look() -> Self {
+        let mut found = Self::default();
+        for (seen, arguments) in with_arguments() {
+            found.process(&seen, &arguments);
+        }
+        found
+    }
+
+    fn process(&mut self, seen: &Seen, arguments: &[String]) {
+        let title = arguments.join(" ");
+        let program = arguments.first().map_or("", |a| a.rsplit('/').next().unwrap_or_default());
+        let unit = seen.unit.clone();
+        let words: Vec<&str> = title.split_whitespace().collect();
+        match program {
+            "postgres" if words.contains(&"-D") => {
+                let data = words.iter().skip_while(|w| **w != "-D").nth(1).copied().unwrap_or("");
+                if let Some((port, socket)) = cluster(Path::new(data)) {
+                    self.postgres.insert(port, (socket, unit.clone()));
+                }
+            }
+            _ if title.contains("redis-server") || title.contains("valkey-server") => {
+                let address = words.get(1).copied().unwrap_or("127.0.0.1:6379");
+                let address = address.replace('*', "127.0.0.1");
+                if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                    self.redis.insert(address, unit.clone());
+                }
+            }
+            _ if title.starts_with("nginx: master") => self.nginx = true,
+            _ if title.starts_with("PM2 ") && title.contains("God Daemon (") => {
+                let home = title.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
+                self.pm2.insert(home.to_owned());
+            }
+            _ if title.contains("celery") && words.contains(&"worker") => {
+                let app = words.iter().skip_while(|w| !["-A", "--app"].contains(w)).nth(1).copied();
+                let joined = || words.iter().find_map(|w| w.strip_prefix("--app="));
+                let app = app.or_else(joined).unwrap_or_default();
+                let name = app.split('.').next().unwrap_or_default();
+                let name = if name.is_empty() || name == "src" { "app" } else { name };
+                self.celery.insert(name.to_owned(), unit.clone());
+            }
+            _ => {}
+        }
+        let own = unit.ends_with(".service") && !SYSTEM.iter().any(|s| unit.starts_with(s));
+        if own {
+            self.units.insert(unit);
+            if let Some(checkout) = working_directory(seen.pid).as_deref().and_then(checkout) {
+                self.git.insert(checkout);
+            }
+        }
+    }
+
+    /// What a host without a stack file is checked for: what needs no password and no choice.
+    pub fn stack(&self) -> Stack {
+        let unit = |name: &String| crate::stack::Unit { name: name.clone(), after: Vec::new() };
+        let pm2 = (!self.pm2.is_empty()).then(|| crate::stack::Pm2 { apps: Vec::new() });
+        Stack { units: self.units.iter().map(unit).collect(), pm2, ..Stack::default() }
+    }
+
+    /// The stack file, with a comment wherever somebody has to decide.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::from(
+            "# What is on this host and how it is checked, as `hostler-agent discover` found it.\n\
+             # docs/checks.md explains every key; try it with: hostler-agent check-config\n",
+        );
+        let mut add = |part: String| text.push_str(&part);
+        for unit in &self.units {
+            add(format!("\n[[unit]]\nname = \"{unit}\"\n"));
+        }
+        for (port, (socket, unit)) in &self.postgres {
+            let name =
+                if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
+            add(format!(
+                "\n# A role for the agent: CREATE ROLE hostler LOGIN; GRANT pg_monitor TO hostler;\n\
+                 # its password in a file of mode 0600. The socket is in {socket}.\n\
+                 [[postgres]]\nname = \"{name}\"\nurl = \"postgres://hostler@127.0.0.1:{port}/postgres\"\n\
+                 password_file = \"/etc/hostler/postgres.password\"\n{}",
+                after(unit)
+            ));
+        }
+        for (address, unit) in &self.redis {
+            let name = if self.redis.len() == 1 { "main" } else { address.as_str() };
+            add(format!(
+                "\n[[redis]]\nname = \"{name}\"\nurl = \"redis://{address}/0\"\n\
+                 # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
+                after(unit)
+            ));
+        }
+        for (app, unit) in &self.celery {
+            let broker = match self.redis.len() {
+                1 => "broker = \"main\"".to_owned(),
+                _ => "broker = \"\"   # name of the [[redis]] that is its broker".to_owned(),
+            };
+            add(format!("\n[[celery]]\nname = \"{app}\"\n{broker}\n{}", after(unit)));
+        }
+        if !self.pm2.is_empty() {
+            add(
+                "\n[pm2]\napps = []   # names that must be there; all that are there are watched\n"
+                    .into(),
+            );
+        }
+        if self.nginx {
+            add("\n[nginx]\naccess_log = \"/var/log/nginx/access.log\"\n\
+                 # status_url = \"http://127.0.0.1/nginx_status\"   # where stub_status is served\n"
+                .into());
+        }
+        for path in &self.git {
+            let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
+            let path = path.display();
+            add(format!("\n[[git]]\nname = \"{name}\"\npath = \"{path}\"\n"));
+        }
+        text
+    }
+
+    /// What runs and the stack file does not name, and what it names and does not run; one sentence
+    /// each.
+    pub fn differences(&self, stack: &Stack) -> Vec<String> {
+        let mut said = Vec::new();
+        let full = |name: &str| match name.contains('.') {
+            true => name.to_owned(),
+            false => format!("{name}.service"),
+        };
+        let named: BTreeSet<String> = stack.units.iter().map(|u| full(&u.name)).collect();
+        said.extend(
+            self.units.difference(&named).map(|u| format!("{u} runs and is not in the stack file")),
+        );
+        said.extend(
+            named
+                .difference(&self.units)
+                .map(|u| format!("{u} is in the stack file and has no process")),
+        );
+        for port in self.postgres.keys() {
+            if !stack.postgres.iter().any(|p| p.url.contains(&format!(":{port}/"))) {
+                said.push(format!(
+                    "PostgreSQL listens on port {port} and is not in the stack file"
+                ));
+            }
+        }
+        for address in self.redis.keys() {
+            let port = address.rsplit(':').next().unwrap_or_default();
+            if !stack.redis.iter().any(|r| r.url.contains(&format!(":{port}"))) {
+                said.push(format!("Redis listens on {address} and is not in the stack file"));
+            }
+        }
+        for path in &self.git {
+            if !stack.git.iter().any(|g| g.path == *path) {
+                said.push(format!(
+                    "processes run from {}, which is not in the stack file",
+                    path.display()
+                ));
+            }
+        }
+        if !self.celery.is_empty() && stack.celery.is_empty() {
+            said.push("Celery workers run and are not in the stack file".to_owned());
+        }
+        if !self.pm2.is_empty() && stack.pm2.is_none() {
+            said.push("a PM2 daemon runs and is not in the stack file".to_owned());
+        }
+        if self.nginx && stack.nginx.is_none() {
+            said.push("nginx runs and is not in the stack file".to_owned());
+        }
+        said
+    }
+}
+
+fn after(unit: &str) -> String {
+    match unit.strip_suffix(".service") {
+        Some(short) => format!("after = [\"unit:{short}\"]\n"),
+        None => String::new(),
+    }
+}
+
+/// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
+fn cluster(data: &Path) -> Option<(u16, String)> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let mut lines = text.lines().skip(3);
+    Some((lines.next()?.trim().parse().ok()?, lines.next()?.trim().to_owned()))
+}
+
+/// The checkout that a directory belongs to.
+fn checkout(directory: &Path) -> Option<PathBuf> {
+    let mut above = directory.ancestors().take(DEEPEST).filter(|d| d.components().count() > 1);
+    above.find(|d| d.join(".git").exists()).map(Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(unit: &str) -> Seen {
+        Seen {
+            pid: 0,
+            parent: 1,
+            command: String::new(),
+            uid: 0,
+            unit: unit.into(),
+            ticks: 0,
+            started: 0,
+            memory: 0,
+            threads: 1,
+            state: 'S',
+        }
+    }
+
+    fn found(processes: &[(&str, &str)]) -> Found {
+        let mut found = Found::default();
+        for (unit, line) in processes {
+            let words: Vec<String> = line.split(' ').map(ToOwned::to_owned).collect();
+            found.process(&seen(unit), &words);
+        }
+        found
+    }
+
+    fn omnidoc() -> Found {
+        found(&[
+            ("redis-server.service", "/usr/bin/redis-server 127.0.0.1:6379"),
+            ("omnidoc-celery.service", "/opt/x/bin/python /opt/x/bin/celery -A omnidoc.app worker"),
+            ("pm2-omnidoc.service", "PM2 v7.0.4: God Daemon (/home/x/.pm2)"),
+            ("nginx.service", "nginx: master process /usr/sbin/nginx"),
+            ("systemd-journald.service", "/lib/systemd/systemd-journald"),
+            ("session-1.scope", "bash"),
+        ])
+    }
+
+    #[test]
+    fn services_are_known_by_their_processes_and_the_systems_own_are_left_out() {
+        let found = omnidoc();
+        let units: Vec<_> = found.units.iter().map(String::as_str).collect();
+        assert_eq!(
+            units,
+            [
+                "nginx.service",
+                "omnidoc-celery.service",
+                "pm2-omnidoc.service",
+                "redis-server.service"
+            ]
+        );
+        assert!(found.redis.contains_key("127.0.0.1:6379") && found.nginx);
+        assert!(found.celery.contains_key("omnidoc") && found.pm2.contains("/home/x/.pm2"));
+    }
+
+    #[test]
+    fn the_file_that_is_written_is_a_stack_file_that_says_the_same() {
+        let mut found = omnidoc();
+        found
+            .postgres
+            .insert(5432, ("/run/postgresql".into(), "postgresql@15-main.service".into()));
+        found.units.insert("postgresql@15-main.service".into());
+        found.git.insert("/opt/omnidoc".into());
+        let text = found.to_toml();
+        let stack: Stack = toml::from_str(&text).expect(&text);
+        assert_eq!(found.differences(&stack), Vec::<String>::new());
+        let catalogue = hostler_proto::catalogue::Catalogue::embedded().expect("embedded");
+        crate::checks::definition::checks(&stack, true, &catalogue).expect("checks");
+        let nothing = found.differences(&Stack::default());
+        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 3, "{nothing:?}");
+    }
+}

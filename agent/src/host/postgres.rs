@@ -1,0 +1,257 @@
+//! The way to a PostgreSQL server that the stack file names: a short-lived session that can only
+//! read, waits for no lock for long, and says who it is.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use hostler_proto::wire::{ErrorCode, Failure};
+use sqlx::{
+    Connection as _, Executor as _,
+    postgres::{PgConnectOptions, PgConnection, PgRow},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::stack::Postgres;
+
+/// Longest for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest for a statement, and for a lock. An application's lock holds no probe up.
+const STATEMENT: &str = "10s";
+const LOCK: &str = "2s";
+
+/// A session.
+pub struct Session {
+    connection: PgConnection,
+    /// Where it is, as people may see it.
+    pub place: String,
+    /// `server_version_num`: 150018 is 15.18.
+    pub version: u32,
+    /// The role may see other roles' sessions and statements.
+    pub sees_all: bool,
+    /// Until it was let in.
+    pub took: Duration,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Why a server does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody answers there.
+    Unreachable(String),
+    /// It does not let us in.
+    Denied(String),
+    /// It has no free connection left.
+    Full(String),
+    /// It is starting, stopping or recovering.
+    Busy(String),
+    /// A statement took too long, or waited too long for a lock.
+    Slow(String),
+    /// The role may not see this.
+    Forbidden(String),
+    /// It answers with an error.
+    Refused(String),
+    /// What the stack file says cannot be used.
+    Stack(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "does not answer: {why}"),
+            Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
+            Self::Full(why) => write!(f, "has no free connection: {why}"),
+            Self::Busy(why) => write!(f, "serves nobody yet: {why}"),
+            Self::Slow(why) => write!(f, "did not answer in time: {why}"),
+            Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
+            Self::Refused(why) => write!(f, "answers with an error: {why}"),
+            Self::Stack(why) => write!(f, "cannot be asked: {why}"),
+        }
+    }
+}
+
+impl Trouble {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "see whether it runs: systemd status postgresql",
+            Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
+            Self::Full(_) => "see who has them: postgres connections, through a reserved one",
+            Self::Busy(_) => "its log says how far it is",
+            Self::Slow(_) => "see what runs: postgres activity",
+            Self::Forbidden(_) => "give the role pg_monitor: docs/checks.md has the grants",
+            Self::Refused(_) => "look at the server's log",
+            Self::Stack(_) => "look at its [[postgres]] in the stack file",
+        }
+    }
+
+    /// The failure of an operation that cannot go on.
+    pub fn failure(&self, server: &str) -> Failure {
+        let code = match self {
+            Self::Unreachable(_) | Self::Busy(_) | Self::Full(_) => ErrorCode::Unreachable,
+            Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            Self::Slow(_) => ErrorCode::Timeout,
+            Self::Refused(_) => ErrorCode::HostFault,
+            Self::Stack(_) => ErrorCode::PreconditionFailed,
+        };
+        Failure::new(code, format!("postgres \"{server}\" {self}")).hint(self.hint())
+    }
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        let said = match &error {
+            sqlx::Error::Database(error) => error.message().to_owned(),
+            other => innermost(other),
+        };
+        let code = error.as_database_error().and_then(|e| e.code());
+        match code.as_deref() {
+            Some("53300") => Self::Full(said),
+            Some("28P01" | "28000" | "3D000") => Self::Denied(said),
+            Some("57P01" | "57P02" | "57P03") => Self::Busy(said),
+            Some("57014" | "55P03") => Self::Slow(said),
+            Some("42501") => Self::Forbidden(said),
+            Some(_) => Self::Refused(said),
+            None => match error {
+                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Self::Unreachable(said),
+                sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => Self::Stack(said),
+                _ => Self::Refused(said),
+            },
+        }
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+impl Session {
+    /// Opens a session for an operation, by whose name the server knows it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open(entry: &Postgres, operation: &str) -> Result<Self, Trouble> {
+        let mut options = PgConnectOptions::from_str(&entry.url)
+            .map_err(|e| Trouble::Stack(e.to_string()))?
+            .application_name(&format!("hostler/{operation}"))
+            // A pooler between hands each statement to another session.
+            .statement_cache_capacity(0)
+            .options([
+                ("statement_timeout", STATEMENT),
+                ("lock_timeout", LOCK),
+                ("idle_in_transaction_session_timeout", "30s"),
+                ("default_transaction_read_only", "on"),
+                ("search_path", ""),
+            ]);
+        if let Some(file) = &entry.password_file {
+            let password = tokio::fs::read_to_string(file).await;
+            let password =
+                password.map_err(|e| Trouble::Stack(format!("{}: {e}", file.display())))?;
+            options = options.password(password.trim_end());
+        }
+        let place = match options.get_socket() {
+            Some(socket) => format!("{}, database {}", socket.display(), database(&options)),
+            None => {
+                let (host, port) = (options.get_host(), options.get_port());
+                format!("{host}:{port}, database {}", database(&options))
+            }
+        };
+        let began = Instant::now();
+        let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
+        let Ok(connected) = connecting.await else {
+            let after = CONNECT.as_secs();
+            return Err(Trouble::Unreachable(format!("no connection within {after} s")));
+        };
+        let connection = connected?;
+        let took = began.elapsed();
+        let mut session = Self { connection, place, version: 0, sees_all: false, took };
+        let row = session
+            .row(
+                "SELECT current_setting('server_version_num')::int8 AS version, \
+                 pg_catalog.pg_has_role(current_user, 'pg_monitor', 'usage') \
+                 OR current_setting('is_superuser')::bool AS sees_all",
+            )
+            .await?;
+        session.version = u32::try_from(integer(&row, "version")).unwrap_or(0);
+        session.sees_all = flag(&row, "sees_all");
+        Ok(session)
+    }
+
+    /// All rows of a statement.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn rows(&mut self, sql: &str) -> Result<Vec<PgRow>, Trouble> {
+        Ok(self.connection.fetch_all(sqlx::query(sql).persistent(false)).await?)
+    }
+
+    /// The rows of a statement with one number in it, as `$1`.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn rows_with(&mut self, sql: &str, number: i64) -> Result<Vec<PgRow>, Trouble> {
+        let query = sqlx::query(sql).bind(number).persistent(false);
+        Ok(self.connection.fetch_all(query).await?)
+    }
+
+    /// The one row of a statement.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn row(&mut self, sql: &str) -> Result<PgRow, Trouble> {
+        Ok(self.connection.fetch_one(sqlx::query(sql).persistent(false)).await?)
+    }
+
+    /// What is wrong when the role sees only its own sessions.
+    pub fn visibility(&self) -> &'static str {
+        if self.sees_all { "all" } else { "own" }
+    }
+
+    /// Ends the session in good order; a server without free connections gets one back at once.
+    pub async fn close(self) {
+        // It is gone in any case.
+        let _ = timeout(Duration::from_secs(1), self.connection.close()).await;
+    }
+}
+
+fn database(options: &PgConnectOptions) -> &str {
+    options.get_database().unwrap_or(options.get_username())
+}
+
+/// A column as a whole number; 0 when it is NULL or none.
+pub fn integer(row: &PgRow, column: &str) -> i64 {
+    sqlx::Row::try_get::<Option<i64>, _>(row, column).ok().flatten().unwrap_or(0)
+}
+
+/// A column as a count; 0 when it is NULL or none.
+pub fn count(row: &PgRow, column: &str) -> u64 {
+    u64::try_from(integer(row, column)).unwrap_or(0)
+}
+
+/// A column as a number; none when it is NULL or none.
+pub fn number(row: &PgRow, column: &str) -> Option<f64> {
+    sqlx::Row::try_get::<Option<f64>, _>(row, column).ok().flatten()
+}
+
+/// A column as text; empty when it is NULL or none.
+pub fn text(row: &PgRow, column: &str) -> String {
+    sqlx::Row::try_get::<Option<String>, _>(row, column).ok().flatten().unwrap_or_default()
+}
+
+/// A column as yes or no; no when it is NULL or none.
+pub fn flag(row: &PgRow, column: &str) -> bool {
+    sqlx::Row::try_get::<Option<bool>, _>(row, column).ok().flatten().unwrap_or(false)
+}
+
+/// A column as process numbers.
+pub fn pids(row: &PgRow, column: &str) -> Vec<u32> {
+    let pids = sqlx::Row::try_get::<Option<Vec<i32>>, _>(row, column).ok().flatten();
+    pids.unwrap_or_default().into_iter().filter_map(|p| u32::try_from(p).ok()).collect()
+}

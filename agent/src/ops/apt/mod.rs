@@ -1,0 +1,3 @@
+//! Debian packages.
+
+mod upgradable;

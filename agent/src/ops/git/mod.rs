@@ -1,0 +1,3 @@
+//! Git checkouts.
+
+mod status;

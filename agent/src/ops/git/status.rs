@@ -1,0 +1,151 @@
+//! `git.status`: at which commit a checkout is, and what differs from it.
+
+use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
+
+use hostler_proto::{
+    operation::GitStatus,
+    ops::{GitStatus as Report, GitStatusRequest},
+    wire::{ErrorCode, Failure, Finding, Status},
+};
+
+use crate::{
+    host::{
+        blocking,
+        exec::{Line, Program},
+    },
+    operation::{Answer, Context, Probe},
+};
+
+/// Changed files that are told.
+const TOLD: usize = 100;
+
+impl Probe for GitStatus {
+    async fn observe(request: GitStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
+        let host = Arc::clone(&cx.host);
+        let asked = PathBuf::from(&request.path);
+        let (path, uid, gid) = blocking(move || {
+            let path = host.policy.directory(&asked)?;
+            let owner = std::fs::metadata(&path).map_err(|e| {
+                let message = format!("{} cannot be looked at: {e}", path.display());
+                Failure::new(ErrorCode::NotFound, message)
+            })?;
+            Ok((path, owner.uid(), owner.gid()))
+        })
+        .await?;
+        // As its owner: a checkout's own configuration can name programs that git runs.
+        let git = |args: &[&str]| {
+            let mut git = Program::as_user("/usr/bin/git", uid, gid)
+                .arg("-c")
+                .arg("core.fsmonitor=false")
+                .arg("-c")
+                .arg("core.hooksPath=/dev/null")
+                .arg("-C")
+                .arg(path.as_os_str());
+            for arg in args {
+                git = git.arg(*arg);
+            }
+            git
+        };
+        let status = ["status", "--porcelain=v2", "--branch", "--untracked-files=normal"];
+        let status = lines(git(&status)).await?;
+        let mut report = read(&status);
+        let log = lines(git(&["log", "-1", "--format=%ct%n%s"])).await.unwrap_or_default();
+        report.committed_s = log.first().and_then(|t| t.parse().ok()).unwrap_or(0);
+        report.subject = log.get(1).cloned().unwrap_or_default();
+        let what = format!("git -C {} status --porcelain=v2 --branch", path.display());
+        Ok(judge(&request.path, report).evidence("argv", what))
+    }
+}
+
+/// All lines of a program's output.
+async fn lines(program: Program) -> Result<Vec<String>, Failure> {
+    let mut running = program.start()?;
+    let mut lines = Vec::new();
+    while let Some(line) = running.line().await? {
+        if let Line::Text(text) = line
+            && lines.len() < 10_000
+        {
+            lines.push(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+    running.ended().await?;
+    Ok(lines)
+}
+
+fn read(lines: &[String]) -> Report {
+    let mut report = Report::default();
+    for line in lines {
+        if let Some(header) = line.strip_prefix("# branch.") {
+            let (name, value) = header.split_once(' ').unwrap_or((header, ""));
+            match name {
+                "oid" => value.clone_into(&mut report.commit),
+                "head" if value != "(detached)" => value.clone_into(&mut report.branch),
+                "upstream" => value.clone_into(&mut report.upstream),
+                "ab" => {
+                    let mut counts = value.split(' ').map(|c| c[1..].parse().unwrap_or(0));
+                    report.ahead = counts.next().unwrap_or(0);
+                    report.behind = counts.next().unwrap_or(0);
+                }
+                _ => {}
+            }
+            continue;
+        }
+        // 1 and u have eight and ten words before the path, 2 has nine and a tab after it.
+        let words = match line.split(' ').next() {
+            Some("?") => {
+                report.untracked += 1;
+                continue;
+            }
+            Some("1") => 8,
+            Some("2") => 9,
+            Some("u") => 10,
+            _ => continue,
+        };
+        let path = line.splitn(words + 1, ' ').nth(words).unwrap_or_default();
+        if report.changed.len() < TOLD {
+            report.changed.push(path.split('\t').next().unwrap_or_default().to_owned());
+        }
+    }
+    report
+}
+
+fn judge(path: &str, report: Report) -> Answer<Report> {
+    let mut findings = Vec::new();
+    if !report.changed.is_empty() {
+        let summary = format!("{} files of {path} differ from its commit", report.changed.len());
+        let finding = Finding::new(Status::Warning, path, summary)
+            .why("somebody changed them by hand; an update would stop there, or lose them");
+        findings.push(finding);
+    }
+    let short: String = report.commit.chars().take(10).collect();
+    let place = if report.branch.is_empty() { "no branch" } else { &report.branch };
+    let mut summary = format!("{short} on {place}");
+    if report.ahead > 0 {
+        summary += &format!(", {} ahead", report.ahead);
+    }
+    if report.behind > 0 {
+        summary += &format!(", {} behind", report.behind);
+    }
+    let answer = Answer::ok(summary, report);
+    findings.into_iter().fold(answer, Answer::finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branch_distance_and_changes_are_read() {
+        let text = "# branch.oid 0123456789abcdef\n# branch.head main\n# branch.upstream origin/main\n\
+            # branch.ab +1 -3\n1 .M N... 100644 100644 100644 aaa bbb src/a b.py\n\
+            2 R. N... 100644 100644 100644 aaa bbb R100 new.py\told.py\n? stray\n";
+        let lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
+        let report = read(&lines);
+        assert_eq!((report.branch.as_str(), report.ahead, report.behind), ("main", 1, 3));
+        assert_eq!(report.changed, ["src/a b.py", "new.py"]);
+        assert_eq!(report.untracked, 1);
+        let answer = judge("/opt/x", report);
+        assert_eq!(answer.status, Status::Warning);
+        assert_eq!(answer.summary, "0123456789 on main, 1 ahead, 3 behind");
+    }
+}

@@ -1,0 +1,277 @@
+//! `logs.errors`: errors of log files, by kind of message.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use flate2::read::MultiGzDecoder;
+use hostler_proto::{
+    operation::LogsErrors,
+    ops::{ErrorKind, HourCount, LogsErrors as Report, LogsErrorsRequest},
+    wire::{ErrorCode, Failure, Finding, Status},
+};
+
+use super::scan::{Counted, Kind, scan};
+use crate::{
+    host::{Host, blocking, files},
+    operation::{Answer, Context, Probe},
+};
+
+/// Sets of files of which it is remembered what was there.
+const REMEMBERED: usize = 64;
+/// Hours that are told.
+const HOURS: usize = 48;
+/// How often it is told how far it has come.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// What was there when files were looked at last, as hashes of templates, by a hash of what was asked
+/// for. It lasts as long as the agent runs.
+static LAST: Mutex<Vec<(u64, HashSet<u64>)>> = Mutex::new(Vec::new());
+
+impl Probe for LogsErrors {
+    async fn observe(request: LogsErrorsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
+        let (patterns, host) = (request.path.clone(), Arc::clone(&cx.host));
+        let paths = blocking(move || files::expand(&host.policy, &patterns)).await?;
+        if paths.is_empty() {
+            let message = format!("no file fits {}", request.path.join(", "));
+            return Err(Failure::new(ErrorCode::NotFound, message));
+        }
+        let since = since(request.since_s, cx);
+        let read = Arc::new(AtomicU64::new(0));
+        let counting = {
+            let (paths, host, read) = (paths.clone(), Arc::clone(&cx.host), Arc::clone(&read));
+            let cancelled = cx.cancelled.clone();
+            blocking(move || Ok(look(&host, &paths, &since, &read, &|| cancelled.is_cancelled())))
+        };
+        tokio::pin!(counting);
+        let (counted, unreadable) = loop {
+            tokio::select! {
+                done = &mut counting => break done?,
+                () = tokio::time::sleep(BEAT) => {
+                    let bytes = read.load(Ordering::Relaxed);
+                    cx.progress("reading", bytes >> 20, 0, "MiB");
+                }
+            }
+        };
+        if cx.cancelled.is_cancelled() {
+            return Err(Failure::new(ErrorCode::Cancelled, "logs.errors was cancelled"));
+        }
+        let news = remember(&request, &counted);
+        let bytes = read.load(Ordering::Relaxed);
+        Ok(judge(&request, &paths, counted, unreadable, &news, bytes))
+    }
+}
+
+/// The earliest time that counts, in the form of the lines; empty for all.
+fn since(since_s: u64, cx: &Context) -> String {
+    if since_s == 0 {
+        return String::new();
+    }
+    let span = jiff::SignedDuration::from_secs(i64::try_from(since_s).unwrap_or(i64::MAX));
+    let then = cx.host.clock.now().saturating_sub(span);
+    // Lines carry the host's own time.
+    then.map_or(String::new(), |then| {
+        then.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    })
+}
+
+type Unreadable = Vec<(PathBuf, String)>;
+
+fn look(
+    host: &Host,
+    paths: &[PathBuf],
+    since: &str,
+    read: &AtomicU64,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> (Counted, Unreadable) {
+    let mut unreadable = Unreadable::new();
+    let mut opened = Vec::new();
+    for path in paths {
+        // One after the other: each is closed before the next is opened.
+        match files::open(&host.policy, path) {
+            Ok((_, file)) => {
+                drop(file);
+                opened.push(path);
+            }
+            Err(failure) => unreadable.push((path.clone(), failure.message)),
+        }
+    }
+    let sources = opened.iter().map(|path| Source::open(host, path));
+    let (counted, errors) = scan(sources, since.as_bytes(), read, stop);
+    for (number, error) in errors {
+        let path = opened.get(number).map_or_else(PathBuf::new, |p| p.to_path_buf());
+        unreadable.push((path, error.to_string()));
+    }
+    (counted, unreadable)
+}
+
+/// A file, decompressed where it has to be.
+enum Source {
+    Plain(File),
+    Gzip(Box<MultiGzDecoder<File>>),
+    Gone(Option<std::io::Error>),
+}
+
+impl Source {
+    fn open(host: &Host, path: &Path) -> Self {
+        let gzip = path.extension().is_some_and(|e| e == "gz");
+        match files::open(&host.policy, path) {
+            Ok((_, file)) if gzip => Self::Gzip(Box::new(MultiGzDecoder::new(file))),
+            Ok((_, file)) => Self::Plain(file),
+            Err(failure) => Self::Gone(Some(std::io::Error::other(failure.message))),
+        }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Gzip(file) => file.read(buffer),
+            Self::Gone(error) => error.take().map_or(Ok(0), Err),
+        }
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The templates that were not there when the same was asked for last; none the first time.
+fn remember(request: &LogsErrorsRequest, counted: &Counted) -> HashSet<u64> {
+    let asked = hash(&request.path);
+    let now: HashSet<u64> = counted.kinds.keys().map(hash).collect();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = last.iter().position(|(key, _)| *key == asked).map(|at| last.remove(at).1);
+    let news = before.as_ref().map(|before| now.difference(before).copied().collect());
+    if last.len() == REMEMBERED {
+        last.remove(0);
+    }
+    // What was there once is not new when it comes back.
+    let mut all = before.unwrap_or_default();
+    all.extend(now);
+    all.shrink_to(super::scan::KINDS);
+    last.push((asked, all));
+    news.unwrap_or_default()
+}
+
+fn judge(
+    request: &LogsErrorsRequest,
+    paths: &[PathBuf],
+    counted: Counted,
+    unreadable: Unreadable,
+    news: &HashSet<u64>,
+    bytes: u64,
+) -> Answer<Report> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut kinds: Vec<(Vec<u8>, Kind)> = counted.kinds.into_iter().collect();
+    let new = |template: &Vec<u8>| news.contains(&hash(template));
+    kinds.sort_by(|(a, ka), (b, kb)| (new(b), kb.count, a).cmp(&(new(a), ka.count, b)));
+    let mut findings = Vec::new();
+    for (template, kind) in
+        kinds.iter().filter(|(t, k)| new(t) && k.count >= u64::from(request.new_warning))
+    {
+        let template: String = text(template).chars().take(120).collect();
+        let summary = format!("new, {} times: {template}", kind.count);
+        let file = paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default();
+        let finding = Finding::new(Status::Warning, &file, summary)
+            .why("it was not there when these files were looked at last")
+            .next(format!("logs tail {file} --match error"));
+        findings.push(finding);
+        if findings.len() == 10 {
+            break;
+        }
+    }
+    for (path, why) in unreadable {
+        let path = path.display().to_string();
+        let summary = format!("{path} was not read to its end: {why}");
+        findings.push(Finding::new(Status::Unknown, path, summary));
+    }
+    let told = kinds.iter().take(request.top as usize).map(|(template, kind)| ErrorKind {
+        template: text(template),
+        count: kind.count,
+        new: new(template),
+        first: text(&kind.first),
+        last: text(&kind.last),
+        file: paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default(),
+    });
+    let mut hours: Vec<_> = counted.hours.into_iter().collect();
+    hours.sort();
+    let last = hours.len().saturating_sub(HOURS);
+    let hours = hours.drain(last..).map(|(hour, count)| HourCount { hour: text(&hour), count });
+    let report = Report {
+        errors: counted.errors,
+        lines: counted.lines,
+        bytes,
+        others: counted.others,
+        files: u32::try_from(paths.len()).unwrap_or(u32::MAX),
+        hours: hours.collect(),
+        kinds: told.collect(),
+    };
+    let most = report.kinds.first().map_or(String::new(), |k| {
+        format!("; most often ({}): {}", k.count, k.template.chars().take(100).collect::<String>())
+    });
+    let summary = format!(
+        "{} errors of {} kinds in {} lines{most}",
+        report.errors,
+        kinds.len(),
+        report.lines
+    );
+    #[expect(clippy::cast_precision_loss, reason = "a number of lines")]
+    let errors = report.errors as f64;
+    let shown: Vec<_> = request.path.iter().map(String::as_str).collect();
+    let answer = Answer::ok(summary, report)
+        .evidence("file", shown.join(" "))
+        .figure("errors", "", errors, "lines");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn counted(templates: &[(&str, u64)]) -> Counted {
+        let kind =
+            |(t, n): &(&str, u64)| (t.as_bytes().to_vec(), Kind { count: *n, ..Kind::default() });
+        let kinds: HashMap<_, _> = templates.iter().map(kind).collect();
+        let errors = templates.iter().map(|(_, n)| n).sum();
+        Counted { kinds, errors, ..Counted::default() }
+    }
+
+    #[test]
+    fn what_is_new_since_the_last_look_comes_first_and_is_a_warning_when_it_is_frequent() {
+        let request = LogsErrorsRequest {
+            path: vec!["/only/for/this/test".into()],
+            top: 10,
+            new_warning: 5,
+            ..LogsErrorsRequest::default()
+        };
+        let look = |templates: &[(&str, u64)]| {
+            let counted = counted(templates);
+            let news = remember(&request, &counted);
+            judge(&request, &[PathBuf::from("/a.log")], counted, Vec::new(), &news, 0)
+        };
+        let first = look(&[("old", 100)]);
+        assert_eq!(first.status, Status::Ok, "the first look has nothing to compare with");
+        let second = look(&[("old", 100), ("new", 7)]);
+        assert_eq!(
+            (second.status, second.data.kinds[0].template.as_str()),
+            (Status::Warning, "new")
+        );
+        assert!(second.data.kinds[0].new && !second.data.kinds[1].new);
+        assert_eq!(look(&[("old", 100), ("new", 9)]).status, Status::Ok);
+    }
+}

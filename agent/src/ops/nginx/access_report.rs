@@ -1,0 +1,265 @@
+//! `nginx.access-report`: the requests of the last minutes, from the access log.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use hostler_proto::{
+    operation::NginxAccessReport,
+    ops::{NginxAccessReport as Report, NginxAccessReportRequest, PathCount, StatusCount},
+    wire::{ErrorCode, Failure, Finding, Status},
+};
+use jiff::Timestamp;
+
+use crate::{
+    host::{blocking, files},
+    operation::{Answer, Context, Probe},
+    ops::logs::backwards::Backwards,
+};
+
+/// Requests below which a share of errors says nothing.
+const FEW: u64 = 50;
+/// Paths that are told apart.
+const PATHS: usize = 10_000;
+/// Times that are kept for the percentiles; of more, every n-th.
+const TIMES: usize = 200_000;
+
+impl Probe for NginxAccessReport {
+    async fn observe(
+        request: NginxAccessReportRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let host = Arc::clone(&cx.host);
+        let since = cx.host.clock.now().as_second() - i64::from(request.since_s);
+        let (asked, timed) = (request.path.clone(), request.format == "combined-time");
+        let stop = cx.cancelled.clone();
+        let seen = blocking(move || {
+            let (_, file) = files::open(&host.policy, Path::new(&asked))?;
+            let read = || -> std::io::Result<Seen> {
+                let length = file.metadata()?.len();
+                let mut lines = Backwards::new(&file, length);
+                let mut seen = Seen::default();
+                // Requests are written when they end, so that times go a little back and forth.
+                let mut old = 0;
+                while let Some((_, line)) = lines.next()?
+                    && old < 100
+                    && !stop.is_cancelled()
+                {
+                    match read(&String::from_utf8_lossy(&line), timed) {
+                        None if line.is_empty() => {}
+                        None => seen.unread += 1,
+                        Some(request) if request.at < since => old += 1,
+                        Some(request) => seen.add(&request),
+                    }
+                    if seen.unread > 1000 && seen.requests == 0 {
+                        break;
+                    }
+                }
+                Ok(seen)
+            };
+            read().map_err(|e| {
+                Failure::new(ErrorCode::HostFault, format!("{asked} cannot be read: {e}"))
+            })
+        })
+        .await?;
+        let answer = judge(seen, &request);
+        Ok(answer.evidence("file", format!("{}, the last {} s", request.path, request.since_s)))
+    }
+}
+
+struct Request<'l> {
+    at: i64,
+    path: &'l str,
+    status: u16,
+    bytes: u64,
+    took_ms: Option<f64>,
+}
+
+/// `ADDRESS - USER [TIME] "METHOD PATH PROTOCOL" STATUS BYTES "REFERER" "AGENT" [SECONDS]`
+fn read(line: &str, timed: bool) -> Option<Request<'_>> {
+    let (_, rest) = line.split_once('[')?;
+    let (time, rest) = rest.split_once("] \"")?;
+    let (words, rest) = rest.split_once("\" ")?;
+    let mut numbers = rest.split(' ');
+    let status = numbers.next()?.parse().ok()?;
+    let bytes = numbers.next()?.parse().unwrap_or(0);
+    let target = words.split(' ').nth(1).unwrap_or(words);
+    let took_ms = match timed {
+        true => rest.rsplit(' ').next()?.parse::<f64>().ok().map(|s| s * 1000.0),
+        false => None,
+    };
+    let time = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", time).ok()?;
+    let at: Timestamp = time.to_timestamp().ok()?;
+    let path = target.split('?').next().unwrap_or(target);
+    Some(Request { at: at.as_second(), path, status, bytes, took_ms })
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    requests: u64,
+    bytes: u64,
+    unread: u64,
+    statuses: HashMap<&'static str, u64>,
+    /// Failures, all, and milliseconds of each path.
+    paths: HashMap<String, (u64, u64, f64)>,
+    times: Vec<f64>,
+    step: u64,
+}
+
+impl Seen {
+    fn add(&mut self, request: &Request<'_>) {
+        self.requests += 1;
+        self.bytes += request.bytes;
+        let class = match request.status {
+            499 => "499",
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=498 => "4xx",
+            _ => "5xx",
+        };
+        *self.statuses.entry(class).or_default() += 1;
+        let path = kind(request.path);
+        let path = match self.paths.len() < PATHS || self.paths.contains_key(&path) {
+            true => path,
+            false => "(others)".to_owned(),
+        };
+        let of = self.paths.entry(path).or_default();
+        of.0 += u64::from(class == "5xx");
+        of.1 += 1;
+        let Some(took) = request.took_ms else { return };
+        of.2 += took;
+        if self.requests.is_multiple_of(self.step + 1) {
+            self.times.push(took);
+            if self.times.len() >= TIMES {
+                self.step = self.step * 2 + 1;
+                let mut at = 0;
+                self.times.retain(|_| {
+                    at += 1;
+                    at % 2 == 0
+                });
+            }
+        }
+    }
+}
+
+/// The common form of a path: parts with digits, and long ones, become `*`.
+fn kind(path: &str) -> String {
+    let part = |part: &str| match part.bytes().any(|b| b.is_ascii_digit()) || part.len() > 40 {
+        true => "*".to_owned(),
+        false => part.to_owned(),
+    };
+    let parts: Vec<_> = path.split('/').take(8).map(part).collect();
+    parts.join("/").chars().filter(|c| !c.is_control()).take(120).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shares of requests")]
+fn judge(mut seen: Seen, request: &NginxAccessReportRequest) -> Answer<Report> {
+    let failed = seen.statuses.get("5xx").copied().unwrap_or(0);
+    let share = failed as f64 * 100.0 / seen.requests.max(1) as f64;
+    seen.times.sort_by(f64::total_cmp);
+    let percentile = |p: usize| {
+        seen.times
+            .get((seen.times.len() * p / 100).min(seen.times.len().saturating_sub(1)))
+            .copied()
+    };
+    let top = |mut paths: Vec<PathCount>, order: fn(&PathCount) -> f64| {
+        paths.sort_by(|a, b| order(b).total_cmp(&order(a)).then_with(|| a.path.cmp(&b.path)));
+        paths.truncate(request.top as usize);
+        paths
+    };
+    let failing = seen.paths.iter().filter(|(_, of)| of.0 > 0);
+    let failing =
+        failing.map(|(path, of)| PathCount { path: path.clone(), count: of.0, total_ms: 0.0 });
+    let slowest = seen.paths.iter().filter(|(_, of)| of.2 > 0.0);
+    let slowest =
+        slowest.map(|(path, of)| PathCount { path: path.clone(), count: of.1, total_ms: of.2 });
+    let mut statuses: Vec<_> = seen
+        .statuses
+        .iter()
+        .map(|(status, count)| StatusCount { status: (*status).to_owned(), count: *count })
+        .collect();
+    statuses.sort_by(|a, b| a.status.cmp(&b.status));
+    let report = Report {
+        requests: seen.requests,
+        requests_per_s: seen.requests as f64 / f64::from(request.since_s.max(1)),
+        statuses,
+        errors_percent: share,
+        bytes: seen.bytes,
+        p50_ms: percentile(50),
+        p95_ms: percentile(95),
+        p99_ms: percentile(99),
+        failing: top(failing.collect(), |p| p.count as f64),
+        slowest: top(slowest.collect(), |p| p.total_ms),
+        unread: seen.unread,
+    };
+    let summary =
+        format!("{} requests in {} s, {share:.1} % failed", report.requests, request.since_s);
+    let mut findings = Vec::new();
+    let bound = f64::from(request.errors_percent);
+    if share >= bound && report.requests >= FEW {
+        let most =
+            report.failing.first().map_or(String::new(), |p| format!("; most often {}", p.path));
+        let summary = format!("{share:.1} % of the answers are 500 or above{most}");
+        let finding = Finding::new(Status::Critical, "5xx", summary)
+            .why("so many of the users' requests fail")
+            .next("logs errors /var/log/nginx/error.log")
+            .measured(share, "percent");
+        findings.push(finding.bounds(bound, bound, "awesome-prometheus-alerts (5 %)"));
+    }
+    if report.unread > 0 {
+        let status = if report.requests == 0 { Status::Unknown } else { Status::Ok };
+        let summary = format!("{} lines have another form", report.unread);
+        let finding = Finding::new(status, "format", summary);
+        findings.push(finding.why("the log is not written in the format combined"));
+    }
+    let rate = report.requests_per_s;
+    let answer = Answer::ok(summary, report)
+        .figure("requests", "", rate, "/s")
+        .figure("failed", "", share, "percent");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &str, status: u16, more: &str) -> String {
+        format!(
+            "127.0.0.1 - - [26/Nov/2026:06:12:01 +0100] \"GET {path} HTTP/1.1\" {status} 612 \"-\" \"curl/8\"{more}"
+        )
+    }
+
+    #[test]
+    fn a_line_is_read_with_its_time_zone_and_without_its_query() {
+        let text = line("/a/17?token=secret", 502, " 0.250");
+        let request = read(&text, true).expect("read");
+        assert_eq!((request.status, request.bytes, request.path), (502, 612, "/a/17"));
+        assert_eq!(request.at, 1_795_669_921);
+        assert_eq!(request.took_ms, Some(250.0));
+        assert_eq!(kind(request.path), "/a/*");
+        assert!(read("garbage", false).is_none());
+    }
+
+    #[test]
+    fn failures_count_from_a_number_of_requests_on_and_name_their_path() {
+        let request = NginxAccessReportRequest {
+            since_s: 300,
+            errors_percent: 5,
+            top: 10,
+            ..NginxAccessReportRequest::default()
+        };
+        let of = |ok: usize, bad: usize| {
+            let mut seen = Seen::default();
+            for (path, status, count) in [("/fine", 200, ok), ("/users/7", 500, bad)] {
+                for _ in 0..count {
+                    seen.add(&read(&line(path, status, " 0.1"), true).expect("read"));
+                }
+            }
+            judge(seen, &request)
+        };
+        assert_eq!(of(30, 10).status, Status::Ok, "too few to judge");
+        let bad = of(90, 10);
+        assert_eq!(bad.status, Status::Critical);
+        assert!(bad.summary.contains("/users/*"), "{}", bad.summary);
+        assert_eq!(bad.data.p95_ms, Some(100.0));
+    }
+}

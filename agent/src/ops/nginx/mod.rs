@@ -1,0 +1,5 @@
+//! nginx.
+
+mod access_report;
+mod status;
+mod test;

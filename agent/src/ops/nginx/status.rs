@@ -1,0 +1,125 @@
+//! `nginx.status`: what the status page says.
+
+use std::time::Duration;
+
+use hostler_proto::{
+    operation::NginxStatus,
+    ops::{NginxStatus as Report, NginxStatusRequest},
+    wire::{ErrorCode, Failure, Finding, Status},
+};
+use hyper::Uri;
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    operation::{Answer, Context, Probe},
+    ops::http::request::{Seen, get},
+};
+
+/// Between the two readings.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Longest for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+impl Probe for NginxStatus {
+    async fn observe(request: NginxStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
+        cx.host.policy.url(&request.url)?;
+        let before = match page(&request.url).await {
+            Ok(report) => report,
+            Err(why) => {
+                let url = &request.url;
+                let summary = format!("the status page {url} cannot be read: {why}");
+                let finding = Finding::new(Status::Unknown, url, &summary).why(
+                    "add `location = /nginx_status { stub_status; allow 127.0.0.1; deny all; }`",
+                );
+                return Ok(Answer::unknown(summary, Report::default()).finding(finding));
+            }
+        };
+        let began = Instant::now();
+        cx.pause(WINDOW).await;
+        let after = page(&request.url)
+            .await
+            .map_err(|why| Failure::new(ErrorCode::HostFault, why).hint("try again"))?;
+        let window = began.elapsed().as_secs_f64();
+        Ok(judge(&before, after, window).evidence("http", format!("GET {}", request.url)))
+    }
+}
+
+async fn page(url: &str) -> Result<Report, String> {
+    let uri: Uri = url.parse().map_err(|e| format!("{e}"))?;
+    let mut seen = Seen::default();
+    match timeout(ANSWER, get(&uri, &mut seen)).await {
+        Err(_) => return Err("no answer in time".to_owned()),
+        Ok(Err(trouble)) => return Err(trouble.to_string()),
+        Ok(Ok(())) => {}
+    }
+    match seen.data.status {
+        200 => read(&String::from_utf8_lossy(&seen.body))
+            .ok_or_else(|| "it has another form".to_owned()),
+        status => Err(format!("it answers with {status}")),
+    }
+}
+
+/// The page of ngx_http_stub_status_module: four lines.
+fn read(text: &str) -> Option<Report> {
+    let mut lines = text.lines();
+    let number = |word: &str| word.parse::<u64>().ok();
+    let active = number(lines.next()?.strip_prefix("Active connections:")?.trim())?;
+    let mut totals = lines.nth(1)?.split_whitespace().map(number);
+    let (accepted, handled, requests) = (totals.next()??, totals.next()??, totals.next()??);
+    let words: Vec<&str> = lines.next()?.split_whitespace().collect();
+    let after = |name: &str| {
+        let at = words.iter().position(|w| *w == name)?;
+        number(words.get(at + 1)?)
+    };
+    Some(Report {
+        active,
+        reading: after("Reading:")?,
+        writing: after("Writing:")?,
+        waiting: after("Waiting:")?,
+        accepted,
+        dropped: accepted.saturating_sub(handled),
+        requests,
+        ..Report::default()
+    })
+}
+
+fn judge(before: &Report, after: Report, window: f64) -> Answer<Report> {
+    let dropped = after.dropped.saturating_sub(before.dropped);
+    #[expect(clippy::cast_precision_loss, reason = "requests of a second")]
+    let rate = after.requests.saturating_sub(before.requests) as f64 / window;
+    let summary = format!("{} connections, {rate:.1} requests a second", after.active);
+    #[expect(clippy::cast_precision_loss, reason = "a number of connections")]
+    let active = after.active as f64;
+    let report = Report { requests_per_s: rate, window_s: window, ..after };
+    let answer = Answer::ok(summary, report)
+        .figure("connections", "", active, "")
+        .figure("requests", "", rate, "/s");
+    match dropped {
+        0 => answer,
+        n => answer.finding(
+            Finding::new(Status::Warning, "connections", format!("{n} connections were dropped"))
+                .why("worker_connections are used up: clients get no answer")
+                .next("nginx access-report"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = "Active connections: 291 \nserver accepts handled requests\n 16630948 16630946 \
+                        31070465 \nReading: 6 Writing: 179 Waiting: 106 \n";
+
+    #[test]
+    fn the_page_is_read_and_connections_that_were_dropped_meanwhile_are_told() {
+        let before = read(PAGE).expect("read");
+        assert_eq!((before.active, before.dropped, before.waiting), (291, 2, 106));
+        let after = Report { dropped: 5, requests: before.requests + 10, ..before };
+        let answer = judge(&before, after, 2.0);
+        assert_eq!(answer.status, Status::Warning);
+        assert!((answer.data.requests_per_s - 5.0).abs() < 0.01);
+        assert_eq!(judge(&before, before, 1.0).status, Status::Ok);
+        assert!(read("<html>").is_none());
+    }
+}

@@ -1,0 +1,4 @@
+//! Node applications under PM2.
+
+mod rpc;
+mod status;

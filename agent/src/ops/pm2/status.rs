@@ -1,0 +1,199 @@
+//! `pm2.status`: the applications of every PM2 daemon on the host.
+
+use std::{collections::HashSet, path::Path};
+
+use hostler_proto::{
+    operation::Pm2Status,
+    ops::{Pm2App, Pm2Daemon, Pm2Status as Report, Pm2StatusRequest},
+    wire::{Failure, Finding, Status},
+};
+use serde_json::Value;
+
+use super::rpc;
+use crate::{
+    host::{blocking, processes},
+    operation::{Answer, Context, Probe},
+};
+
+/// An application that was started later was restarted.
+const FRESH_S: f64 = 60.0;
+/// Restarts from which a fresh start is one of many.
+const MANY: u64 = 3;
+
+impl Probe for Pm2Status {
+    async fn observe(request: Pm2StatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
+        let daemons = blocking(|| Ok(daemons())).await?;
+        let mut report = Report::default();
+        let mut findings = Vec::new();
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a date")]
+        let now_ms = cx.host.clock.now().as_millisecond() as f64;
+        for mut daemon in daemons {
+            let socket = Path::new(&daemon.home).join("rpc.sock");
+            match rpc::call(&socket, "getMonitorData").await {
+                Ok(data) => {
+                    let version = rpc::call(&socket, "getVersion").await.unwrap_or_default();
+                    daemon.version = version.as_str().unwrap_or_default().to_owned();
+                    let saved = saved(&daemon.home).await;
+                    let apps = data.as_array().map(Vec::as_slice).unwrap_or_default();
+                    report.apps.extend(apps.iter().map(|a| app(a, &daemon.home, &saved, now_ms)));
+                }
+                Err(error) => {
+                    let home = &daemon.home;
+                    let summary = format!("the PM2 daemon of {home} does not answer: {error}");
+                    let finding = Finding::new(Status::Critical, home, summary);
+                    findings
+                        .push(finding.why("nobody starts its applications again when they end"));
+                }
+            }
+            report.daemons.push(daemon);
+        }
+        Ok(judge(report, findings, &request.app))
+    }
+}
+
+/// The daemons, by the title that each gives itself: `PM2 v7.0.4: God Daemon (/home/x/.pm2)`.
+fn daemons() -> Vec<Pm2Daemon> {
+    let users = processes::Users::read();
+    let all = processes::with_arguments().into_iter();
+    all.filter_map(|(seen, arguments)| {
+        let title = arguments.join(" ");
+        let home = title.split_once("God Daemon (")?.1.split(')').next()?;
+        title.starts_with("PM2 ").then(|| Pm2Daemon {
+            home: home.to_owned(),
+            pid: seen.pid,
+            user: users.name(seen.uid),
+            version: String::new(),
+        })
+    })
+    .collect()
+}
+
+/// Names in the list that is started after a reboot.
+async fn saved(home: &str) -> HashSet<String> {
+    let text = tokio::fs::read(Path::new(home).join("dump.pm2")).await.unwrap_or_default();
+    let list: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let names = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    names.iter().filter_map(|app| Some(app["name"].as_str()?.to_owned())).collect()
+}
+
+/// Only what is named here is taken: the answer carries the application's whole environment.
+fn app(data: &Value, home: &str, saved: &HashSet<String>, now_ms: f64) -> Pm2App {
+    let env = &data["pm2_env"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let name = text(&data["name"]);
+    let status = text(&env["status"]);
+    let since = env["pm_uptime"].as_f64().unwrap_or(now_ms);
+    let mode = text(&env["exec_mode"]);
+    Pm2App {
+        id: u32::try_from(number(&data["pm_id"])).unwrap_or(0),
+        pid: u32::try_from(number(&data["pid"])).unwrap_or(0),
+        restarts: number(&env["restart_time"]),
+        unstable_restarts: number(&env["unstable_restarts"]),
+        uptime_s: if status == "online" { ((now_ms - since) / 1000.0).max(0.0) } else { 0.0 },
+        memory_bytes: number(&data["monit"]["memory"]),
+        cpu_percent: data["monit"]["cpu"].as_f64().unwrap_or(0.0),
+        mode: mode.trim_end_matches("_mode").to_owned(),
+        home: home.to_owned(),
+        saved: saved.contains(&name),
+        error_log: text(&env["pm_err_log_path"]),
+        name,
+        status,
+    }
+}
+
+fn judge(mut report: Report, mut findings: Vec<Finding>, wanted: &[String]) -> Answer<Report> {
+    if !wanted.is_empty() {
+        report.apps.retain(|app| wanted.contains(&app.name));
+    }
+    for name in wanted.iter().filter(|n| !report.apps.iter().any(|a| a.name == **n)) {
+        let summary = match report.daemons.is_empty() {
+            true => format!("no PM2 daemon runs, and {name} with none"),
+            false => format!("PM2 has no application {name}"),
+        };
+        let finding = Finding::new(Status::Critical, name, summary);
+        findings.push(finding.why("it does not run").next("systemd status"));
+    }
+    for app in &report.apps {
+        let name = &app.name;
+        let logs = format!("logs tail {}", app.error_log);
+        let finding = |status, summary: String, why: &str| {
+            Finding::new(status, name, summary).why(why).next(&logs)
+        };
+        match app.status.as_str() {
+            "online" if app.uptime_s < FRESH_S && app.restarts >= MANY => {
+                let summary = format!(
+                    "{name} was started {:.0} s ago, for the {}th time",
+                    app.uptime_s, app.restarts
+                );
+                findings.push(finding(Status::Warning, summary, "it may keep crashing"));
+            }
+            "online" => {}
+            "stopped" => {
+                let summary = format!("{name} is stopped");
+                findings.push(finding(Status::Warning, summary, "somebody stopped it"));
+            }
+            status => {
+                let summary = format!("{name} is {status} after {} restarts", app.restarts);
+                let why = "PM2 gave it up, or it does not come up";
+                findings.push(finding(Status::Critical, summary, why));
+            }
+        }
+        if app.status == "online" && !app.saved {
+            let summary = format!("{name} is not in PM2's saved list");
+            let why = "it does not come back after a reboot: `pm2 save` as its user";
+            findings.push(Finding::new(Status::Warning, name, summary).why(why));
+        }
+    }
+    report.apps.sort_by_key(|a| (a.status == "online", a.name.clone(), a.id));
+    let online = report.apps.iter().filter(|a| a.status == "online").count();
+    let summary = match (report.daemons.len(), report.apps.len()) {
+        (0, _) => "no PM2 daemon runs".to_owned(),
+        (_, all) => format!("{online} of {all} applications are online"),
+    };
+    let answer = Answer::ok(summary, report)
+        .evidence("pm2", "getMonitorData over rpc.sock of each daemon of /proc, dump.pm2");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(status: &str, restarts: u64, saved: bool) -> Answer<Report> {
+        let data = json!({
+            "name": "web", "pm_id": 0, "pid": 7, "monit": { "memory": 1000, "cpu": 1.5 },
+            "pm2_env": { "status": status, "restart_time": restarts, "pm_uptime": 100_000,
+                         "exec_mode": "fork_mode", "env": { "SECRET": "hunter2" } },
+        });
+        let names = if saved { HashSet::from(["web".to_owned()]) } else { HashSet::new() };
+        let apps = vec![app(&data, "/home/x/.pm2", &names, 130_000.0)];
+        let report = Report { apps, daemons: vec![Pm2Daemon::default()] };
+        judge(report, Vec::new(), &[])
+    }
+
+    #[test]
+    fn an_application_that_is_online_and_saved_is_well() {
+        let answer = seen("online", 0, true);
+        assert_eq!(answer.status, Status::Ok);
+        assert_eq!((answer.data.apps[0].mode.as_str(), answer.data.apps[0].saved), ("fork", true));
+        assert!(!format!("{answer:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn errors_crash_loops_and_what_would_not_come_back_are_told() {
+        assert_eq!(seen("errored", 15, true).status, Status::Critical);
+        assert_eq!(seen("online", 15, true).status, Status::Warning);
+        assert_eq!(seen("online", 0, false).status, Status::Warning);
+    }
+
+    #[test]
+    fn an_application_that_is_wanted_and_not_there_is_critical() {
+        let answer = judge(Report::default(), Vec::new(), &["web".into()]);
+        assert_eq!(answer.status, Status::Critical);
+        assert!(answer.summary.contains("no PM2 daemon runs"));
+        assert_eq!(judge(Report::default(), Vec::new(), &[]).status, Status::Ok);
+    }
+}

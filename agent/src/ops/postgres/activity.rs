@@ -1,0 +1,100 @@
+//! `postgres.activity`: what runs and what waits.
+
+use hostler_proto::{
+    finding::above,
+    operation::PostgresActivity,
+    ops::{PgSession, PostgresActivity as Report, PostgresActivityRequest},
+    wire::{Failure, Finding},
+};
+
+use super::{entry, partial, shown};
+use crate::{
+    host::postgres::{Session, integer, number, pids, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// Only clients: walsenders, autovacuum and the server's own processes run for ever by design.
+const SQL: &str = "SELECT pid::int8 AS pid, coalesce(state, '') AS state, \
+    extract(epoch FROM clock_timestamp() - xact_start)::float8 AS transaction, \
+    extract(epoch FROM clock_timestamp() - CASE state WHEN 'active' THEN query_start \
+    ELSE state_change END)::float8 AS statement, \
+    coalesce(wait_event_type || '/' || wait_event, '') AS wait, \
+    CASE wait_event_type WHEN 'Lock' THEN pg_catalog.pg_blocking_pids(pid) END AS blocked_by, \
+    coalesce(usename, '')::text AS usename, coalesce(datname, '')::text AS datname, \
+    coalesce(application_name, '') AS application, coalesce(host(client_addr), '') AS client, \
+    coalesce(query, '') AS query FROM pg_catalog.pg_stat_activity \
+    WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() \
+    AND (state <> 'idle' OR xact_start IS NOT NULL OR state IS NULL) \
+    AND coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0) >= $1 \
+    ORDER BY xact_start NULLS LAST, pid";
+/// Times the bound of the warning from which a statement is critical (PgHero warns at 60 s; the
+/// runbook ends what has run for five minutes).
+const CRITICAL: f64 = 5.0;
+
+impl Probe for PostgresActivity {
+    async fn observe(
+        request: PostgresActivityRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
+        let mut session = Session::open(entry, "postgres.activity").await.map_err(failed)?;
+        let rows = session.rows_with(SQL, request.longer_s.into()).await.map_err(failed)?;
+        let sessions = rows.iter().take(request.top as usize).map(|row| PgSession {
+            pid: u32::try_from(integer(row, "pid")).unwrap_or(0),
+            state: text(row, "state"),
+            transaction_s: number(row, "transaction").unwrap_or(0.0),
+            statement_s: number(row, "statement").unwrap_or(0.0),
+            wait: text(row, "wait"),
+            blocked_by: pids(row, "blocked_by"),
+            user: text(row, "usename"),
+            database: text(row, "datname"),
+            application: text(row, "application"),
+            client: text(row, "client"),
+            statement: shown(text(row, "query"), &request.text),
+        });
+        let report =
+            Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };
+        let answer = partial(judge(&entry.name, report, request.long_s), &session);
+        let answer = answer.evidence("sql", format!("{}: {SQL}", session.place));
+        session.close().await;
+        Ok(answer)
+    }
+}
+
+fn judge(name: &str, report: Report, long_s: u32) -> Answer<Report> {
+    let warning = f64::from(long_s);
+    let mut findings = Vec::new();
+    for session in report.sessions.iter().filter(|s| s.state == "active") {
+        if let Some(status) = above(session.statement_s, warning, warning * CRITICAL) {
+            let (pid, seconds) = (session.pid, session.statement_s);
+            let who = match session.application.as_str() {
+                "" => &session.user,
+                application => application,
+            };
+            let summary = format!("a statement of {who} (pid {pid}) has run for {seconds:.0} s");
+            let why = match session.blocked_by.as_slice() {
+                [] => "it holds its locks for as long, and VACUUM from removing what died since",
+                _ => "it waits for a lock that another session holds",
+            };
+            let next = match session.blocked_by.is_empty() {
+                true => format!("postgres activity {name} --longer {long_s}s"),
+                false => format!("postgres locks {name}"),
+            };
+            let finding = Finding::new(status, pid.to_string(), summary).why(why).next(next);
+            let finding = finding.measured(session.statement_s, "s");
+            findings.push(finding.bounds(
+                warning,
+                warning * CRITICAL,
+                "PgHero (60 s), the runbook",
+            ));
+        }
+    }
+    let active = report.sessions.iter().filter(|s| s.state == "active").count();
+    let waiting = report.sessions.iter().filter(|s| !s.blocked_by.is_empty()).count();
+    let idle = report.sessions.len() - active;
+    let summary =
+        format!("{active} run, {waiting} of them wait for locks, {idle} idle in transaction");
+    let answer = Answer::ok(summary, report);
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}

@@ -1,0 +1,231 @@
+//! `postgres.bloat`: dead rows, wasted space, and what keeps VACUUM from its work. Dead rows are no
+//! bloat: after VACUUM there are none, and the file may be empty to four fifths.
+
+use hostler_proto::{
+    operation::PostgresBloat,
+    ops::{PostgresBloat as Report, PostgresBloatRequest, TableBloat},
+    wire::{Failure, Finding, Status},
+};
+
+use super::{entry, partial};
+use crate::{
+    host::postgres::{Session, Trouble, count, number, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// Dead rows that are worth a word: a share of the living, and a number (awesome-prometheus-alerts).
+const DEAD: (f64, u64) = (10.0, 10_000);
+/// Wasted space that is worth a word: a share, and bytes (awesome-prometheus-alerts).
+const WASTED: (f64, u64) = (80.0, 200 << 20);
+/// A table below this has too few pages for an estimate.
+const MEASURABLE: u64 = 1 << 20;
+/// A session that is older holds VACUUM back.
+const HOLDS_BACK: &str = "5 minutes";
+
+/// Estimated: the pages that the rows would take at their average width, against those that there
+/// are. It needs statistics of every column; without it says nothing (24 bytes of row header, 4 of
+/// line pointer, 24 of page header: storage/bufpage.h).
+const ESTIMATE: &str = "SELECT c.oid::int8 AS oid, n.nspname || '.' || c.relname AS name, \
+    pg_catalog.pg_relation_size(c.oid)::int8 AS heap, \
+    s.n_dead_tup AS dead, s.n_live_tup AS live, \
+    (coalesce((SELECT option_value::float8 FROM pg_catalog.pg_options_to_table(c.reloptions) \
+    WHERE option_name = 'autovacuum_vacuum_threshold'), \
+    current_setting('autovacuum_vacuum_threshold')::float8) \
+    + coalesce((SELECT option_value::float8 FROM pg_catalog.pg_options_to_table(c.reloptions) \
+    WHERE option_name = 'autovacuum_vacuum_scale_factor'), \
+    current_setting('autovacuum_vacuum_scale_factor')::float8) \
+    * greatest(c.reltuples, 0)::float8)::int8 AS vacuum_at, \
+    extract(epoch FROM clock_timestamp() - greatest(s.last_vacuum, s.last_autovacuum))::float8 \
+    AS vacuumed, \
+    extract(epoch FROM clock_timestamp() - greatest(s.last_analyze, s.last_autoanalyze))::float8 \
+    AS analyzed, \
+    CASE WHEN c.relpages > 10 AND w.known = w.columns AND c.reltuples >= 0 THEN \
+    greatest(0, 100 - 100 * ceil(c.reltuples * (w.width + 28) / (current_setting('block_size')::float8 - 24)) \
+    / c.relpages)::float8 END AS wasted \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_stat_user_tables s ON s.relid = c.oid \
+    CROSS JOIN LATERAL (SELECT count(*) AS columns, count(p.avg_width) AS known, \
+    coalesce(sum((1 - p.null_frac) * p.avg_width), 0)::float8 AS width \
+    FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_stats p ON p.schemaname = n.nspname \
+    AND p.tablename = c.relname AND p.attname = a.attname AND NOT p.inherited \
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) w \
+    WHERE c.relkind = 'r' \
+    ORDER BY s.n_dead_tup + coalesce(c.relpages, 0) DESC, 2 LIMIT $1";
+const EXTENSION: &str = "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_extension e \
+    JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgstattuple'), '') \
+    AS schema";
+/// Who keeps the oldest snapshot: a session, a prepared transaction, a replication slot.
+const HELD_BACK: &str = "SELECT what FROM (\
+    SELECT pg_catalog.age(backend_xmin)::int8 AS age, 'pid ' || pid || ' of ' \
+    || coalesce(nullif(application_name, ''), usename::text, backend_type) || ', ' \
+    || coalesce(state, '') || ', transaction open for ' \
+    || extract(epoch FROM clock_timestamp() - xact_start)::int8 || ' s' AS what, \
+    clock_timestamp() - xact_start AS since FROM pg_catalog.pg_stat_activity \
+    WHERE backend_xmin IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() \
+    UNION ALL SELECT pg_catalog.age(transaction)::int8, 'prepared transaction ' || gid, \
+    clock_timestamp() - prepared FROM pg_catalog.pg_prepared_xacts \
+    UNION ALL SELECT pg_catalog.age(coalesce(xmin, catalog_xmin))::int8, \
+    'replication slot ' || slot_name || CASE WHEN active THEN '' ELSE ', inactive' END, \
+    interval '1 day' FROM pg_catalog.pg_replication_slots \
+    WHERE coalesce(xmin, catalog_xmin) IS NOT NULL) h WHERE since > interval 'PATIENCE' \
+    ORDER BY age DESC LIMIT 1";
+
+impl Probe for PostgresBloat {
+    async fn observe(
+        request: PostgresBloatRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let failed = |t: Trouble| t.failure(&entry.name);
+        let mut session = Session::open(entry, "postgres.bloat").await.map_err(failed)?;
+        let (report, missing) = look(&mut session, &request, cx).await.map_err(failed)?;
+        let mut answer = partial(judge(&entry.name, report), &session);
+        if missing {
+            let finding = Finding::new(
+                Status::Unknown,
+                "pgstattuple",
+                "exact figures need the extension pgstattuple, which is not installed",
+            );
+            answer = answer.finding(
+                finding.why("CREATE EXTENSION pgstattuple, and GRANT pg_stat_scan_tables"),
+            );
+        }
+        let answer = answer.evidence("sql", format!("{}: {ESTIMATE}", session.place));
+        session.close().await;
+        Ok(answer)
+    }
+}
+
+async fn look(
+    session: &mut Session,
+    request: &PostgresBloatRequest,
+    cx: &Context,
+) -> Result<(Report, bool), Trouble> {
+    let rows = session.rows_with(ESTIMATE, request.top.into()).await?;
+    let held = session.rows(&HELD_BACK.replace("PATIENCE", HOLDS_BACK)).await?;
+    let schema = text(&session.row(EXTENSION).await?, "schema");
+    let mut tables = Vec::new();
+    for (done, row) in rows.iter().enumerate() {
+        let mut table = TableBloat {
+            table: text(row, "name"),
+            heap_bytes: count(row, "heap"),
+            dead_rows: count(row, "dead"),
+            live_rows: count(row, "live"),
+            vacuum_at: count(row, "vacuum_at"),
+            wasted_percent: number(row, "wasted"),
+            method: "estimate".to_owned(),
+            vacuumed_s: number(row, "vacuumed"),
+            analyzed_s: number(row, "analyzed"),
+        };
+        if request.exact && !schema.is_empty() {
+            cx.progress("measuring tables", done as u64, rows.len() as u64, "tables");
+            let sql = format!(
+                "SELECT (dead_tuple_percent + approx_free_percent)::float8 AS wasted \
+                 FROM {}.pgstattuple_approx($1::int8::oid)",
+                quoted(&schema)
+            );
+            let oid = crate::host::postgres::integer(row, "oid");
+            // A table that is locked, or large beyond the time for a statement, keeps its estimate.
+            if let Ok(measured) = session.rows_with(&sql, oid).await {
+                table.wasted_percent = measured.first().and_then(|row| number(row, "wasted"));
+                table.method = "exact".to_owned();
+            }
+        }
+        tables.push(table);
+    }
+    let wasted = |t: &TableBloat| {
+        #[expect(clippy::cast_precision_loss, reason = "to sort by")]
+        let bytes = t.heap_bytes as f64;
+        bytes * t.wasted_percent.unwrap_or(0.0)
+    };
+    tables.sort_by(|a, b| wasted(b).total_cmp(&wasted(a)).then(b.dead_rows.cmp(&a.dead_rows)));
+    let held_back_by = held.first().map(|row| text(row, "what")).unwrap_or_default();
+    Ok((Report { tables, held_back_by }, request.exact && schema.is_empty()))
+}
+
+/// A name as SQL takes it, whatever it is.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shares of rows")]
+fn judge(name: &str, report: Report) -> Answer<Report> {
+    let mut findings = Vec::new();
+    for table in &report.tables {
+        let share = table.dead_rows as f64 * 100.0 / table.live_rows.max(1) as f64;
+        let subject = &table.table;
+        if share >= DEAD.0 && table.dead_rows > DEAD.1 && table.dead_rows > table.vacuum_at {
+            let summary = format!("{} rows of {subject} are dead ({share:.0} %)", table.dead_rows);
+            let why = match report.held_back_by.as_str() {
+                "" => "autovacuum does not keep up".to_owned(),
+                who => format!("VACUUM would remove none: {who} may still see them"),
+            };
+            let finding = Finding::new(Status::Warning, subject, summary).why(why);
+            let finding = finding.next(format!("postgres activity {name}"));
+            let finding = finding.measured(share, "percent");
+            findings.push(finding.bounds(DEAD.0, 100.0, "awesome-prometheus-alerts"));
+        }
+        let Some(wasted) = table.wasted_percent else { continue };
+        if wasted >= WASTED.0 && table.heap_bytes > WASTED.1 {
+            let mib = (table.heap_bytes as f64 * wasted / 100.0) as u64 >> 20;
+            let method = &table.method;
+            let summary = format!("{subject} wastes {mib} MiB ({wasted:.0} %, {method})");
+            let finding = Finding::new(Status::Warning, subject, summary)
+                .why("the space is used again by new rows, and given back only by a rewrite")
+                .next(format!("postgres bloat {name} --exact"))
+                .measured(wasted, "percent");
+            findings.push(finding.bounds(WASTED.0, 100.0, "awesome-prometheus-alerts"));
+        }
+    }
+    let blind = report.tables.iter().filter(|t| {
+        t.heap_bytes > MEASURABLE && t.wasted_percent.is_none() && t.analyzed_s.is_some()
+    });
+    let blind = blind.count();
+    if blind > 0 {
+        let summary = format!("the wasted space of {blind} tables cannot be estimated");
+        let why = "the agent's role may not read their columns' statistics (pg_read_all_data may); \
+                   --exact needs only pgstattuple";
+        findings.push(Finding::new(Status::Unknown, "statistics", summary).why(why));
+    }
+    let dead: u64 = report.tables.iter().map(|t| t.dead_rows).sum();
+    let held = match report.held_back_by.as_str() {
+        "" => String::new(),
+        who => format!("; VACUUM is held back by {who}"),
+    };
+    let summary = format!("{dead} dead rows in {} tables{held}", report.tables.len());
+    let answer = Answer::ok(summary, report);
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(dead: u64, wasted: Option<f64>) -> TableBloat {
+        TableBloat {
+            table: "public.t".into(),
+            heap_bytes: 1 << 30,
+            dead_rows: dead,
+            live_rows: 100_000,
+            vacuum_at: 20_000,
+            wasted_percent: wasted,
+            method: "estimate".into(),
+            ..TableBloat::default()
+        }
+    }
+
+    #[test]
+    fn dead_rows_count_when_autovacuum_should_have_taken_them_and_who_keeps_them_is_named() {
+        let status = |t| judge("main", Report { tables: vec![t], ..Report::default() }).status;
+        assert_eq!(status(table(15_000, None)), Status::Ok, "autovacuum does not want them yet");
+        assert_eq!(status(table(30_000, None)), Status::Warning);
+        assert_eq!(status(table(0, Some(85.0))), Status::Warning);
+        let held = Report { tables: vec![table(30_000, None)], held_back_by: "pid 7".into() };
+        assert!(judge("main", held).findings[0].why.contains("pid 7 may still see them"));
+    }
+
+    #[test]
+    fn a_schema_of_any_name_is_quoted() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+}

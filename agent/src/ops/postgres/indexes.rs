@@ -1,0 +1,162 @@
+//! `postgres.indexes`: indexes that only cost, and tables that could use one. Candidates, no orders:
+//! a standby may use what the primary does not.
+
+use hostler_proto::{
+    operation::PostgresIndexes,
+    ops::{IndexRecord, PostgresIndexes as Report, PostgresIndexesRequest, TableScans},
+    wire::{Failure, Finding, Status},
+};
+
+use super::entry;
+use crate::{
+    host::postgres::{Session, Trouble, count, number, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// Indexes below this are not worth a word.
+const SMALL: i64 = 1 << 20;
+/// Since when the counters count: their reset, or the start of the server that crashed.
+const SINCE: &str = "SELECT extract(epoch FROM clock_timestamp() - coalesce(stats_reset, \
+    pg_catalog.pg_postmaster_start_time()))::float8 / 86400 AS days \
+    FROM pg_catalog.pg_stat_database WHERE datname = current_database()";
+/// None that a constraint stands on, or replication identifies rows by; no index of a partition,
+/// which goes with its parent's.
+const UNUSED: &str = "SELECT s.schemaname || '.' || s.indexrelname AS index, \
+    s.schemaname || '.' || s.relname AS name, \
+    pg_catalog.pg_relation_size(s.indexrelid)::int8 AS bytes, s.idx_scan::int8 AS scans \
+    FROM pg_catalog.pg_stat_user_indexes s JOIN pg_catalog.pg_index i USING (indexrelid) \
+    JOIN pg_catalog.pg_class c ON c.oid = s.indexrelid \
+    WHERE s.idx_scan <= $1 AND NOT i.indisunique AND NOT i.indisexclusion AND NOT i.indisreplident \
+    AND i.indisvalid AND NOT c.relispartition \
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conindid = s.indexrelid) \
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' \
+    AND f.conrelid = i.indrelid AND f.conkey[1] = i.indkey[0]) \
+    AND pg_catalog.pg_relation_size(s.indexrelid) >= SMALL ORDER BY 3 DESC, 1 LIMIT 100";
+/// The same table, method, classes, predicate and expressions, and columns that the other begins
+/// with; a unique one is never the one that goes.
+const DUPLICATE: &str = "SELECT n.nspname || '.' || c.relname AS index, \
+    n.nspname || '.' || t.relname AS name, \
+    pg_catalog.pg_relation_size(c.oid)::int8 AS bytes, \
+    coalesce(s.idx_scan, 0)::int8 AS scans, n.nspname || '.' || c2.relname AS covered \
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+    JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_catalog.pg_index j ON j.indrelid = i.indrelid AND j.indexrelid <> i.indexrelid \
+    JOIN pg_catalog.pg_class c2 ON c2.oid = j.indexrelid AND c2.relam = c.relam \
+    LEFT JOIN pg_catalog.pg_stat_user_indexes s ON s.indexrelid = c.oid \
+    WHERE NOT i.indisunique AND i.indisvalid AND j.indisvalid AND NOT c.relispartition \
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') \
+    AND i.indexprs IS NULL AND j.indexprs IS NULL \
+    AND i.indpred IS NOT DISTINCT FROM j.indpred \
+    AND (j.indkey::text || ' ') LIKE (i.indkey::text || ' %') \
+    AND (j.indclass::text || ' ') LIKE (i.indclass::text || ' %') \
+    AND (j.indcollation::text || ' ') LIKE (i.indcollation::text || ' %') \
+    AND (j.indoption::text || ' ') LIKE (i.indoption::text || ' %') \
+    AND (j.indkey <> i.indkey OR j.indisunique OR j.indexrelid < i.indexrelid) \
+    ORDER BY 3 DESC, 1 LIMIT 100";
+/// Not those that are being built at this moment.
+const INVALID: &str = "SELECT n.nspname || '.' || c.relname AS index, \
+    n.nspname || '.' || t.relname AS name, pg_catalog.pg_relation_size(c.oid)::int8 AS bytes \
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+    JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE NOT i.indisvalid AND c.relkind = 'i' AND NOT EXISTS (SELECT 1 \
+    FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid) \
+    ORDER BY 3 DESC, 1 LIMIT 100";
+/// Large, read often, and mostly whole (PgHero: less than 95 % through indexes, 10,000 rows).
+const UNINDEXED: &str = "SELECT schemaname || '.' || relname AS name, \
+    pg_catalog.pg_relation_size(relid)::int8 AS bytes, n_live_tup::int8 AS live, \
+    seq_scan::int8 AS whole, coalesce(idx_scan, 0)::int8 AS through \
+    FROM pg_catalog.pg_stat_user_tables WHERE n_live_tup >= 10000 AND seq_scan >= 100 \
+    AND pg_catalog.pg_relation_size(relid) >= 10 * 1024 * 1024 \
+    AND coalesce(idx_scan, 0) < 0.95 * (seq_scan + coalesce(idx_scan, 0)) \
+    ORDER BY seq_tup_read DESC LIMIT 100";
+
+impl Probe for PostgresIndexes {
+    async fn observe(
+        request: PostgresIndexesRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let failed = |t: Trouble| t.failure(&entry.name);
+        let mut session = Session::open(entry, "postgres.indexes").await.map_err(failed)?;
+        let report = look(&mut session, &request).await.map_err(failed)?;
+        let answer = judge(&report, &request);
+        let answer = Answer { data: report, ..answer };
+        let answer = answer.evidence("sql", format!("{}: {UNUSED}", session.place));
+        session.close().await;
+        Ok(answer)
+    }
+}
+
+async fn look(session: &mut Session, request: &PostgresIndexesRequest) -> Result<Report, Trouble> {
+    let days = session.row(SINCE).await?;
+    let scans = i64::try_from(request.scans).unwrap_or(i64::MAX);
+    let unused = session.rows_with(&UNUSED.replace("SMALL", &SMALL.to_string()), scans).await?;
+    let duplicate = session.rows(DUPLICATE).await?;
+    let invalid = session.rows(INVALID).await?;
+    let unindexed = session.rows(UNINDEXED).await?;
+    let index = |row: &sqlx::postgres::PgRow| IndexRecord {
+        index: text(row, "index"),
+        table: text(row, "name"),
+        bytes: count(row, "bytes"),
+        scans: count(row, "scans"),
+        covered_by: text(row, "covered"),
+    };
+    let table = |row: &sqlx::postgres::PgRow| TableScans {
+        table: text(row, "name"),
+        bytes: count(row, "bytes"),
+        rows: count(row, "live"),
+        whole_reads: count(row, "whole"),
+        index_reads: count(row, "through"),
+    };
+    Ok(Report {
+        unused: unused.iter().map(index).collect(),
+        duplicate: duplicate.iter().map(index).collect(),
+        invalid: invalid.iter().map(index).collect(),
+        unindexed: unindexed.iter().map(table).collect(),
+        statistics_days: number(&days, "days").unwrap_or(0.0),
+    })
+}
+
+fn judge(report: &Report, request: &PostgresIndexesRequest) -> Answer<Report> {
+    let mut findings = Vec::new();
+    for index in &report.invalid {
+        let summary = format!("{} is invalid: its building was not finished", index.index);
+        let finding = Finding::new(Status::Warning, &index.index, summary);
+        findings.push(finding.why("every write keeps it up to date, and no query uses it"));
+    }
+    if report.statistics_days < f64::from(request.days) {
+        let (seen, wanted) = (report.statistics_days, request.days);
+        let summary = format!("the statistics cover {seen:.1} days, fewer than {wanted}");
+        let finding = Finding::new(Status::Unknown, "statistics", summary);
+        findings.push(finding.why("an index that is needed once a month would seem unused"));
+    }
+    let wasted: u64 = report.unused.iter().chain(&report.duplicate).map(|i| i.bytes).sum();
+    let summary = format!(
+        "{} unused, {} duplicate, {} invalid indexes ({} MiB); {} tables are read whole",
+        report.unused.len(),
+        report.duplicate.len(),
+        report.invalid.len(),
+        wasted >> 20,
+        report.unindexed.len()
+    );
+    let answer = Answer::ok(summary, Report::default());
+    findings.into_iter().fold(answer, Answer::finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_that_are_too_young_make_the_answer_unknown_and_not_well() {
+        let request = PostgresIndexesRequest { days: 30, ..PostgresIndexesRequest::default() };
+        let young = Report { statistics_days: 2.0, ..Report::default() };
+        assert_eq!(judge(&young, &request).status, Status::Unknown);
+        let old = Report { statistics_days: 40.0, ..Report::default() };
+        assert_eq!(judge(&old, &request).status, Status::Ok);
+        let invalid = Report { invalid: vec![IndexRecord::default()], ..old };
+        assert_eq!(judge(&invalid, &request).status, Status::Warning);
+    }
+}

@@ -1,0 +1,214 @@
+//! `postgres.locks`: who waits for whose lock, from the root down. `pg_locks` alone shows those that
+//! suffer, never the one that holds them up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_proto::{
+    finding::above,
+    operation::PostgresLocks,
+    ops::{LockNode, PostgresLocks as Report, PostgresLocksRequest},
+    wire::{Failure, Finding},
+};
+
+use super::{entry, partial, shown, unusable};
+use crate::{
+    host::postgres::{Session, Trouble, integer, number, pids, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// Those that wait for a lock, and whom for. `waitstart` came with version 14.
+const WAITING: &str = "SELECT a.pid::int8 AS pid, pg_catalog.pg_blocking_pids(a.pid) AS blocked_by, \
+    extract(epoch FROM clock_timestamp() - coalesce(WAITSTART, a.query_start))::float8 AS waited, \
+    coalesce(l.mode || coalesce(' on ' || n.nspname || '.' || c.relname, ' on ' || l.locktype), '') \
+    AS wants FROM pg_catalog.pg_stat_activity a \
+    LEFT JOIN pg_catalog.pg_locks l ON l.pid = a.pid AND NOT l.granted \
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation \
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE a.wait_event_type = 'Lock'";
+const SESSIONS: &str = "SELECT pid::int8 AS pid, coalesce(state, '') AS state, \
+    extract(epoch FROM clock_timestamp() - xact_start)::float8 AS transaction, \
+    coalesce(usename, '')::text AS usename, coalesce(application_name, '') AS application, \
+    coalesce(query, '') AS query FROM pg_catalog.pg_stat_activity";
+
+impl Probe for PostgresLocks {
+    async fn observe(
+        request: PostgresLocksRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let mut session = match Session::open(entry, "postgres.locks").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
+        let waits = waits(&mut session).await.map_err(|t| t.failure(&entry.name))?;
+        let mut report =
+            Report { visibility: session.visibility().to_owned(), ..Report::default() };
+        if !waits.is_empty() {
+            report.waiting = u32::try_from(waits.len()).unwrap_or(u32::MAX);
+            let sessions = session.rows(SESSIONS).await.map_err(|t| t.failure(&entry.name))?;
+            report.sessions = tree(&waits);
+            for node in &mut report.sessions {
+                let row = sessions.iter().find(|r| integer(r, "pid") == i64::from(node.pid));
+                let Some(row) = row else { continue };
+                node.state = text(row, "state");
+                node.user = text(row, "usename");
+                node.application = text(row, "application");
+                node.statement = shown(text(row, "query"), &request.text);
+            }
+        }
+        let answer = partial(judge(&entry.name, report, request.wait_s), &session);
+        let answer = answer.evidence("sql", format!("{}: {WAITING}", session.place));
+        session.close().await;
+        Ok(answer)
+    }
+}
+
+/// A session that waits.
+#[derive(Debug, Clone, Default)]
+struct Wait {
+    blocked_by: Vec<u32>,
+    waited_s: f64,
+    wants: String,
+}
+
+async fn waits(session: &mut Session) -> Result<BTreeMap<u32, Wait>, Trouble> {
+    let since = if session.version >= 140_000 { "l.waitstart" } else { "NULL" };
+    let rows = session.rows(&WAITING.replace("WAITSTART", since)).await?;
+    let wait = |row| {
+        // Parallel workers are told under their leader's number, more than once.
+        let blocked_by: BTreeSet<u32> = pids(row, "blocked_by").into_iter().collect();
+        let wait = Wait {
+            blocked_by: blocked_by.into_iter().collect(),
+            waited_s: number(row, "waited").unwrap_or(0.0),
+            wants: text(row, "wants"),
+        };
+        (u32::try_from(integer(row, "pid")).unwrap_or(0), wait)
+    };
+    Ok(rows.iter().map(wait).filter(|(_, wait)| !wait.blocked_by.is_empty()).collect())
+}
+
+/// Every tree of those that wait, each session once, below one that it waits for. Of sessions
+/// that wait for each other (a deadlock that is not broken yet) the first is taken for a root.
+fn tree(waits: &BTreeMap<u32, Wait>) -> Vec<LockNode> {
+    let roots: BTreeSet<u32> = waits
+        .values()
+        .flat_map(|wait| &wait.blocked_by)
+        .filter(|pid| !waits.contains_key(pid))
+        .copied()
+        .collect();
+    let mut nodes = Vec::new();
+    let mut seen = BTreeSet::new();
+    for root in roots.into_iter().chain(waits.keys().copied()) {
+        if seen.insert(root) {
+            let at = nodes.len();
+            nodes.push(LockNode { pid: root, ..LockNode::default() });
+            let held_up = descend(root, 1, waits, &mut seen, &mut nodes);
+            nodes[at].holds_up = held_up;
+        }
+    }
+    nodes
+}
+
+fn descend(
+    parent: u32,
+    depth: u32,
+    waits: &BTreeMap<u32, Wait>,
+    seen: &mut BTreeSet<u32>,
+    nodes: &mut Vec<LockNode>,
+) -> u32 {
+    let mut count = 0;
+    for (pid, wait) in waits.iter().filter(|(_, w)| w.blocked_by.contains(&parent)) {
+        if !seen.insert(*pid) {
+            continue;
+        }
+        let at = nodes.len();
+        nodes.push(LockNode {
+            depth,
+            pid: *pid,
+            waits_for: parent,
+            waited_s: wait.waited_s,
+            wants: wait.wants.clone(),
+            ..LockNode::default()
+        });
+        let below = descend(*pid, depth + 1, waits, seen, nodes);
+        nodes[at].holds_up = below;
+        count += 1 + below;
+    }
+    count
+}
+
+fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
+    let longest = report.sessions.iter().map(|s| s.waited_s).fold(0.0, f64::max);
+    let warning = f64::from(wait_s);
+    let mut findings = Vec::new();
+    if let Some(status) = above(longest, warning, warning * 2.0) {
+        let roots = report.sessions.iter().filter(|s| s.depth == 0);
+        for root in roots {
+            let idles = match root.state.as_str() {
+                "active" => String::new(),
+                state => format!(", {state}"),
+            };
+            let who = if root.application.is_empty() { &root.user } else { &root.application };
+            let (pid, held) = (root.pid, root.holds_up);
+            let summary = format!("pid {pid} of {who}{idles} holds up {held} sessions");
+            let finding = Finding::new(status, pid.to_string(), summary)
+                .why("they wait until its transaction ends")
+                .next(format!("postgres activity {name}"))
+                .measured(longest, "s");
+            findings.push(finding.bounds(warning, warning * 2.0, "check_postgres (1 min, 2 min)"));
+        }
+    }
+    let summary = match report.waiting {
+        0 => "nobody waits for a lock".to_owned(),
+        n => format!("{n} sessions wait for locks, the longest for {longest:.0} s"),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a number of sessions")]
+    let waiting = report.waiting as f32;
+    let answer = Answer::ok(summary, report).figure("waiting", "", waiting.into(), "");
+    findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn waits(pairs: &[(u32, &[u32])]) -> BTreeMap<u32, Wait> {
+        let wait =
+            |(pid, by): &(u32, &[u32])| (*pid, Wait { blocked_by: by.to_vec(), ..Wait::default() });
+        pairs.iter().map(wait).collect()
+    }
+
+    fn shape(nodes: &[LockNode]) -> Vec<(u32, u32, u32)> {
+        nodes.iter().map(|n| (n.depth, n.pid, n.holds_up)).collect()
+    }
+
+    #[test]
+    fn the_root_comes_first_with_how_many_it_holds_up() {
+        let nodes = tree(&waits(&[(2, &[1]), (3, &[2]), (4, &[2, 1])]));
+        assert_eq!(shape(&nodes), [(0, 1, 3), (1, 2, 2), (2, 3, 0), (2, 4, 0)]);
+    }
+
+    #[test]
+    fn a_deadlock_that_is_not_broken_yet_is_shown_all_the_same() {
+        let nodes = tree(&waits(&[(1, &[2]), (2, &[1])]));
+        assert_eq!(shape(&nodes), [(0, 1, 1), (1, 2, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn everybody_who_waits_is_shown_once(
+            pairs in prop::collection::btree_map(1..12_u32, prop::collection::vec(1..12_u32, 1..4), 0..12),
+        ) {
+            let pairs: Vec<(u32, &[u32])> = pairs.iter().map(|(p, b)| (*p, b.as_slice())).collect();
+            let waits = waits(&pairs);
+            let nodes = tree(&waits);
+            let mut shown: Vec<u32> = nodes.iter().map(|n| n.pid).collect();
+            shown.sort_unstable();
+            let mut all: BTreeSet<u32> = waits.keys().copied().collect();
+            all.extend(waits.values().flat_map(|w| &w.blocked_by));
+            prop_assert_eq!(shown, all.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

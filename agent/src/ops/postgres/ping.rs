@@ -1,0 +1,71 @@
+//! `postgres.ping`: whether a server lets us in and answers.
+
+use hostler_proto::{
+    operation::PostgresPing,
+    ops::{PostgresPing as Report, PostgresPingRequest},
+    wire::{Failure, Finding, Status},
+};
+use tokio::time::Instant;
+
+use super::{entry, unusable};
+use crate::{
+    host::postgres::{Session, Trouble, flag, number, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// A server that was started later was restarted, by somebody or by a crash.
+const RESTARTED_S: f64 = 60.0;
+const SQL: &str = "SELECT current_setting('server_version') AS version, \
+    pg_catalog.pg_is_in_recovery() AS in_recovery, \
+    extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())::float8 AS uptime, \
+    (SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()) AS tls";
+
+impl Probe for PostgresPing {
+    async fn observe(
+        request: PostgresPingRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        match ping(entry).await {
+            Ok((place, report)) => Ok(judge(&entry.name, &place, report)),
+            Err(trouble) => Ok(unusable(entry, &trouble)),
+        }
+    }
+}
+
+async fn ping(entry: &crate::stack::Postgres) -> Result<(String, Report), Trouble> {
+    let mut session = Session::open(entry, "postgres.ping").await?;
+    let began = Instant::now();
+    let row = session.row(SQL).await?;
+    let report = Report {
+        connect_ms: session.took.as_secs_f64() * 1000.0,
+        query_ms: began.elapsed().as_secs_f64() * 1000.0,
+        version: text(&row, "version").split(' ').next().unwrap_or_default().to_owned(),
+        in_recovery: flag(&row, "in_recovery"),
+        uptime_s: number(&row, "uptime").unwrap_or(0.0),
+        tls: flag(&row, "tls"),
+    };
+    let place = session.place.clone();
+    session.close().await;
+    Ok((place, report))
+}
+
+fn judge(name: &str, place: &str, report: Report) -> Answer<Report> {
+    let role = if report.in_recovery { "standby" } else { "primary" };
+    let summary = format!(
+        "PostgreSQL {} ({role}) answered in {:.1} ms",
+        report.version,
+        report.connect_ms + report.query_ms
+    );
+    let restarted = (report.uptime_s < RESTARTED_S).then(|| {
+        let summary = format!("postgres \"{name}\" was started {:.0} s ago", report.uptime_s);
+        Finding::new(Status::Ok, name, summary)
+            .why("somebody restarted it, or it crashed")
+            .next("journal read --unit postgresql@* --lines 50")
+    });
+    let took = (report.connect_ms + report.query_ms) / 1000.0;
+    let answer = Answer::ok(summary, report)
+        .evidence("sql", format!("{place}: {SQL}"))
+        .figure("answer", "", took, "s");
+    restarted.into_iter().fold(answer, Answer::finding)
+}

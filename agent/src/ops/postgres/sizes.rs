@@ -1,0 +1,70 @@
+//! `postgres.sizes`: where the space of a server went.
+
+use hostler_proto::{
+    operation::PostgresSizes,
+    ops::{DatabaseSize, PostgresSizes as Report, PostgresSizesRequest, TableSize},
+    wire::Failure,
+};
+
+use super::entry;
+use crate::{
+    host::postgres::{Session, count, text},
+    operation::{Answer, Context, Probe},
+};
+
+/// Of a database that the role may not connect to the size cannot be asked.
+const DATABASES: &str = "SELECT datname::text AS datname, \
+    pg_catalog.pg_database_size(oid)::int8 AS bytes FROM pg_catalog.pg_database \
+    WHERE datallowconn AND (pg_catalog.has_database_privilege(oid, 'CONNECT') \
+    OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')) ORDER BY bytes DESC";
+/// By oid: a name that needs quotes would be an error otherwise.
+const TABLES: &str = "SELECT n.nspname || '.' || c.relname AS name, \
+    pg_catalog.pg_total_relation_size(c.oid)::int8 AS total, \
+    pg_catalog.pg_relation_size(c.oid)::int8 AS heap, \
+    pg_catalog.pg_indexes_size(c.oid)::int8 AS indexes, \
+    coalesce(pg_catalog.pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0)::int8 AS toast, \
+    greatest(c.reltuples, 0)::int8 AS live FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_(toast|temp)' \
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+    ORDER BY total DESC LIMIT $1";
+
+impl Probe for PostgresSizes {
+    async fn observe(
+        request: PostgresSizesRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
+        let mut session = Session::open(entry, "postgres.sizes").await.map_err(failed)?;
+        let databases = session.rows(DATABASES).await.map_err(failed)?;
+        let tables = session.rows_with(TABLES, request.top.into()).await.map_err(failed)?;
+        let databases = databases
+            .iter()
+            .map(|row| DatabaseSize { name: text(row, "datname"), bytes: count(row, "bytes") });
+        let tables = tables.iter().map(|row| TableSize {
+            table: text(row, "name"),
+            total_bytes: count(row, "total"),
+            heap_bytes: count(row, "heap"),
+            index_bytes: count(row, "indexes"),
+            toast_bytes: count(row, "toast"),
+            rows: count(row, "live"),
+        });
+        let report = Report { databases: databases.collect(), tables: tables.collect() };
+        let total: u64 = report.databases.iter().map(|d| d.bytes).sum();
+        let largest = report.tables.first().map_or(String::new(), |t| {
+            format!("; the largest table is {} with {} MiB", t.table, t.total_bytes >> 20)
+        });
+        let summary = format!("{} databases, {} MiB{largest}", report.databases.len(), total >> 20);
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+        let figures: Vec<_> =
+            report.databases.iter().map(|d| (d.name.clone(), d.bytes as f64)).collect();
+        let mut answer = Answer::ok(summary, report)
+            .evidence("sql", format!("{}: {DATABASES}; {TABLES}", session.place));
+        for (name, bytes) in figures {
+            answer = answer.figure("size", &name, bytes, "bytes");
+        }
+        session.close().await;
+        Ok(answer)
+    }
+}

@@ -1,0 +1,135 @@
+//! `postgres.slow-queries`: the statements that take the time, from pg_stat_statements.
+
+use hostler_proto::{
+    operation::PostgresSlowQueries,
+    ops::{PostgresSlowQueries as Report, PostgresSlowQueriesRequest, StatementTimes},
+    wire::{Failure, Finding, Status},
+};
+
+use super::{entry, partial};
+use crate::{
+    host::postgres::{Session, Trouble, count, number, text},
+    operation::{Answer, Context, Probe},
+};
+
+const EXTENSION: &str = "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_extension e \
+    JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'), \
+    '') AS schema, \
+    'pg_stat_statements' = ANY (string_to_array(replace(current_setting('shared_preload_libraries', \
+    true), ' ', ''), ',')) AS loaded, current_setting('shared_preload_libraries', true) IS NULL AS hidden";
+/// Numbers first, and texts of those alone that are shown: reading all texts reads a file.
+const TIMES: &str = "SELECT s.queryid::int8 AS id, s.total_exec_time::float8 AS total, \
+    s.mean_exec_time::float8 AS mean, s.max_exec_time::float8 AS max, s.calls::int8 AS calls, \
+    s.rows::int8 AS rows, pg_catalog.pg_get_userbyid(s.userid)::text AS usename, \
+    (s.total_exec_time * 100 / nullif(sum(s.total_exec_time) OVER (), 0))::float8 AS share, \
+    (s.shared_blks_hit * 100.0 / nullif(s.shared_blks_hit + s.shared_blks_read, 0))::float8 AS hit \
+    FROM SCHEMA.pg_stat_statements(false) s \
+    WHERE s.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+    AND s.calls >= $1 ORDER BY ORDER DESC LIMIT LIMIT_ROWS";
+const TEXTS: &str = "SELECT queryid::int8 AS id, query FROM SCHEMA.pg_stat_statements(true) \
+    WHERE queryid IN (IDS)";
+/// Came with version 14.
+const INFO: &str = "SELECT extract(epoch FROM stats_reset)::float8 AS since, dealloc::int8 AS dealloc \
+    FROM SCHEMA.pg_stat_statements_info";
+
+impl Probe for PostgresSlowQueries {
+    async fn observe(
+        request: PostgresSlowQueriesRequest,
+        cx: &Context,
+    ) -> Result<Answer<Report>, Failure> {
+        let entry = entry(&cx.host, &request.server)?;
+        let failed = |t: Trouble| t.failure(&entry.name);
+        let mut session = Session::open(entry, "postgres.slow-queries").await.map_err(failed)?;
+        let row = session.row(EXTENSION).await.map_err(failed)?;
+        let schema = text(&row, "schema");
+        let loaded = crate::host::postgres::flag(&row, "loaded");
+        let hidden = crate::host::postgres::flag(&row, "hidden");
+        if schema.is_empty() || !(loaded || hidden) {
+            let answer = absent(loaded || hidden);
+            session.close().await;
+            return Ok(answer);
+        }
+        let report = look(&mut session, &schema, &request).await.map_err(failed)?;
+        let summary = match report.statements.first() {
+            None => "no statement was counted yet".to_owned(),
+            Some(first) => format!(
+                "{} statements; {:.0} % of all time goes to: {}",
+                report.statements.len(),
+                first.share_percent,
+                first.statement.chars().take(80).collect::<String>()
+            ),
+        };
+        let answer = partial(Answer::ok(summary, report), &session);
+        let answer = answer.evidence("sql", format!("{}: {TIMES}", session.place));
+        session.close().await;
+        Ok(answer)
+    }
+}
+
+/// Without the extension nothing is known; what to do depends on what is missing.
+fn absent(loaded: bool) -> Answer<Report> {
+    let summary = "pg_stat_statements is not there: nobody counts the statements";
+    let why = match loaded {
+        true => "CREATE EXTENSION pg_stat_statements in the database of the stack file",
+        false => {
+            "shared_preload_libraries = 'pg_stat_statements', a restart, then CREATE EXTENSION"
+        }
+    };
+    Answer::unknown(summary, Report::default())
+        .finding(Finding::new(Status::Unknown, "pg_stat_statements", summary).why(why))
+        .evidence("sql", EXTENSION)
+}
+
+async fn look(
+    session: &mut Session,
+    schema: &str,
+    request: &PostgresSlowQueriesRequest,
+) -> Result<Report, Trouble> {
+    let schema = format!("\"{}\"", schema.replace('"', "\"\""));
+    // Words of our own and numbers, nothing else, are put into the statement.
+    let order = match request.by.as_str() {
+        "mean" => "s.mean_exec_time",
+        "max" => "s.max_exec_time",
+        "calls" => "s.calls",
+        _ => "s.total_exec_time",
+    };
+    let sql = TIMES
+        .replace("SCHEMA", &schema)
+        .replace("ORDER BY ORDER", &format!("ORDER BY {order}"))
+        .replace("LIMIT_ROWS", &request.top.to_string());
+    let calls = i64::try_from(request.calls).unwrap_or(i64::MAX);
+    let rows = session.rows_with(&sql, calls).await?;
+    let ids: Vec<String> =
+        rows.iter().map(|row| crate::host::postgres::integer(row, "id").to_string()).collect();
+    let texts = match ids.is_empty() {
+        true => Vec::new(),
+        false => {
+            let sql = TEXTS.replace("SCHEMA", &schema).replace("IDS", &ids.join(", "));
+            session.rows(&sql).await?
+        }
+    };
+    let statement = |id: i64| {
+        let row = texts.iter().find(|row| crate::host::postgres::integer(row, "id") == id);
+        let words = row.map(|row| text(row, "query")).unwrap_or_default();
+        // Utility statements keep their constants: passwords of roles, for one.
+        super::shown(words, "masked")
+    };
+    let statements = rows.iter().map(|row| StatementTimes {
+        total_ms: number(row, "total").unwrap_or(0.0),
+        mean_ms: number(row, "mean").unwrap_or(0.0),
+        max_ms: number(row, "max").unwrap_or(0.0),
+        calls: count(row, "calls"),
+        rows: count(row, "rows"),
+        share_percent: number(row, "share").unwrap_or(0.0),
+        hit_percent: number(row, "hit"),
+        user: text(row, "usename"),
+        statement: statement(crate::host::postgres::integer(row, "id")),
+    });
+    let mut report = Report { statements: statements.collect(), ..Report::default() };
+    if session.version >= 140_000 {
+        let row = session.row(&INFO.replace("SCHEMA", &schema)).await?;
+        report.since_s = number(&row, "since");
+        report.forgotten = count(&row, "dealloc");
+    }
+    Ok(report)
+}
