@@ -359,6 +359,32 @@ mod tests {
     }
 
     #[test]
+    fn every_stack_file_that_is_shipped_can_be_used() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/stacks");
+        let files = std::fs::read_dir(directory).expect("the directory");
+        let mut seen = 0;
+        for file in files.flatten().map(|f| f.path()) {
+            let text = std::fs::read_to_string(&file).expect("text");
+            let checks = read(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            assert!(checks.len() > 4, "{}", file.display());
+            seen += 1;
+        }
+        assert!(seen >= 6);
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused() {
+        for text in [
+            "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2@127.0.0.1/0\"",
+            "[[postgres]]\nname = \"a\"\nurl = \"postgres://me:hunter2@127.0.0.1/x\"",
+        ] {
+            let said = read(text).expect_err(text);
+            assert!(said.contains("holds a password") && !said.contains("hunter2"), "{said}");
+        }
+        names("[[redis]]\nname = \"a\"\nurl = \"redis://me@127.0.0.1/0\"");
+    }
+
+    #[test]
     fn what_cannot_be_run_is_refused_with_the_name_that_was_meant() {
         for (text, words) in [
             ("[check.dsk]\ninterval = \"1m\"", "did you mean \"disk\"?"),

@@ -82,6 +82,7 @@ off = true
 fn fleet(lab: &Lab) -> Fleet {
     let fleet = Fleet::new(Place::Lab, QUICK);
     for host in ["h1", "h2"] {
+        postgres::role(lab, host);
         lab.exec(host, &["mkdir", "--parents", "/etc/hostler"]);
         lab.write(host, "/etc/hostler/stack.toml", STACK);
         lab.write(host, "/etc/hostler/redis.password", "redis-pw\n");
@@ -138,7 +139,6 @@ fn every() -> impl Iterator<Item = (&'static str, Try)> {
 fn try_all(operations: &[(&str, Try)]) {
     let lab = Lab::take();
     let fleet = fleet(&lab);
-    postgres::role(&lab);
     for (name, test) in operations {
         eprintln!("{name}");
         test(&fleet, &lab);
@@ -564,6 +564,41 @@ fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_
     let history = fleet.ctl(&["history", "h1", "unit:nginx", "-o", "json"]).json();
     assert_eq!(history["turns"].as_array().map(Vec::len), Some(2), "{history}");
     assert_eq!(history["turns"][0]["became"], "ok", "{history}");
+}
+
+#[test]
+fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml"];
+    let said = lab.exec("h1", &[&agent[..], &["discover"]].concat());
+    for part in [
+        "[[unit]]\nname = \"omnidoc-backend.service\"",
+        "[[unit]]\nname = \"postgresql@15-main.service\"",
+        "url = \"postgres://hostler@127.0.0.1:5432/postgres\"",
+        "[[redis]]\nname = \"main\"\nurl = \"redis://127.0.0.1:6379/0\"",
+        "after = [\"unit:redis-server\"]",
+        "[[celery]]",
+        "[pm2]",
+        "[nginx]",
+    ] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    lab.write("h1", "/etc/hostler/stack.toml", &said);
+    lab.exec("h1", &[&agent[..], &["check-config"]].concat());
+    lab.exec("h1", &[&agent[..], &["discover", "--check"]].concat());
+    lab.write("h1", "/etc/hostler/stack.toml", "");
+    assert!(!lab.succeeds("h1", &[&agent[..], &["discover", "--check"]].concat()));
+
+    // Without the file the agent checks what it finds.
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    eventually("its checks are those of what it found", || {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        let checks = health["checks"].as_array().cloned().unwrap_or_default();
+        let has = |name: &str| checks.iter().any(|c| c["state"]["check"] == name);
+        ["unit:omnidoc-backend", "unit:redis-server", "pm2", "disk"].iter().all(|n| has(n))
+    });
 }
 
 /// A disk of four MiB that goes with the test.

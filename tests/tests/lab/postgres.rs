@@ -21,15 +21,20 @@ pub(crate) const OPERATIONS: [(&str, Try); 8] = [
 ];
 
 /// What the server's superuser is told.
-pub(crate) fn psql(lab: &Lab, sql: &str) -> String {
+fn psql(lab: &Lab, sql: &str) -> String {
+    psql_on(lab, "h1", sql)
+}
+
+fn psql_on(lab: &Lab, host: &str, sql: &str) -> String {
     let psql = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "psql"];
-    lab.exec("h1", &[&psql[..], &["-qAt", "-d", "omnidoc", "-c", sql]].concat()).trim().to_owned()
+    lab.exec(host, &[&psql[..], &["-qAt", "-d", "omnidoc", "-c", sql]].concat()).trim().to_owned()
 }
 
 /// The role that docs/checks.md advises.
-pub(crate) fn role(lab: &Lab) {
-    psql(
+pub(crate) fn role(lab: &Lab, host: &str) {
+    psql_on(
         lab,
+        host,
         "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hostler') THEN \
          CREATE ROLE hostler LOGIN PASSWORD 'hostler-pw'; GRANT pg_monitor TO hostler; END IF; END $$",
     );
