@@ -1,11 +1,21 @@
 //! The controller's configuration, `controller.toml`. Every key has a default.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use hostler_core::link::{InvalidKeepalive, Keepalive};
 use hostler_proto::name::{HostName, InvalidHostName};
 use serde::Deserialize;
 use thiserror::Error;
+
+use crate::{
+    notify::target::{Kind, Target},
+    selector::Selector,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,8 +48,13 @@ pub struct Config {
     /// How long after its expiry an agent's certificate may be renewed.
     #[serde(with = "humantime_serde")]
     pub renewal_grace: Duration,
+    /// How long figures of checks are kept; changes of their states are kept for ever.
+    #[serde(with = "humantime_serde")]
+    pub figures: Duration,
     /// Hosts on which one request runs at a time.
     pub parallel: usize,
+    /// Who is told of hard states that change.
+    pub notify: Vec<Target>,
     /// Listening agents that are dialled while they are not linked: host to `HOST:PORT`.
     pub dial: BTreeMap<String, String>,
 }
@@ -53,6 +68,9 @@ pub enum InvalidConfig {
     /// dial
     #[error("dial: {0}")]
     Dial(#[from] InvalidHostName),
+    /// notify
+    #[error("notify \"{0}\": {1}")]
+    Notify(String, String),
 }
 
 impl Default for Config {
@@ -68,7 +86,9 @@ impl Default for Config {
             agent_certificate: 30 * DAY,
             operator_certificate: 90 * DAY,
             renewal_grace: 7 * DAY,
+            figures: 90 * DAY,
             parallel: 512,
+            notify: Vec::new(),
             dial: BTreeMap::new(),
         }
     }
@@ -82,6 +102,32 @@ impl Config {
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.keepalive()?;
         self.dialled()?;
+        let mut names = BTreeSet::new();
+        for target in &self.notify {
+            let wrong = |why: &str| Err(InvalidConfig::Notify(target.name.clone(), why.to_owned()));
+            let scheme = target.url.split("://").next().unwrap_or_default();
+            match target.kind {
+                _ if !names.insert(&target.name) => return wrong("there are two of this name"),
+                Kind::Smtp if target.from.is_none() || target.to.is_empty() => {
+                    return wrong("mail needs from and to");
+                }
+                Kind::Smtp if !["smtp", "smtps"].contains(&scheme) => {
+                    return wrong("url begins with smtp:// or smtps://");
+                }
+                Kind::Webhook | Kind::Slack | Kind::Alertmanager
+                    if !["http", "https"].contains(&scheme) =>
+                {
+                    return wrong("url begins with http:// or https://");
+                }
+                _ => {}
+            }
+            if let Err(error) = target.zone() {
+                return wrong(&error.to_string());
+            }
+            if target.on.as_ref().is_some_and(Selector::asks_for_health) {
+                return wrong("on selects hosts, whatever their checks say: no check(…)");
+            }
+        }
         Ok(())
     }
 

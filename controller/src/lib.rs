@@ -8,6 +8,7 @@
 //! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down
 //! - [`relay`]: one operation to many hosts; [`runs`]: the requests under way
 //! - [`health`]: how the hosts' checks stand, and what deserves attention
+//! - [`notify`]: who is told of it
 //! - [`metrics`]: what a monitoring system sees
 //! - [`selector`]: which hosts are meant; [`authz`]: who may; [`audit`]: what was asked for
 //! - [`store`]: what must outlive it; all SQL is there
@@ -21,6 +22,7 @@ pub mod health;
 pub mod links;
 pub mod listen;
 pub mod metrics;
+pub mod notify;
 pub mod presence;
 pub mod reception;
 pub mod relay;

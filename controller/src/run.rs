@@ -18,10 +18,11 @@ use crate::{
     authz::Role,
     config::Config,
     dial::Dialler,
-    health::{Fleet, recorder::Recorder},
+    health::{Fleet, figures::Figures, recorder::Recorder},
     links::Links,
     listen::{Door, listen},
     metrics::{self, Metrics},
+    notify::{Notifier, send::Sender},
     presence::Presence,
     runs::Runs,
     sessions::Sessions,
@@ -30,7 +31,8 @@ use crate::{
 };
 
 async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result<App, Error> {
-    let store = Store::open(&config.store_url()).await?;
+    let targets = config.notify.iter().map(|target| target.name.clone()).collect();
+    let store = Store::open(&config.store_url()).await?.telling(targets);
     let metrics = Metrics::default();
     let (auditor, recovered) =
         Auditor::start(store.clone(), Arc::clone(&clock), metrics.clone()).await?;
@@ -45,6 +47,7 @@ async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result
         presence: Presence::start(store.clone()),
         health: Fleet::new(store.health().await?),
         recorder: Recorder::start(store.clone()),
+        figures: Figures::default(),
         store,
         auditor,
         links: Links::default(),
@@ -115,6 +118,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let app = Arc::new(app);
     let monitored = monitored
         .map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&app), stop.clone())));
+    let (figures, store) = (app.figures.clone(), app.store.clone());
+    let (clock, retention) = (Arc::clone(&app.clock), app.config.figures);
+    let keeping = tokio::spawn(figures.keep(store, clock, retention, stop.clone()));
+    let notifier = Notifier {
+        targets: app.config.notify.clone(),
+        store: app.store.clone(),
+        health: app.health.clone(),
+        clock: Arc::clone(&app.clock),
+        sender: Sender::new()?,
+    };
+    let notifying = tokio::spawn(notifier.run(stop.clone()));
     let dialling = TaskTracker::new();
     for (host, address) in dialled {
         let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());
@@ -123,6 +137,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     listen(listener, door, Api(app), stop).await;
     dialling.close();
     dialling.wait().await;
+    let _ = tokio::join!(keeping, notifying);
     if let Some(serving) = monitored {
         let _ = serving.await;
     }

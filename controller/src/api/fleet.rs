@@ -190,6 +190,7 @@ impl Fleet for Api {
                 // One that linked at this very moment has no record any more.
                 self.0.links.get(&host).inspect(|link| link.cut.cancel());
                 self.0.health.forget(&host);
+                self.0.figures.forget(&host);
                 return Ok(());
             }
             match self.0.store.host(&host).await.map_err(unstored)? {

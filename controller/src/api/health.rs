@@ -8,7 +8,7 @@ use hostler_proto::{
         self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
         DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
         ErrorCode, Failure, HistoryReply, HistoryRequest, HostHealth, HostHealthRequest,
-        ProblemsReply, ProblemsRequest, Turn, UnacknowledgeReply, UnacknowledgeRequest,
+        ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply, UnacknowledgeRequest,
         health_server::Health,
     },
 };
@@ -18,6 +18,7 @@ use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
 use crate::{
     authz::{Caller, What},
     health::{
+        figures::{HOUR_US, trend},
         problems::{Known, Problem, problems},
         silence::{Acknowledgement, Checks, Downtime},
     },
@@ -95,6 +96,7 @@ impl Api {
         };
         while let Ok(Some(report)) = reports.message().await {
             let now = self.0.clock.now().as_microsecond();
+            self.0.figures.take(&link.host, &report.checks, now);
             if let Some(news) = self.0.health.hear(&link.host, report, now) {
                 self.0.recorder.tell(news).await;
             }
@@ -116,6 +118,41 @@ impl Api {
         let now = self.0.clock.now().as_microsecond();
         let known = self.known(now).await?;
         Ok(self.0.health.look(|health| problems(hosts, health, &known, now)))
+    }
+
+    /// The figures of a host since some time: hours from the store, then the last spans.
+    async fn series(
+        &self,
+        host: &HostName,
+        check: Option<&str>,
+        since_us: i64,
+    ) -> Result<Vec<Series>, Status> {
+        let mut hours = self.0.store.hours(host, since_us).await.map_err(unstored)?;
+        let mut all = Vec::new();
+        for (series, recent) in self.0.figures.of(host) {
+            let key = &series.key;
+            if check.is_some_and(|c| c != key.check) {
+                continue;
+            }
+            let mut points = hours.remove(&**key).unwrap_or_default();
+            let until = points.last().map_or(i64::MIN, |p| p.at_us + HOUR_US);
+            points.extend(recent.into_iter().filter(|p| p.at_us >= until.max(since_us)));
+            let trend = series.limit.and_then(|limit| trend(&points, limit));
+            all.push(Series {
+                check: key.check.clone(),
+                name: key.name.clone(),
+                subject: key.subject.clone(),
+                unit: key.unit.clone(),
+                at_us: points.iter().map(|p| p.at_us).collect(),
+                mean: points.iter().map(|p| p.mean).collect(),
+                most: points.iter().map(|p| p.most).collect(),
+                last: series.last,
+                limit: series.limit,
+                runs_out_s: trend.map(|t| t.runs_out_s),
+                confidence: trend.map_or(0.0, |t| t.confidence),
+            });
+        }
+        Ok(all)
     }
 
     async fn host_of(&self, name: &str) -> Result<HostRow, Status> {
@@ -202,7 +239,7 @@ impl Health for Api {
         Ok(Response::new(HistoryReply {
             host: row.name.to_string(),
             turns: rows.into_iter().map(turn).collect(),
-            series: Vec::new(),
+            series: self.series(&row.name, check, since_us).await?,
             now_us,
         }))
     }

@@ -30,7 +30,7 @@ use crate::{
     audit::{Auditor, Entry},
     authz::{Caller, Candidate, What, authorise},
     config::Config,
-    health::{Fleet, Standing, problems::word, recorder::Recorder},
+    health::{Fleet, Standing, figures::Figures, problems::word, recorder::Recorder},
     links::{Link, Links, Twin},
     metrics::Metrics,
     presence::Presence,
@@ -79,6 +79,8 @@ pub struct App {
     pub health: Fleet,
     /// What of it is written down.
     pub recorder: Recorder,
+    /// The figures of checks over time.
+    pub figures: Figures,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -129,7 +129,9 @@ impl Figures {
         let mut at = 0;
         for (check, figure) in figures.filter(|(_, f)| f.value.is_finite()) {
             let is = |s: &Series| {
-                s.key.check == *check && s.key.name == figure.name && s.key.subject == figure.subject
+                s.key.check == *check
+                    && s.key.name == figure.name
+                    && s.key.subject == figure.subject
             };
             let series = inner.hosts.entry(host.clone()).or_default();
             // They come in the same order each time.

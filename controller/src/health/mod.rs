@@ -5,6 +5,7 @@
 //! - [`silence`]: downtimes and acknowledgements
 //! - [`figures`]: numbers over time, and when something will run out
 
+pub mod figures;
 pub mod problems;
 pub mod recorder;
 pub mod silence;

@@ -58,7 +58,9 @@ pub struct Known {
 }
 
 impl Known {
-    fn of(&self, host: &HostRow, check: &str, since_us: i64, now_us: i64) -> String {
+    /// Who knows of a problem that has been there since some time, in a few words; empty when nobody
+    /// does.
+    pub fn of(&self, host: &HostRow, check: &str, since_us: i64, now_us: i64) -> String {
         let key = (host.name.to_string(), check.to_owned());
         let counts = |a: &&Acknowledgement| a.counts(since_us, now_us);
         if let Some(found) = self.acknowledgements.get(&key).filter(counts) {

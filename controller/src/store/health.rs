@@ -10,7 +10,7 @@ use hostler_proto::{
 use prost::Message;
 use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, notices};
 use crate::health::{
     Host, Standing,
     recorder::News,
@@ -34,19 +34,21 @@ pub struct TurnRow {
     pub summary: String,
 }
 
+/// A column that holds a status.
+pub(super) fn status(row: &AnyRow, column: &str) -> Result<Status, StoreError> {
+    let number: i64 = row.try_get(column)?;
+    let status = i32::try_from(number).ok().and_then(|n| Status::try_from(n).ok());
+    status.ok_or_else(|| StoreError::Damaged(format!("status {number}")))
+}
+
 impl TurnRow {
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let status = |column: &str| -> Result<Status, StoreError> {
-            let number: i64 = row.try_get(column)?;
-            let status = i32::try_from(number).ok().and_then(|n| Status::try_from(n).ok());
-            status.ok_or_else(|| StoreError::Damaged(format!("status {number}")))
-        };
         let flapping: i64 = row.try_get("flapping")?;
         Ok(Self {
             check: row.try_get("check_name")?,
             at_us: row.try_get("at_us")?,
-            was: status("was")?,
-            became: status("became")?,
+            was: status(row, "was")?,
+            became: status(row, "became")?,
             flapping: flapping != 0,
             summary: row.try_get("summary")?,
         })
@@ -85,6 +87,7 @@ impl Store {
             for turn in &news.turns {
                 turned(&mut transaction, &news.host, turn).await?;
             }
+            notices::write(&mut transaction, &self.targets, news).await?;
         }
         transaction.commit().await?;
         Ok(())

@@ -2,12 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hostler_proto::{name::HostName, wire};
+use hostler_proto::{
+    name::HostName,
+    wire::{self, Status},
+};
 use sqlx::{Row, any::AnyRow};
 use thiserror::Error;
 
-use super::{Store, StoreError, from_json, to_json};
+use super::{NoticeRow, Store, StoreError, from_json, notices, to_json};
 use crate::{authz::Candidate, links::Link};
+
+/// How long a host may be away until anybody is told.
+const AWAY_US: i64 = 60_000_000;
+/// The same after a start of the controller, when all of them come back.
+const RESTART_US: i64 = 180_000_000;
 
 /// Whether a host's link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +294,13 @@ impl Store {
                     .bind(*certificate_until_us)
                     .execute(&mut *transaction)
                     .await?;
+                    // It was away for a moment, and nobody was told yet.
+                    sqlx::query("DELETE FROM notices WHERE host = $1 AND check_name = ''")
+                        .bind(link.host.as_str())
+                        .execute(&mut *transaction)
+                        .await?;
+                    let back = (Status::Critical, Status::Ok, "it is connected again");
+                    self.of_link(&mut transaction, &link.host, back, *at_us, 0).await?;
                 }
                 Change::Down { host, reason, at_us } => {
                     sqlx::query(
@@ -297,6 +312,8 @@ impl Store {
                     .bind(reason.as_str())
                     .execute(&mut *transaction)
                     .await?;
+                    let away = (Status::Ok, Status::Critical, reason.as_str());
+                    self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
                 }
             }
         }
@@ -310,15 +327,51 @@ impl Store {
     /// When the store refuses.
     pub async fn none_connected(&self, reason: &str, now: i64) -> Result<u64, StoreError> {
         let _writer = self.write().await;
-        let done = sqlx::query(
+        let mut transaction = self.pool.begin().await?;
+        let rows = sqlx::query(
             "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2 \
-             WHERE connection = 'up'",
+             WHERE connection = 'up' RETURNING name",
         )
         .bind(now)
         .bind(reason)
-        .execute(&self.pool)
+        .fetch_all(&mut *transaction)
         .await?;
-        Ok(done.rows_affected())
+        // Those that do not come back soon went away while there was no controller.
+        for row in &rows {
+            let name: String = row.try_get("name")?;
+            let host = name.parse().map_err(|_| StoreError::Damaged(format!("host \"{name}\"")))?;
+            let away =
+                (Status::Ok, Status::Critical, "it did not come back after the controller did");
+            self.of_link(&mut transaction, &host, away, now, RESTART_US).await?;
+        }
+        transaction.commit().await?;
+        Ok(rows.len() as u64)
+    }
+
+    /// Writes a notice of a host's link down for every target, due after a while.
+    async fn of_link(
+        &self,
+        transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+        host: &HostName,
+        (was, became, summary): (Status, Status, &str),
+        at_us: i64,
+        wait_us: i64,
+    ) -> Result<(), StoreError> {
+        for target in self.targets.iter() {
+            let notice = NoticeRow {
+                id: format!("{target}/{host}//{at_us}"),
+                target: target.clone(),
+                host: host.clone(),
+                check: String::new(),
+                was,
+                became,
+                at_us,
+                attempts: 0,
+                summary: summary.to_owned(),
+            };
+            notices::add(transaction, &notice, at_us + wait_us).await?;
+        }
+        Ok(())
     }
 
     /// Writes down the end of a renewed certificate.
@@ -401,6 +454,8 @@ impl Store {
             "DELETE FROM turns WHERE host = $1",
             "DELETE FROM figures WHERE host = $1",
             "DELETE FROM acknowledgements WHERE host = $1",
+            "DELETE FROM notices WHERE host = $1",
+            "DELETE FROM told WHERE host = $1",
         ] {
             sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
         }

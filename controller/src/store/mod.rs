@@ -4,8 +4,10 @@
 //! faithfully, so there are no two implementations that could drift apart.
 
 mod audit;
+mod figures;
 mod health;
 mod hosts;
+mod notices;
 mod operators;
 mod tokens;
 
@@ -23,6 +25,7 @@ pub use self::{
     audit::AuditFilter,
     health::TurnRow,
     hosts::{Change, Connection, EnrollError, HostRow, NewHost},
+    notices::{NoticeRow, Told},
     operators::OperatorRow,
     tokens::TokenRow,
 };
@@ -64,6 +67,8 @@ pub struct Store {
     pool: AnyPool,
     /// SQLite has one writer; waiting for it here costs less than being told that it is busy.
     writer: Arc<Mutex<()>>,
+    /// Who is told of what changes.
+    targets: Arc<Vec<String>>,
     sqlite: bool,
 }
 
@@ -109,7 +114,13 @@ impl Store {
             MigrateError::VersionMissing(version) => StoreError::Newer(version),
             other => StoreError::Migrate(other),
         })?;
-        Ok(Self { pool, writer: Arc::default(), sqlite })
+        Ok(Self { pool, writer: Arc::default(), targets: Arc::default(), sqlite })
+    }
+
+    /// The store with targets for which a notice of each change is written down with it.
+    #[must_use]
+    pub fn telling(self, targets: Vec<String>) -> Self {
+        Self { targets: Arc::new(targets), ..self }
     }
 
     async fn write(&self) -> MutexGuard<'_, ()> {

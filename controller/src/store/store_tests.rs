@@ -14,6 +14,7 @@ use crate::{
     audit::{Auditor, Entry, verify},
     authz::Role,
     health::{
+        figures::{Hour, Key},
         recorder::News,
         silence::{Acknowledgement, Checks, Downtime},
     },
@@ -303,6 +304,30 @@ on_both! {
         assert_eq!((read.len(), read[0].comment.as_str()), (1, "two"));
         assert!(store.acknowledgements(12).await.expect("read").is_empty());
         assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
+    }
+
+    async fn figures_of_hours_are_read_back_by_what_they_are_of(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let key = |subject: &str| {
+            Arc::new(Key {
+                check: "disk".into(),
+                name: "used".into(),
+                subject: subject.into(),
+                unit: "bytes".into(),
+            })
+        };
+        let hour = |begins_us, values| Hour { host: name("web-1"), begins_us, values };
+        let both = vec![(key("/"), 1.5, 2.0), (key("/srv"), 7.0, 9.0)];
+        store.add_hours(&[hour(0, both)]).await.expect("written");
+        store.add_hours(&[hour(3600, vec![(key("/"), 2.5, 3.0)])]).await.expect("written");
+        let read = store.hours(&name("web-1"), 0).await.expect("read");
+        let means: Vec<_> = read[&*key("/")].iter().map(|p| (p.at_us, p.mean, p.most)).collect();
+        assert_eq!(means, [(0, 1.5, 2.0), (3600, 2.5, 3.0)]);
+        assert_eq!(read[&*key("/srv")].len(), 1);
+        store.forget_hours(3600).await.expect("forgotten");
+        assert_eq!(store.hours(&name("web-1"), 0).await.expect("read").len(), 1);
     }
 
     async fn a_store_of_a_newer_controller_is_left_alone(fixture: Fixture) {
