@@ -1,9 +1,15 @@
 //! What a monitoring system sees: `/metrics` for Prometheus, `/healthz`, and `grpc.health.v1`, on a
 //! port of their own without TLS. Nothing here tells what was asked for or answered.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use hostler_proto::wire::Status;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -29,7 +35,11 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{ServiceExt, service_fn};
 
-use crate::{api::App, store::Connection};
+use crate::{
+    api::App,
+    health::problems::{severity, word},
+    store::Connection,
+};
 
 /// Connections of monitoring systems at a time.
 const CONNECTIONS: usize = 16;
@@ -57,6 +67,30 @@ struct CertificateOf {
     kind: &'static str,
     name: String,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChecksOf {
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemOf {
+    host: String,
+    check: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FigureOf {
+    host: String,
+    check: String,
+    figure: String,
+    subject: String,
+    unit: String,
+}
+
+/// Problems and figures that are told: a fleet of ten thousand hosts would be too much for a scrape.
+const PROBLEMS: usize = 1_000;
+const FIGURES: usize = 10_000;
 
 /// What is counted as it happens. A clone counts into the same.
 #[derive(Debug, Clone)]
@@ -123,6 +157,7 @@ async fn text(app: &App) -> Result<String, String> {
     let end = |kind, name: String, until_us: i64| {
         ends.get_or_create(&CertificateOf { kind, name }).set(until_us / 1_000_000);
     };
+    health(app, &mut registry);
     let unreadable = |e: crate::store::StoreError| e.to_string();
     for host in app.store.hosts().await.map_err(unreadable)? {
         hosts.get_or_create(&HostsOf { connection: host.connection.name() }).inc();
@@ -147,6 +182,57 @@ async fn text(app: &App) -> Result<String, String> {
         .and_then(|()| encode_eof(&mut text))
         .map_err(|e| e.to_string())?;
     Ok(text)
+}
+
+/// How checks stand, those that are not well one by one, and the figures of as many as fit.
+fn health(app: &App, registry: &mut Registry) {
+    let checks = Family::<ChecksOf, Gauge>::default();
+    let problems = Family::<ProblemOf, Gauge>::default();
+    let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
+    let omitted = Gauge::<i64>::default();
+    registry.register("checks", "Checks by their hard state", checks.clone());
+    let text = "Checks that are not well: 1 warning, 2 unknown, 3 critical; a thousand at most";
+    registry.register("check_problem", text, problems.clone());
+    let text = "Last figures of checks; ten thousand at most";
+    registry.register("check_figure", text, figures.clone());
+    let text = "Figures and problems that were left out";
+    registry.register("check_figures_omitted", text, omitted.clone());
+    for status in [Status::Ok, Status::Warning, Status::Unknown, Status::Critical] {
+        checks.get_or_create(&ChecksOf { status: word(status) }).set(0);
+    }
+    let now_us = app.clock.now().as_microsecond();
+    let (mut told, mut shown) = (0, 0);
+    app.health.look(|hosts| {
+        for (host, health) in hosts {
+            for (name, standing) in &health.checks {
+                let status = standing.hard(now_us);
+                checks.get_or_create(&ChecksOf { status: word(status) }).inc();
+                if severity(status) > 0 {
+                    told += 1;
+                    if told <= PROBLEMS {
+                        let of = ProblemOf { host: host.to_string(), check: name.clone() };
+                        problems.get_or_create(&of).set(severity(status).into());
+                    }
+                }
+                for figure in &standing.state.figures {
+                    shown += 1;
+                    if shown > FIGURES {
+                        continue;
+                    }
+                    let of = FigureOf {
+                        host: host.to_string(),
+                        check: name.clone(),
+                        figure: figure.name.clone(),
+                        subject: figure.subject.clone(),
+                        unit: figure.unit.clone(),
+                    };
+                    figures.get_or_create(&of).set(figure.value);
+                }
+            }
+        }
+    });
+    let left = told.saturating_sub(PROBLEMS) + shown.saturating_sub(FIGURES);
+    omitted.set(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
 async fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {

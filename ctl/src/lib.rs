@@ -116,6 +116,13 @@ async fn ask(
         Some((spec, inner)) => Some((spec, Run::read(spec, inner)?)),
         None => None,
     };
+    let run = match (name, run) {
+        ("diagnose", None) => {
+            let spec = catalogue.get("host.diagnose").map_err(|e| Problem::usage(e.to_string()))?;
+            Some((spec, Run::diagnose(spec, inner)?))
+        }
+        (_, run) => run,
+    };
     let asked = matches.get_one::<String>("context").map(String::as_str);
     let (_, context) = admin::contexts::chosen(&Contexts::of_user()?, asked)?;
     let controller = Controller::dial(&context, std::sync::Arc::clone(&clock)).await?;

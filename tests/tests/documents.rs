@@ -149,3 +149,36 @@ fn sources(path: &Path, into: &mut Vec<PathBuf>) {
         sources(&entry.path(), into);
     }
 }
+
+#[test]
+fn the_alert_rules_are_ones_that_prometheus_accepts() {
+    let rules = root().join("deploy/prometheus/hostler.rules.yml");
+    let promtool = Path::new("/usr/bin/promtool");
+    let output = hostler_tests::process::command(promtool)
+        .args(["check", "rules"])
+        .arg(&rules)
+        .output()
+        .expect("promtool; run: make test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_dashboard_and_the_rules_ask_only_for_what_the_controller_serves() {
+    let metrics = fs::read_to_string(root().join("controller/src/metrics.rs")).expect("source");
+    for file in ["deploy/prometheus/grafana.json", "deploy/prometheus/hostler.rules.yml"] {
+        let text = fs::read_to_string(root().join(file)).expect(file);
+        let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let mut seen = 0;
+        for name in names.filter_map(|n| n.strip_prefix("hostler_")) {
+            let bare = ["_total", "_bucket", "_seconds"]
+                .iter()
+                .fold(name, |name, end| name.strip_suffix(end).unwrap_or(name));
+            assert!(
+                [name, bare].iter().any(|n| metrics.contains(&format!("\"{n}\""))),
+                "{file} asks for hostler_{name}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 5, "{file}");
+    }
+}

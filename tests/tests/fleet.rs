@@ -433,6 +433,8 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
         "hostler_operations_total{operation=\"host.facts\",outcome=\"ok\"} 1",
         "hostler_certificate_end_timestamp_seconds{kind=\"host\",name=\"web-1\"}",
         "hostler_certificate_end_timestamp_seconds{kind=\"authority\"",
+        "hostler_checks{status=\"critical\"} 0",
+        "hostler_check_figures_omitted 0",
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");

@@ -38,6 +38,19 @@ pub(super) fn commands() -> Vec<Command> {
             .after_help("Example: hostlerctl health web-1")
             .arg(host())
             .arg(output()),
+        Command::new("diagnose")
+            .about("Finds out why a service does not do what it should, and what would mend it")
+            .after_help(
+                "Example: hostlerctl diagnose web-1 omnidoc-backend\n\nIt only looks: the operation \
+                 host.diagnose on one host.",
+            )
+            .arg(host())
+            .arg(
+                Arg::new("service")
+                    .value_name("SERVICE")
+                    .help("A unit, or a server of the host's stack file [default: everything]"),
+            )
+            .arg(output()),
         Command::new("history")
             .about("Shows how the checks of a host changed, and their figures over time")
             .after_help("Example: hostlerctl history web-1 disk --since 7d")

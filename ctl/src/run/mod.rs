@@ -68,6 +68,24 @@ impl Run {
         Ok(run)
     }
 
+    /// Reads the command line of `diagnose HOST [SERVICE]`.
+    ///
+    /// # Errors
+    /// When the service cannot be one.
+    pub fn diagnose(spec: &OperationSpec, matches: &ArgMatches) -> Result<Self, Problem> {
+        let text = |id| matches.get_one::<String>(id).cloned().unwrap_or_default();
+        let service = text("service");
+        let given = (!service.is_empty()).then_some(("service", service.as_str()));
+        let message = hostler_proto::args::from_text(spec, given)?;
+        let request = RunRequest {
+            operation: spec.name.clone(),
+            request: prost::Message::encode_to_vec(&message),
+            on: text("host"),
+            ..RunRequest::default()
+        };
+        Ok(Self { request, form: Form::of(matches), yes: false })
+    }
+
     /// Carries it out.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! fill up, power is cut.
 
 mod celery;
+mod diagnose;
 mod postgres;
 mod programs;
 mod redis;
@@ -40,33 +41,14 @@ name = "main"
 url = "postgres://hostler@127.0.0.1:5432/omnidoc"
 password_file = "/etc/hostler/postgres.password"
 
-[[postgres]]
-name = "wrong"
-url = "postgres://hostler@127.0.0.1:5432/omnidoc"
-password_file = "/etc/hostname"
-
-[check]
-"postgres:wrong" = { off = true }
-"postgres-connections:wrong" = { off = true }
-"postgres-locks:wrong" = { off = true }
-
 [[redis]]
 name = "main"
 url = "redis://127.0.0.1:6379/0"
 password_file = "/etc/hostler/redis.password"
 
-[[redis]]
-name = "wrong"
-url = "redis://127.0.0.1:6379/0"
-password_file = "/etc/hostname"
-
 [[celery]]
 name = "omnidoc"
 broker = "main"
-
-[check."redis:wrong"]
-off = true
-
 
 [[plugin]]
 name = "procs"
@@ -79,12 +61,35 @@ command = ["/usr/lib/nagios/plugins/check_procs", "-w", "0:1", "-c", "0:1"]
 off = true
 "#;
 
+/// Servers whose password is another; nothing checks them.
+const WRONG: &str = r#"
+[[postgres]]
+name = "wrong"
+url = "postgres://hostler@127.0.0.1:5432/omnidoc"
+password_file = "/etc/hostname"
+
+[[redis]]
+name = "wrong"
+url = "redis://127.0.0.1:6379/0"
+password_file = "/etc/hostname"
+
+[check]
+"postgres:wrong" = { off = true }
+"postgres-connections:wrong" = { off = true }
+"postgres-locks:wrong" = { off = true }
+"redis:wrong" = { off = true }
+"#;
+
 fn fleet(lab: &Lab) -> Fleet {
+    fleet_with(lab, "")
+}
+
+fn fleet_with(lab: &Lab, more: &str) -> Fleet {
     let fleet = Fleet::new(Place::Lab, QUICK);
     for host in ["h1", "h2"] {
         postgres::role(lab, host);
         lab.exec(host, &["mkdir", "--parents", "/etc/hostler"]);
-        lab.write(host, "/etc/hostler/stack.toml", STACK);
+        lab.write(host, "/etc/hostler/stack.toml", &format!("{STACK}{more}"));
         lab.write(host, "/etc/hostler/redis.password", "redis-pw\n");
         lab.write(host, "/etc/hostler/postgres.password", "hostler-pw\n");
         lab.join(&fleet, host, AGENT);
@@ -134,11 +139,12 @@ fn every() -> impl Iterator<Item = (&'static str, Try)> {
         .chain(celery::OPERATIONS)
         .chain(postgres::OPERATIONS)
         .chain(programs::OPERATIONS)
+        .chain(diagnose::OPERATIONS)
 }
 
 fn try_all(operations: &[(&str, Try)]) {
     let lab = Lab::take();
-    let fleet = fleet(&lab);
+    let fleet = fleet_with(&lab, WRONG);
     for (name, test) in operations {
         eprintln!("{name}");
         test(&fleet, &lab);

@@ -21,7 +21,7 @@ pub(crate) const OPERATIONS: [(&str, Try); 8] = [
 ];
 
 /// What the server's superuser is told.
-fn psql(lab: &Lab, sql: &str) -> String {
+pub(crate) fn psql(lab: &Lab, sql: &str) -> String {
     psql_on(lab, "h1", sql)
 }
 

@@ -1,6 +1,6 @@
 //! Units of systemd, over its D-Bus interface: no tool's output is parsed.
 
-mod bus;
+pub(super) mod bus;
 mod change;
 mod judgement;
 mod reload;

@@ -1,0 +1,405 @@
+//! `host.diagnose`: a runbook's chapter on troubleshooting, as a program. It looks in the order in which
+//! a person would, and follows what it finds: the unit, its last words, the port that is taken, the
+//! server that it needs, the disk, memory. Each step is an operation that the policy allows.
+
+use std::collections::BTreeSet;
+
+use hostler_proto::{
+    operation::{
+        CeleryWorkers, DiskUsage, HostDiagnose, HostResources, NetPortOwner, Operation,
+        PostgresConnections, PostgresLocks, PostgresPing, RedisStatus, SystemdStatus,
+    },
+    ops::{
+        CeleryWorkersRequest, DiagnosisStep, DiskUsageRequest, HostDiagnoseRequest, HostDiagnosis,
+        HostResourcesRequest, NetPortOwnerRequest, PostgresConnectionsRequest,
+        PostgresLocksRequest, PostgresPingRequest, RedisStatusRequest, SystemdStatusRequest,
+    },
+    wire::{Failure, Finding, Status},
+};
+
+use super::clues::{Clue, clue};
+use crate::{
+    operation::{Answer, Context, Probe, severity},
+    ops::{journal, systemd::full_name},
+};
+
+/// Lines of a unit's journal that are looked through.
+const LINES: u32 = 40;
+/// Units that are looked at one by one.
+const UNITS: usize = 10;
+
+impl Probe for HostDiagnose {
+    async fn observe(
+        request: HostDiagnoseRequest,
+        cx: &Context,
+    ) -> Result<Answer<HostDiagnosis>, Failure> {
+        let mut search = Search::new(cx);
+        let stack = &cx.host.stack;
+        let service = request.service.as_str();
+        let redis = stack.redis.iter().any(|r| r.name == service) || service == "redis";
+        let postgres = stack.postgres.iter().any(|p| p.name == service) || service == "postgres";
+        // A full disk makes everything else look strange.
+        search.disk().await;
+        match service {
+            "" => search.everything().await,
+            _ if postgres || redis => {
+                if postgres {
+                    search.postgres(true).await;
+                }
+                if redis {
+                    search.redis().await;
+                }
+            }
+            unit => search.unit(&full_name(unit), true).await,
+        }
+        search.resources().await;
+        Ok(search.answer(service))
+    }
+}
+
+/// What was looked at, and what was found.
+struct Search<'c> {
+    cx: &'c Context,
+    steps: Vec<DiagnosisStep>,
+    /// Causes; the first of the worst is the answer.
+    causes: Vec<Finding>,
+    seen: BTreeSet<String>,
+}
+
+impl<'c> Search<'c> {
+    fn new(cx: &'c Context) -> Self {
+        Self { cx, steps: Vec::new(), causes: Vec::new(), seen: BTreeSet::new() }
+    }
+
+    /// Runs a probe as one step; none when the policy does not allow it, or it could not be done.
+    async fn look<P: Probe>(
+        &mut self,
+        shown: &str,
+        request: P::Request,
+    ) -> Option<Answer<P::Result>> {
+        self.cx.progress(shown, 0, 0, "");
+        let allowed = self.cx.host.policy.operation(<P as Operation>::NAME);
+        let looked = match allowed {
+            Ok(()) => P::observe(request, self.cx).await,
+            Err(failure) => Err(failure),
+        };
+        let (status, said) = match &looked {
+            Ok(answer) => (answer.status, answer.summary.clone()),
+            Err(failure) => (Status::Unknown, failure.message.clone()),
+        };
+        let status = match status {
+            Status::Unspecified | Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Critical => "critical",
+            Status::Unknown => "unknown",
+        };
+        let step = DiagnosisStep { looked_at: shown.to_owned(), status: status.to_owned(), said };
+        self.steps.push(step);
+        looked.ok()
+    }
+
+    fn cause(&mut self, finding: Finding) {
+        if !self.causes.iter().any(|c| c.summary == finding.summary) {
+            self.causes.push(finding);
+        }
+    }
+
+    /// The findings of a probe that are worth being a cause.
+    fn causes_of<R>(&mut self, answer: Option<Answer<R>>, least: Status) {
+        for finding in answer.into_iter().flat_map(|a| a.findings) {
+            if finding.status() != Status::Unknown && severity(finding.status()) >= severity(least)
+            {
+                self.cause(finding);
+            }
+        }
+    }
+
+    async fn disk(&mut self) {
+        let request =
+            DiskUsageRequest { warning_percent: 90, critical_percent: 98, ..Default::default() };
+        let answer = self.look::<DiskUsage>("disk usage", request).await;
+        self.causes_of(answer, Status::Critical);
+    }
+
+    async fn resources(&mut self) {
+        let request = HostResourcesRequest { interval_s: 1 };
+        let answer = self.look::<HostResources>("host resources", request).await;
+        self.causes_of(answer, Status::Warning);
+    }
+
+    async fn everything(&mut self) {
+        let troubled =
+            self.look::<SystemdStatus>("systemd status", SystemdStatusRequest::default()).await;
+        let mut units: BTreeSet<String> =
+            troubled.into_iter().flat_map(|a| a.data.units).map(|u| u.name).collect();
+        units.extend(self.cx.host.stack.units.iter().map(|u| full_name(&u.name)));
+        self.postgres(false).await;
+        self.redis().await;
+        for celery in &self.cx.host.stack.celery {
+            let app = celery.name.clone();
+            let shown = format!("celery workers {app}");
+            let answer = self
+                .look::<CeleryWorkers>(&shown, CeleryWorkersRequest { app, timeout_ms: 1000 })
+                .await;
+            self.causes_of(answer, Status::Critical);
+        }
+        for unit in units.into_iter().take(UNITS) {
+            self.unit(&unit, false).await;
+        }
+    }
+
+    /// A unit, its last words, and what they point at. `asked` when it is what was asked for: then
+    /// what it needs is looked at even when it runs.
+    async fn unit(&mut self, unit: &str, asked: bool) {
+        if !self.seen.insert(unit.to_owned()) {
+            return;
+        }
+        let request = SystemdStatusRequest { unit: vec![unit.to_owned()], ..Default::default() };
+        let Some(answer) =
+            self.look::<SystemdStatus>(&format!("systemd status {unit}"), request).await
+        else {
+            return;
+        };
+        let status = answer.data.units.iter().find(|u| u.name == unit).cloned().unwrap_or_default();
+        let runs = status.active_state == "active" && !status.sub_state.starts_with("auto-restart");
+        let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs;
+        if !bad && !asked {
+            return;
+        }
+        let lines = journal::last_lines(unit, LINES).await;
+        let shown = format!("journal read --unit {unit} --lines {LINES}");
+        let last = lines.last().cloned().unwrap_or_else(|| "nothing".to_owned());
+        let status_word = if bad { "critical" } else { "ok" };
+        self.steps.push(DiagnosisStep {
+            looked_at: shown.clone(),
+            status: status_word.into(),
+            said: last,
+        });
+        let before = self.causes.len();
+        // The last words count most.
+        let mut clues: Vec<(Clue, String)> = Vec::new();
+        for line in lines.iter().rev() {
+            if let Some(clue) = clue(line)
+                && !clues
+                    .iter()
+                    .any(|(c, _)| std::mem::discriminant(c) == std::mem::discriminant(&clue))
+            {
+                clues.push((clue, line.clone()));
+            }
+        }
+        if status.result == "oom-kill" {
+            clues.insert(0, (Clue::NoMemory, format!("{unit} was ended for lack of memory")));
+        }
+        for (clue, line) in clues.into_iter().filter(|_| bad || asked).take(3) {
+            Box::pin(self.follow(unit, bad, clue, &line)).await;
+        }
+        if bad && self.causes.len() == before {
+            let stopped = status.active_state == "inactive";
+            match stopped {
+                true => {
+                    let summary = format!("{unit} is stopped");
+                    let finding = Finding::new(Status::Critical, unit, summary)
+                        .why("somebody stopped it, or it was never started")
+                        .next(format!("systemd start {unit}"));
+                    self.cause(finding);
+                }
+                false => {
+                    for finding in answer.findings {
+                        self.cause(finding);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, unit: &str, bad: bool, clue: Clue, line: &str) {
+        let level = if bad { Status::Critical } else { Status::Warning };
+        let line: String = line.chars().take(200).collect();
+        match clue {
+            Clue::PortTaken(port) => self.port_taken(unit, port, &line).await,
+            Clue::Refused(port) => {
+                let name = |text: &str| line.to_lowercase().contains(text);
+                let redis = port == Some(6379) || name("redis");
+                let postgres = port == Some(5432) || name("postgres") || name("psycopg");
+                if redis {
+                    self.redis().await;
+                }
+                if postgres || !redis {
+                    self.postgres(false).await;
+                }
+            }
+            Clue::NoSpace => {
+                let summary = format!("{unit} found no space on its disk");
+                let finding = Finding::new(level, unit, summary).why(line).next("disk usage");
+                self.cause(finding);
+            }
+            Clue::Credentials => {
+                let summary = format!("a server does not let {unit} in");
+                let finding = Finding::new(level, unit, summary)
+                    .why(format!("user or password of its configuration is wrong: {line}"))
+                    .next(format!("journal read --unit {unit} --lines 50"));
+                self.cause(finding);
+            }
+            Clue::Permission(said) => {
+                let summary = format!("{unit} may not use a file that it needs");
+                let finding = Finding::new(level, unit, summary)
+                    .why(said)
+                    .next(format!("journal read --unit {unit} --lines 50"));
+                self.cause(finding);
+            }
+            Clue::Missing(said) => {
+                let summary = format!("{unit} misses a program, module or file");
+                let finding = Finding::new(level, unit, summary)
+                    .why(said)
+                    .next(format!("journal read --unit {unit} --lines 50"));
+                self.cause(finding);
+            }
+            Clue::NoMemory => {
+                let summary = format!("{unit} found no memory");
+                let finding =
+                    Finding::new(level, unit, summary).why(line).next("host processes --by memory");
+                self.cause(finding);
+            }
+            Clue::TooManyFiles => {
+                let summary = format!("{unit} has no file descriptor left");
+                let finding = Finding::new(level, unit, summary)
+                    .why("its LimitNOFILE is too low, or it does not close what it opens");
+                self.cause(finding);
+            }
+            Clue::Configuration(said) => {
+                let summary = format!("the configuration of {unit} has a mistake");
+                let next = if unit.starts_with("nginx") { "nginx test" } else { "" };
+                self.cause(Finding::new(level, unit, summary).why(said).next(next));
+            }
+        }
+    }
+
+    async fn port_taken(&mut self, unit: &str, port: Option<u16>, line: &str) {
+        let Some(port) = port else {
+            let summary = format!("the port of {unit} is taken by another process");
+            let finding =
+                Finding::new(Status::Critical, unit, summary).why(line).next("net listeners");
+            self.cause(finding);
+            return;
+        };
+        let request = NetPortOwnerRequest { port: port.into() };
+        let owner = self.look::<NetPortOwner>(&format!("net port-owner {port}"), request).await;
+        let owners = owner.map(|a| a.data.listeners).unwrap_or_default();
+        let other = owners.iter().find(|l| l.unit != unit);
+        let finding = match other {
+            Some(owner) => {
+                let (command, pid) = (&owner.command, owner.pids.first().copied().unwrap_or(0));
+                let whose = match owner.unit.as_str() {
+                    "" => String::new(),
+                    unit => format!(" of {unit}"),
+                };
+                let summary =
+                    format!("port {port} of {unit} is taken by {command} (pid {pid}){whose}");
+                let next = match owner.unit.ends_with(".service") {
+                    true => format!("systemd stop {}", owner.unit),
+                    false => format!("net port-owner {port}"),
+                };
+                Finding::new(Status::Critical, unit, summary).why(line).next(next)
+            }
+            None => {
+                let summary = format!("port {port} of {unit} was taken and is free now");
+                Finding::new(Status::Critical, unit, summary)
+                    .why(line)
+                    .next(format!("systemd start {unit}"))
+            }
+        };
+        self.cause(finding);
+    }
+
+    /// Every server of the stack; its unit when it does not answer, and what slows it down.
+    async fn postgres(&mut self, slow: bool) {
+        for entry in &self.cx.host.stack.postgres {
+            let server = entry.name.clone();
+            if !self.seen.insert(format!("postgres:{server}")) {
+                continue;
+            }
+            let shown = format!("postgres ping {server}");
+            let ping = self
+                .look::<PostgresPing>(&shown, PostgresPingRequest { server: server.clone() })
+                .await;
+            let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
+            if down {
+                self.server_of(&entry.after, "postgresql").await;
+                self.causes_of(ping, Status::Critical);
+                continue;
+            }
+            let request = PostgresConnectionsRequest {
+                server: server.clone(),
+                warning_percent: 80,
+                idle_s: 30,
+            };
+            let shown = format!("postgres connections {server}");
+            let answer = self.look::<PostgresConnections>(&shown, request).await;
+            self.causes_of(answer, if slow { Status::Warning } else { Status::Critical });
+            // Who asks why it is slow does not want to wait until a lock is a minute old.
+            let request = PostgresLocksRequest {
+                server: server.clone(),
+                wait_s: 1,
+                text: "masked".to_owned(),
+            };
+            let answer =
+                self.look::<PostgresLocks>(&format!("postgres locks {server}"), request).await;
+            self.causes_of(answer, Status::Warning);
+        }
+    }
+
+    async fn redis(&mut self) {
+        for entry in &self.cx.host.stack.redis {
+            let server = entry.name.clone();
+            if !self.seen.insert(format!("redis:{server}")) {
+                continue;
+            }
+            let request = RedisStatusRequest {
+                server: server.clone(),
+                memory_warning_percent: 90,
+                clients_warning_percent: 90,
+            };
+            let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
+            let away = answer.as_ref().is_some_and(|a| a.summary.contains("does not answer"));
+            if away {
+                self.server_of(&entry.after, "redis-server").await;
+            }
+            self.causes_of(answer, Status::Warning);
+        }
+    }
+
+    /// The units of a server that does not answer: those that its check is after, or the usual one.
+    async fn server_of(&mut self, after: &[String], usual: &str) {
+        let mut units: Vec<String> =
+            after.iter().filter_map(|a| a.strip_prefix("unit:")).map(full_name).collect();
+        if units.is_empty() {
+            let request =
+                SystemdStatusRequest { unit: vec![usual.to_owned()], ..Default::default() };
+            let answer =
+                self.look::<SystemdStatus>(&format!("systemd status {usual}"), request).await;
+            let found = answer.into_iter().flat_map(|a| a.data.units);
+            // Debian's postgresql.service runs nothing itself.
+            units = found.map(|u| u.name).collect();
+            if units.len() > 1 {
+                units.retain(|u| *u != full_name(usual));
+            }
+        }
+        for unit in units {
+            Box::pin(self.unit(&unit, false)).await;
+        }
+    }
+
+    fn answer(mut self, service: &str) -> Answer<HostDiagnosis> {
+        // What was found first lies deepest among equals: disks, then servers, then what needs them.
+        self.causes.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
+        let steps = self.steps.len();
+        let what = if service.is_empty() { "this host" } else { service };
+        let summary = match self.causes.first() {
+            None => format!("nothing is wrong with {what}, as far as {steps} looks can tell"),
+            Some(first) => first.summary.clone(),
+        };
+        let answer = Answer::ok(summary, HostDiagnosis { steps: self.steps })
+            .evidence("operations", format!("{steps} looks, listed in the result"));
+        self.causes.into_iter().fold(answer, Answer::finding)
+    }
+}

@@ -1,0 +1,192 @@
+//! Each chapter of a runbook's troubleshooting: a host is broken in that way, and the cause is named with
+//! what would mend it.
+
+use hostler_tests::{
+    fleet::Fleet,
+    lab::{Lab, in_host},
+    process::{Process, eventually},
+};
+use serde_json::Value;
+
+use super::{Try, fleet, on, postgres};
+
+pub(crate) const OPERATIONS: [(&str, Try); 1] = [("host.diagnose", healthy)];
+
+/// A host on which nothing is wrong.
+fn healthy(fleet: &Fleet, _: &Lab) {
+    well(fleet, &[]);
+    let seen = on(fleet, "h1", &["host", "diagnose"], 0);
+    let steps = seen["data"]["steps"].as_array().expect("steps").clone();
+    let looked = |what: &str| steps.iter().any(|s| s["looked_at"] == what && s["status"] == "ok");
+    assert!(looked("disk usage") && looked("postgres ping main"), "{seen}");
+    assert!(looked("redis status main") && looked("celery workers omnidoc"), "{seen}");
+}
+
+#[test]
+fn on_a_healthy_host_nothing_is_wrong() {
+    let lab = Lab::take();
+    healthy(&fleet(&lab), &lab);
+}
+
+/// Waits until the diagnosis is one that says this, and gives it.
+fn until(fleet: &Fleet, service: &[&str], words: &str) -> Value {
+    let mut last = Value::Null;
+    let args = [&["diagnose", "h1"], service, &["-o", "json"]].concat();
+    eventually(&format!("the diagnosis says \"{words}\""), || {
+        let said = fleet.ctl(&args).json();
+        let found = said[0]["summary"].as_str().is_some_and(|s| s.contains(words));
+        last = said[0].clone();
+        if !found {
+            eprintln!("{}", said[0]["summary"]);
+        }
+        found
+    });
+    last
+}
+
+fn next(diagnosis: &Value) -> &str {
+    diagnosis["findings"][0]["next"].as_str().expect("a command")
+}
+
+fn well(fleet: &Fleet, service: &[&str]) {
+    until(fleet, service, "nothing is wrong");
+}
+
+fn restart(lab: &Lab, unit: &str) {
+    lab.exec(
+        "h1",
+        &["sh", "-c", &format!("systemctl reset-failed {unit}; systemctl restart {unit}")],
+    );
+}
+
+#[test]
+fn a_service_that_does_not_start_because_its_port_is_taken_names_who_has_it() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["systemctl", "stop", "omnidoc-backend"]);
+    let thief =
+        "systemd-run --quiet --unit=thief /usr/bin/python3 -m http.server 8000 --bind 127.0.0.1";
+    lab.exec("h1", &["sh", "-c", thief]);
+    eventually("the port is taken", || {
+        lab.succeeds("h1", &["sh", "-c", "ss -ltn | grep -q 127.0.0.1:8000"])
+    });
+    lab.exec("h1", &["sh", "-c", "systemctl start --no-block omnidoc-backend"]);
+    let found =
+        until(&fleet, &["omnidoc-backend"], "port 8000 of omnidoc-backend.service is taken");
+    assert!(found["summary"].as_str().expect("text").contains("of thief.service"), "{found}");
+    assert_eq!(next(&found), "systemd stop thief.service");
+    lab.exec("h1", &["systemctl", "stop", "thief"]);
+    restart(&lab, "omnidoc-backend");
+    well(&fleet, &[]);
+}
+
+#[test]
+fn a_service_that_misses_a_module_or_may_not_use_a_file_says_which() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let script = "import no_such_module_at_all";
+    lab.exec("h1", &["sh", "-c", &format!("printf '{script}\\n' > /opt/broken.py")]);
+    let unit = "[Service]\nExecStart=/usr/bin/python3 /opt/broken.py\nUser=omnidoc\n";
+    lab.write("h1", "/etc/systemd/system/broken.service", unit);
+    lab.exec("h1", &["sh", "-c", "systemctl daemon-reload; systemctl start --no-block broken"]);
+    let found = until(&fleet, &["broken"], "misses a program, module or file");
+    assert!(found["findings"][0]["why"].as_str().expect("text").contains("no_such_module_at_all"));
+
+    lab.exec("h1", &["sh", "-c", "printf \"open('/etc/shadow')\\n\" > /opt/broken.py"]);
+    restart(&lab, "broken");
+    let found = until(&fleet, &["broken"], "may not use a file that it needs");
+    assert!(found["findings"][0]["why"].as_str().expect("text").contains("/etc/shadow"), "{found}");
+    lab.exec(
+        "h1",
+        &[
+            "sh",
+            "-c",
+            "systemctl stop broken; systemctl reset-failed broken; \
+        rm /etc/systemd/system/broken.service /opt/broken.py; systemctl daemon-reload",
+        ],
+    );
+    well(&fleet, &[]);
+}
+
+#[test]
+fn a_database_that_is_stopped_is_the_cause_of_what_needs_it() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["systemctl", "stop", "postgresql@15-main"]);
+    for service in [&["postgres"][..], &[]] {
+        let found = until(&fleet, service, "postgresql@15-main.service is stopped");
+        assert_eq!(next(&found), "systemd start postgresql@15-main.service", "{found}");
+    }
+    lab.exec("h1", &["systemctl", "start", "postgresql@15-main"]);
+    well(&fleet, &["postgres"]);
+}
+
+#[test]
+fn a_database_that_is_slow_names_the_session_that_holds_up_the_others() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    postgres::psql(
+        &lab,
+        "CREATE TABLE IF NOT EXISTS held (id int); ALTER TABLE held OWNER TO omnidoc",
+    );
+    let session = |name: &str, sql: &str| {
+        let line = format!(
+            "(echo \"{sql}\"; sleep 60) | PGAPPNAME={name} psql -q -d \
+             postgresql://omnidoc:omnidoc-pw@127.0.0.1/omnidoc"
+        );
+        Process::start(
+            &mut in_host("h1", &["sh", "-c", &line]),
+            &fleet.path(&format!("{name}.log")),
+        )
+    };
+    let culprit = session("culprit", "BEGIN; LOCK TABLE held;");
+    eventually("the lock is held", || {
+        postgres::psql(&lab, "SELECT count(*) FROM pg_locks WHERE relation = 'held'::regclass")
+            == "1"
+    });
+    let victim = session("victim", "SELECT * FROM held;");
+    let found = until(&fleet, &["postgres"], "of culprit, idle in transaction holds up 1 sessions");
+    assert_eq!(next(&found), "postgres activity main");
+    victim.kill();
+    culprit.kill();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name IN ('culprit', 'victim')";
+    postgres::psql(&lab, end);
+    eventually("nobody waits", || {
+        postgres::psql(&lab, "SELECT count(*) FROM pg_locks WHERE NOT granted") == "0"
+    });
+    postgres::psql(&lab, "DROP TABLE held");
+    well(&fleet, &["postgres"]);
+}
+
+#[test]
+fn a_redis_that_is_stopped_or_refuses_writes_is_named_with_the_reason() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["systemctl", "stop", "redis-server"]);
+    let found = until(&fleet, &["redis"], "redis-server.service is stopped");
+    assert_eq!(next(&found), "systemd start redis-server.service");
+    lab.exec("h1", &["systemctl", "start", "redis-server"]);
+    well(&fleet, &["redis"]);
+
+    let cli = |args: &[&str]| {
+        lab.exec("h1", &[&["redis-cli", "--no-auth-warning", "-a", "redis-pw"], args].concat())
+    };
+    cli(&["config", "set", "maxmemory", "1mb"]);
+    let found = until(&fleet, &["redis"], "of the memory of redis \"main\" are used");
+    assert_eq!(next(&found), "redis big-keys main");
+    cli(&["config", "set", "maxmemory", "0"]);
+    restart(&lab, "omnidoc-celery");
+    well(&fleet, &["redis"]);
+}
+
+#[test]
+fn a_disk_that_is_full_comes_before_everything_that_it_breaks() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.script(&["fill", "h1", "0"]);
+    let found = until(&fleet, &[], "full");
+    assert!(next(&found).starts_with("disk tree /"), "{found}");
+    lab.script(&["unfill", "h1"]);
+    well(&fleet, &["postgres"]);
+}
