@@ -4,7 +4,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use hostler_core::{
     call::Raw,
     clock::Clock,
@@ -16,8 +19,9 @@ use hostler_core::{
 use hostler_proto::{
     name::HostName,
     wire::{
-        CancelInvocationReply, CancelInvocationRequest, Event, HealthReport, HealthRequest,
-        HelloReply, HelloRequest, InvocationReply, InvocationRequest, Outcome, Status as Health,
+        CancelInvocationReply, CancelInvocationRequest, CheckState, Event, Figure, HealthReport,
+        HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest, Outcome,
+        Status as Health, Turn,
         agent_server::{Agent, AgentServer},
         event,
     },
@@ -63,21 +67,100 @@ impl Identity {
 }
 
 #[derive(Debug, Clone)]
-struct Own(Arc<HelloReply>);
+struct Own {
+    hello: Arc<HelloReply>,
+    number: usize,
+    checks: Option<Checks>,
+}
+
+/// What simulated hosts tell of their checks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checks {
+    /// How many each host has.
+    pub each: usize,
+    /// How often all of them are told.
+    pub beat: Duration,
+    /// One state of so many changes with each beat.
+    pub change: usize,
+}
+
+impl Checks {
+    /// What a host tells with one beat. Which states change depends on its number and the beat alone.
+    fn report(self, number: usize, beat: usize) -> HealthReport {
+        let mut turns = Vec::new();
+        let states = (0..self.each).map(|check| {
+            let name = format!("check-{check:02}");
+            let at = number * self.each + check + beat * 7919;
+            let (now, before) = (at / self.change % 2, (at.wrapping_sub(7919)) / self.change % 2);
+            let status = |bad: usize| if bad == 1 { Health::Warning } else { Health::Ok };
+            // One of `change` checks changes with a beat; all others stay as they were.
+            let changes = beat > 0 && at.is_multiple_of(self.change);
+            let summary = format!("{name} of a simulated host, measured for the {beat}th time");
+            if changes {
+                turns.push(Turn {
+                    number: (beat * self.each + check) as u64,
+                    check: name.clone(),
+                    was: status(before).into(),
+                    became: status(now).into(),
+                    hard: true,
+                    at_us: beat as i64,
+                    summary: summary.clone(),
+                    ..Turn::default()
+                });
+            }
+            let figure = Figure {
+                name: "value".into(),
+                value: (at % 1000) as f64,
+                limit: Some(1000.0),
+                ..Figure::default()
+            };
+            CheckState {
+                check: name,
+                operation: "host.facts".into(),
+                status: Health::Ok.into(),
+                hard: status(usize::from(changes)).into(),
+                since_us: if changes { beat as i64 } else { 1 },
+                attempts: 3,
+                checked_us: 1,
+                interval_s: 60,
+                summary,
+                figures: vec![figure],
+                ..CheckState::default()
+            }
+        });
+        let checks = states.collect();
+        let memory = "bench".to_owned();
+        HealthReport { memory, checks, whole: beat == 0, turns, ..HealthReport::default() }
+    }
+}
 
 #[tonic::async_trait]
 impl Agent for Own {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        Ok(Response::new((*self.0).clone()))
+        Ok(Response::new((*self.hello).clone()))
     }
 
-    type HealthStream = stream::Pending<Result<HealthReport, Status>>;
+    type HealthStream = BoxStream<'static, Result<HealthReport, Status>>;
 
     async fn health(
         &self,
         _: Request<HealthRequest>,
     ) -> Result<Response<Self::HealthStream>, Status> {
-        Err(Status::unimplemented("a simulated agent has no checks"))
+        let Some(checks) = self.checks else {
+            return Err(Status::unimplemented("a simulated agent has no checks"));
+        };
+        let number = self.number;
+        let told = stream::unfold(0, move |beat| async move {
+            // Hosts beat at different moments.
+            let wait = match beat {
+                0 => Duration::ZERO,
+                1 => checks.beat.mul_f64((number % 1000) as f64 / 1000.0),
+                _ => checks.beat,
+            };
+            tokio::time::sleep(wait).await;
+            Some((Ok(checks.report(number, beat)), beat + 1))
+        });
+        Ok(Response::new(told.boxed()))
     }
 
     async fn invocation(
@@ -116,12 +199,13 @@ pub(crate) async fn link_all(
     address: &str,
     trust: &Trust,
     abreast: usize,
+    checks: Option<Checks>,
 ) -> Result<JoinSet<()>, Error> {
     let outcome =
         Outcome { status: Health::Ok.into(), summary: "done".into(), ..Outcome::default() };
     let event = Event { event: Some(event::Event::Outcome(outcome)) };
     let answer = Answer(Bytes::from(event.encode_to_vec()));
-    let dial = |identity: Identity| {
+    let dial = |(number, identity): (usize, Identity)| {
         let answer = answer.clone();
         async move {
             let config = trust.dial(Protocol::Link, &identity.credentials, Expected::Controller)?;
@@ -135,7 +219,7 @@ pub(crate) async fn link_all(
                 machine_id: identity.host.to_string(),
                 ..HelloReply::default()
             };
-            let agent = AgentServer::new(Own(Arc::new(hello)));
+            let agent = AgentServer::new(Own { hello: Arc::new(hello), number, checks });
             let service = service_fn(move |request: http::Request<Incoming>| {
                 let (agent, answer) = (agent.clone(), answer.clone());
                 async move {
@@ -149,7 +233,8 @@ pub(crate) async fn link_all(
             Ok::<_, Error>((stream, service))
         }
     };
-    let mut dialled = stream::iter(identities.into_iter().map(dial)).buffer_unordered(abreast);
+    let mut dialled =
+        stream::iter(identities.into_iter().enumerate().map(dial)).buffer_unordered(abreast);
     let mut links = JoinSet::new();
     while let Some(linked) = dialled.next().await {
         let (stream, service) = linked?;

@@ -27,7 +27,7 @@ use hostlerctl::{connect::Controller, context::Context};
 use tokio::time::Instant;
 
 use crate::{
-    agents::{Error, Identity, link_all},
+    agents::{Checks, Error, Identity, link_all},
     controller::Process,
 };
 
@@ -49,11 +49,24 @@ struct Arguments {
     /// How long the idle fleet is watched, in seconds.
     #[arg(long, default_value_t = 30)]
     idle_s: u64,
+    /// Measure what checks cost instead: 20 on each host, each told once in this many seconds, one
+    /// state of a hundred changing each time. 60 is real time; less compresses it.
+    #[arg(long)]
+    checks_s: Option<u64>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(beat) = arguments.checks_s {
+        for hosts in arguments.hosts.clone() {
+            if let Err(error) = measure_checks(&arguments, hosts, Duration::from_secs(beat)).await {
+                eprintln!("bench of checks with {hosts} hosts: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
     println!(
         "{:>6}  {:>10}  {:>12}  {:>12}  {:>9}  {:>9}  {:>9}  {:>9}",
         "hosts", "connects/s", "KiB/host", "KiB/host", "p50 ms", "p99 ms", "total ms", "idle CPU"
@@ -71,7 +84,17 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn measure(arguments: &Arguments, count: usize) -> Result<(), Error> {
+/// A fleet that is set up: its controller, an operator, and the simulated hosts that will link.
+struct Set {
+    process: controller::Running,
+    operator: Controller,
+    identities: Vec<Identity>,
+    trust: Trust,
+    address: &'static str,
+    dir: PathBuf,
+}
+
+async fn set_up(arguments: &Arguments, count: usize) -> Result<Set, Error> {
     let dir = std::env::current_dir()?.join("target/bench");
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
@@ -95,17 +118,73 @@ async fn measure(arguments: &Arguments, count: usize) -> Result<(), Error> {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
-    let base = process.resident()?;
+    Ok(Set { process, operator, identities, trust, address, dir })
+}
 
-    let began = Instant::now();
-    let _links = link_all(identities, address, &trust, arguments.abreast).await?;
+async fn all_up(operator: &Controller, count: usize) -> Result<(), Error> {
     loop {
         let status = operator.fleet().status(FleetStatusRequest {}).await?.into_inner();
         if status.up as usize == count {
-            break;
+            return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What checks cost the controller.
+async fn measure_checks(arguments: &Arguments, count: usize, beat: Duration) -> Result<(), Error> {
+    let Set { process, operator, identities, trust, address, dir } =
+        set_up(arguments, count).await?;
+    let checks = Checks { each: 20, beat, change: 100 };
+    let _links = link_all(identities, address, &trust, arguments.abreast, Some(checks)).await?;
+    all_up(&operator, count).await?;
+    // Every host has told everything once, and beats as it will.
+    tokio::time::sleep(beat + Duration::from_secs(5)).await;
+    let size = || -> Result<u64, Error> {
+        let mut size = 0;
+        for file in std::fs::read_dir(dir.join("state"))? {
+            let file = file?;
+            if file.file_name().to_string_lossy().starts_with("store.sqlite") {
+                size += file.metadata()?.len();
+            }
+        }
+        Ok(size)
+    };
+    let before = size()?;
+    let began = Instant::now();
+    let busy = process.busy_percent(Duration::from_secs(60)).await?;
+    let grown = size()?.saturating_sub(before);
+    let beats = began.elapsed().as_secs_f64() / beat.as_secs_f64();
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let began = Instant::now();
+        operator.fleet().status(FleetStatusRequest {}).await?;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    #[expect(clippy::cast_precision_loss, reason = "sizes in MiB")]
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{count} hosts, 20 checks each, told every {} s, one state of 100 changing each time: \
+         {busy:.0} % of one processor, {:.0} MiB resident, status in {:.0} ms, store grew {:.1} MiB \
+         in {beats:.0} beats ({:.2} KiB for a thousand changes)",
+        beat.as_secs(),
+        mib(process.resident()?),
+        times[2].as_secs_f64() * 1000.0,
+        mib(grown),
+        mib(grown) * 1024.0 * 1000.0 / (beats * count as f64 * 20.0 / 100.0),
+    );
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments, count: usize) -> Result<(), Error> {
+    let Set { process, operator, identities, trust, address, .. } =
+        set_up(arguments, count).await?;
+    let base = process.resident()?;
+
+    let began = Instant::now();
+    let _links = link_all(identities, address, &trust, arguments.abreast, None).await?;
+    all_up(&operator, count).await?;
     let connected = began.elapsed();
     let linked = process.resident()?;
 
