@@ -19,10 +19,13 @@ demo:
 test:
 	CARGO="$(CARGO)" tests/run $(TESTS)
 
-# A simulated fleet of 100, 1,000 and 10,000 hosts against a real controller; some minutes.
+# A simulated fleet of 100, 1,000 and 10,000 hosts against a real controller, the same with checks, and
+# probes beside the commands that they replace; some minutes.
 bench:
 	$(CARGO) build --release --workspace
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench $(HOSTS)
+	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench 10000 --checks-s 60
+	tests/bench/probes
 
 lint:
 	$(CARGO) fmt --all --check

@@ -3,12 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    host::processes::{Seen, with_arguments, working_directory},
+    host::{
+        files,
+        processes::{Seen, with_arguments, working_directory},
+    },
     stack::Stack,
 };
 
@@ -226,7 +228,7 @@ fn after(unit: &str) -> String {
 
 /// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
 fn cluster(data: &Path) -> Option<(u16, String)> {
-    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let text = String::from_utf8(files::small(&data.join("postmaster.pid")).ok()?).ok()?;
     let mut lines = text.lines().skip(3);
     Some((lines.next()?.trim().parse().ok()?, lines.next()?.trim().to_owned()))
 }

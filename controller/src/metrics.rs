@@ -214,7 +214,11 @@ fn health(app: &App, registry: &mut Registry) {
                         problems.get_or_create(&of).set(severity(status).into());
                     }
                 }
-                for figure in &standing.state.figures {
+                if shown >= FIGURES {
+                    shown += 1;
+                    continue;
+                }
+                for figure in standing.state().figures {
                     shown += 1;
                     if shown > FIGURES {
                         continue;
@@ -222,9 +226,9 @@ fn health(app: &App, registry: &mut Registry) {
                     let of = FigureOf {
                         host: host.to_string(),
                         check: name.clone(),
-                        figure: figure.name.clone(),
-                        subject: figure.subject.clone(),
-                        unit: figure.unit.clone(),
+                        figure: figure.name,
+                        subject: figure.subject,
+                        unit: figure.unit,
                     };
                     figures.get_or_create(&of).set(figure.value);
                 }

@@ -63,6 +63,17 @@ impl Screen {
         self.out.flush()
     }
 
+    /// Begins a page anew: on a terminal the one before is taken away.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub fn anew(&mut self) -> io::Result<()> {
+        match self.traits.fitted {
+            true => self.data("\x1b[H\x1b[2J"),
+            false => self.data("\n"),
+        }
+    }
+
     /// Says something to the person, unless only errors are wanted.
     pub fn say(&mut self, text: &str) {
         if !self.traits.quiet {

@@ -213,7 +213,9 @@ fn checked(fleet: &mut Fleet, host: &str) -> std::path::PathBuf {
 
 fn problems(fleet: &Fleet) -> Vec<Value> {
     let list = fleet.ctl(&["problems", "-o", "json"]).json();
-    list.as_array().expect("a list").clone()
+    let list = list.as_array().expect("a list").iter();
+    // Other tests keep the processors busy.
+    list.filter(|p| p["check"] != "resources").cloned().collect()
 }
 
 #[test]

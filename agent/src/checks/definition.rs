@@ -244,7 +244,9 @@ impl Drafts {
 fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    match authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+    let query = url.split_once('?').map_or("", |(_, query)| query).to_ascii_lowercase();
+    let asked = query.split('&').any(|p| p.starts_with("pass"));
+    match asked || authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
         true => Err(InvalidCheck::Check {
             name: name.to_owned(),
             problem: "its url holds a password; put that into a file and name it with \
@@ -377,6 +379,8 @@ mod tests {
         for text in [
             "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2@127.0.0.1/0\"",
             "[[postgres]]\nname = \"a\"\nurl = \"postgres://me:hunter2@127.0.0.1/x\"",
+            "[[postgres]]\nname = \"a\"\nurl = \"postgres://me@127.0.0.1/x?password=hunter2\"",
+            "[[redis]]\nname = \"a\"\nurl = \"unix:///run/redis.sock?db=1&pass=hunter2\"",
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains("holds a password") && !said.contains("hunter2"), "{said}");

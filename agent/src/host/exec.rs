@@ -104,7 +104,9 @@ impl Program {
                 let message = format!("this host has no {}", self.path);
                 Failure::new(ErrorCode::Unsupported, message)
             }
-            _ => Failure::new(ErrorCode::HostFault, format!("{argv} cannot be started: {e}")),
+            _ => {
+                Failure::new(ErrorCode::HostFault, format!("{} cannot be started: {e}", self.path))
+            }
         })?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let missing = || Failure::new(ErrorCode::Internal, "a program has no output");
@@ -132,7 +134,8 @@ impl Running {
             Some(Ok(text)) => Ok(Some(Line::Text(BytesMut::from(&text[..])))),
             Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => Ok(Some(Line::TooLong)),
             Some(Err(AnyDelimiterCodecError::Io(e))) => {
-                let message = format!("the output of {} cannot be read: {e}", self.argv);
+                let program = self.argv.split(' ').next().unwrap_or_default();
+                let message = format!("the output of {program} cannot be read: {e}");
                 Err(Failure::new(ErrorCode::HostFault, message))
             }
         }

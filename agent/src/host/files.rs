@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Read as _,
     os::unix::{ffi::OsStrExt as _, fs::FileTypeExt},
     path::{Component, Path, PathBuf},
 };
@@ -54,6 +55,25 @@ pub fn open(policy: &Policy, path: &Path) -> Result<(PathBuf, File), Failure> {
     Err(Failure::new(ErrorCode::InvalidArgument, message))
 }
 
+/// Most of a file that [`small`] reads.
+const SMALL: u64 = 4 << 20;
+
+/// A small ordinary file of some program, which may belong to anybody: no link is followed, nothing is
+/// waited for, and no more than four MiB are read. Blocks on the disk.
+///
+/// # Errors
+/// When it is not there, is no such file, or cannot be read.
+pub fn small(path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no ordinary file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SMALL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The files that patterns (`*`, `?`, `[..]`) stand for, in order; a path without a pattern stands
 /// for itself. Blocks on the disk.
 ///
@@ -102,7 +122,7 @@ pub fn expand(policy: &Policy, patterns: &[String]) -> Result<Vec<PathBuf>, Fail
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

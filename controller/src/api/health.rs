@@ -200,7 +200,7 @@ impl Health for Api {
         let up = row.connection == crate::store::Connection::Up;
         let check = |standing: crate::health::Standing| CheckHealth {
             stale: !up || standing.stale(now_us),
-            state: Some(standing.state),
+            state: Some(standing.state()),
         };
         let found = self.problems_of(std::slice::from_ref(&row)).await?;
         Ok(Response::new(HostHealth {
@@ -308,6 +308,11 @@ impl Health for Api {
         if hosts.asks_for_health() {
             return Err(invalid("a downtime is for hosts, whatever their checks say: no check(…)"));
         }
+        // Which hosts it covers later must not go beyond what its maker may silence.
+        let hosts = match &caller.scope {
+            None => hosts,
+            Some(scope) => format!("({hosts}) and ({scope})").parse().map_err(invalid)?,
+        };
         // Every host that it covers now must be the caller's to silence.
         for host in self.select(&request.on).await? {
             self.may_silence(&caller, &host, "downtime.add").await?;

@@ -20,6 +20,8 @@ use hostler_proto::{
     wire::{CheckState, HealthReport, HealthRequest, Status, Turn},
 };
 
+use prost::Message as _;
+
 use self::recorder::News;
 
 /// Most checks of one host that are believed.
@@ -48,25 +50,60 @@ pub struct Host {
     pub checks: BTreeMap<String, Standing>,
 }
 
-/// How a check stands, and since when that was heard.
+/// How a check stands, and since when that was heard. Of ten thousand hosts there are hundreds of
+/// thousands: all but what is asked for all the time is kept as it came.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    /// As the agent told it.
-    pub state: CheckState,
+    /// Checks that it needs to be well.
+    pub after: Box<[String]>,
     /// When the agent told it.
     pub heard_us: i64,
+    /// Since when it is so.
+    pub since_us: i64,
+    hard: Status,
+    status: Status,
+    flapping: bool,
+    interval_s: u32,
+    encoded: Box<[u8]>,
 }
 
 impl Standing {
+    /// A state that was told.
+    pub fn new(mut state: CheckState, heard_us: i64) -> Self {
+        let after = std::mem::take(&mut state.after).into_boxed_slice();
+        Self {
+            after,
+            heard_us,
+            since_us: state.since_us,
+            hard: state.hard(),
+            status: state.status(),
+            flapping: state.flapping,
+            interval_s: state.interval_s,
+            encoded: state.encode_to_vec().into_boxed_slice(),
+        }
+    }
+
+    /// As the agent told it.
+    pub fn state(&self) -> CheckState {
+        // It was encoded here.
+        let state = CheckState::decode(&*self.encoded).unwrap_or_default();
+        CheckState { after: self.after.to_vec(), ..state }
+    }
+
+    /// What tells one state from another.
+    fn face(&self) -> (Status, Status, i64, bool) {
+        (self.status, self.hard, self.since_us, self.flapping)
+    }
+
     /// Whether it should have been heard of since: then nobody knows how it stands.
     pub fn stale(&self, now_us: i64) -> bool {
-        let interval = i64::from(self.state.interval_s) * 1_000_000;
+        let interval = i64::from(self.interval_s) * 1_000_000;
         now_us - self.heard_us > interval.saturating_mul(2) + 2 * HEARTBEAT_US
     }
 
     /// What people are told of it now.
     pub fn hard(&self, now_us: i64) -> Status {
-        if self.stale(now_us) { Status::Unknown } else { self.state.hard() }
+        if self.stale(now_us) { Status::Unknown } else { self.hard }
     }
 }
 
@@ -88,6 +125,7 @@ impl Fleet {
 
     /// Takes in what an agent tells; gives what is to be written down, if anything is.
     pub fn hear(&self, host: &HostName, report: HealthReport, now_us: i64) -> Option<News> {
+        let report = HealthReport { memory: short(report.memory), ..report };
         let mut fleet = self.lock();
         let known = fleet.entry(host.clone()).or_default();
         let anew = known.memory != report.memory;
@@ -109,9 +147,9 @@ impl Fleet {
             if before.is_none() && known.checks.len() >= MOST {
                 continue;
             }
-            let face = |s: &CheckState| (s.status, s.hard, s.since_us, s.flapping);
-            changed |= before.is_none_or(|b| face(&b.state) != face(&state));
-            known.checks.insert(state.check.clone(), Standing { state, heard_us: now_us });
+            let (name, standing) = (state.check.clone(), Standing::new(state, now_us));
+            changed |= before.is_none_or(|b| b.face() != standing.face());
+            known.checks.insert(name, standing);
         }
         let last = known.last_turn;
         let turns: Vec<Turn> = report.turns.into_iter().filter(|t| t.number > last).collect();
@@ -124,7 +162,7 @@ impl Fleet {
             last_turn: known.last_turn,
             heard_us: now_us,
             leaving: known.left,
-            states: known.checks.values().map(|c| recorder::plain(&c.state)).collect(),
+            states: known.checks.values().map(|c| recorder::plain(c.state())).collect(),
             turns: turns.map(shortened).collect(),
         })
     }
@@ -155,7 +193,8 @@ fn believed(mut state: CheckState) -> Option<CheckState> {
     state.check.parse::<CheckName>().ok()?;
     state.summary = short(state.summary);
     state.operation = short(state.operation);
-    state.after.truncate(MOST);
+    state.after.truncate(64);
+    state.after.retain(|name| name.parse::<CheckName>().is_ok());
     state.findings.truncate(5);
     for finding in &mut state.findings {
         for text in
@@ -182,7 +221,8 @@ fn short(text: String) -> String {
 }
 
 fn shortened(turn: Turn) -> Turn {
-    Turn { summary: short(turn.summary), ..turn }
+    // A time that is none would be told for ever.
+    Turn { summary: short(turn.summary), at_us: turn.at_us.max(0), ..turn }
 }
 
 #[cfg(test)]
@@ -262,6 +302,6 @@ mod tests {
         fleet.hear(&web(), report(checks, vec![], true), 1);
         let host = fleet.host(&web()).expect("known");
         assert_eq!(host.checks.len(), MOST);
-        assert_eq!(host.checks["c0"].state.summary.len(), TEXT);
+        assert_eq!(host.checks["c0"].state().summary.len(), TEXT);
     }
 }

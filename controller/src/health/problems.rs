@@ -85,11 +85,12 @@ pub fn problems(
     let mut problems = Vec::new();
     for host in hosts.iter().filter(|h| h.connection != Connection::Revoked) {
         let of = health.get(&host.name);
+        let before = problems.len();
         problems.extend(of_host(host, of, now_us));
         if let Some(of) = of.filter(|_| host.connection == Connection::Up) {
             problems.extend(of_checks(&host.name, of, now_us));
         }
-        for problem in problems.iter_mut().filter(|p| p.hosts[0] == host.name) {
+        for problem in &mut problems[before..] {
             problem.handled = known.of(host, &problem.check, problem.since_us, now_us);
         }
     }
@@ -189,11 +190,12 @@ fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
     let mut follows: Vec<(&str, &str)> = Vec::new();
     for name in health.checks.keys() {
         let Some((standing, status)) = bad(name) else { continue };
-        match root(health, name, &|check| bad(check).is_some()) {
-            root if root != name => follows.push((root, name)),
-            _ => {
-                found.insert(name, of_check(host, standing, status, now_us));
-            }
+        let root = root(health, name, &|check| bad(check).is_some());
+        // What is worse than what it needs is a problem of its own, whatever else there is.
+        let worse = bad(root).is_some_and(|(_, of_root)| severity(of_root) < severity(status));
+        match root == name || worse {
+            true => drop(found.insert(name, of_check(host, standing, status, now_us))),
+            false => follows.push((root, name)),
         }
     }
     for (root, name) in follows {
@@ -210,7 +212,7 @@ fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&str) -> bool) -> &'h 
     let mut at = name;
     // A circle of checks that need each other has no beginning; it is left after one round.
     for _ in 0..health.checks.len() {
-        let needs = health.checks.get(at).map(|s| s.state.after.as_slice()).unwrap_or_default();
+        let needs = health.checks.get(at).map(|s| &*s.after).unwrap_or_default();
         match needs.iter().find(|n| bad(n)).and_then(|n| health.checks.get_key_value(n)) {
             Some((needed, _)) if needed == name => return name,
             Some((needed, _)) => at = needed,
@@ -221,10 +223,10 @@ fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&str) -> bool) -> &'h 
 }
 
 fn of_check(host: &HostName, standing: &Standing, status: Status, now_us: i64) -> Problem {
-    let state = &standing.state;
+    let state = standing.state();
     let (summary, since_us) = match standing.stale(now_us) {
         true => ("nothing was heard of it in time".to_owned(), standing.heard_us),
-        false => (state.summary.clone(), state.since_us),
+        false => (state.summary.clone(), standing.since_us),
     };
     let first = state.findings.iter().find(|f| f.status() == status).or(state.findings.first());
     let next = match first.map_or("", |f: &Finding| f.next.as_str()) {
@@ -298,7 +300,7 @@ mod tests {
                 after: after.iter().map(|a| (*a).to_owned()).collect(),
                 ..CheckState::default()
             };
-            ((*name).to_owned(), Standing { state, heard_us: NOW })
+            ((*name).to_owned(), Standing::new(state, NOW))
         };
         Host { checks: checks.iter().map(standing).collect(), ..Host::default() }
     }
@@ -321,6 +323,17 @@ mod tests {
         let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.clone())).collect();
         let both = vec!["http:backend".to_owned(), "postgres:main".to_owned()];
         assert_eq!(told, [("unit:postgresql", both), ("disk", vec![])]);
+    }
+
+    #[test]
+    fn what_is_worse_than_its_root_is_told_on_its_own() {
+        let web = host(&[
+            ("redis:main", Status::Warning, &[]),
+            ("celery:app", Status::Critical, &["redis:main"]),
+        ]);
+        let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+        let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.status)).collect();
+        assert_eq!(told, [("celery:app", Status::Critical), ("redis:main", Status::Warning)]);
     }
 
     #[test]

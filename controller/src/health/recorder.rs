@@ -36,13 +36,10 @@ pub struct News {
 }
 
 /// A state without what is of no use when it is old.
-pub(super) fn plain(state: &CheckState) -> CheckState {
-    let bare = |f: &Finding| Finding { why: String::new(), ..f.clone() };
-    CheckState {
-        findings: state.findings.iter().take(1).map(bare).collect(),
-        figures: Vec::new(),
-        ..state.clone()
-    }
+pub(super) fn plain(mut state: CheckState) -> CheckState {
+    let bare = |f: Finding| Finding { why: String::new(), ..f };
+    state.findings = state.findings.into_iter().take(1).map(bare).collect();
+    CheckState { figures: Vec::new(), ..state }
 }
 
 /// The way to tell. A clone is the same.

@@ -98,6 +98,12 @@ impl Notifier {
             "its agent was stopped on purpose".clone_into(&mut notice.summary);
         }
         let notice = &notice;
+        // A check that is not there any more has no problem.
+        let gone = !notice.check.is_empty()
+            && self.health.host(&host.name).is_some_and(|h| !h.checks.contains_key(&notice.check));
+        if gone || host.revoked_us.is_some() {
+            return self.store.drop_notice(&notice.id).await;
+        }
         let told = self.store.told(&notice.target, &notice.host, &notice.check).await?;
         let handled = known.of(&host, &notice.check, notice.at_us, now_us);
         match target.verdict(notice, &host, told, !handled.is_empty(), now_us) {
@@ -126,7 +132,7 @@ impl Notifier {
 
     fn message(&self, notice: &NoticeRow, host: &HostRow) -> Message {
         let next = self.health.host(&host.name).and_then(|health| {
-            let state = &health.checks.get(&notice.check)?.state;
+            let state = health.checks.get(&notice.check)?.state();
             let next = &state.findings.first()?.next;
             (!next.is_empty()).then(|| format!("hostlerctl {next} --on {}", host.name))
         });

@@ -12,6 +12,9 @@ use crate::{
     store::{HostRow, NoticeRow, Told},
 };
 
+/// How soon it is looked again at a problem that somebody knows of.
+const HANDLED_US: i64 = 60_000_000;
+
 /// How a target is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -180,8 +183,12 @@ impl Target {
         let problem = self.tells(notice.became);
         // Well again, or no longer bad enough to be told: worth a word to those who heard of it.
         let heard = told.is_some_and(|t| self.tells(t.status));
-        if (!problem && !heard) || (problem && handled) {
+        if !problem && !heard {
             return Verdict::Never;
+        }
+        // When the downtime is over and it is still there somebody must hear of it.
+        if problem && handled {
+            return Verdict::Later(now_us + HANDLED_US);
         }
         if told.is_some_and(|t| t.status == notice.became) {
             return Verdict::Never;
@@ -296,7 +303,7 @@ mod tests {
         assert_eq!(of(&ops, Status::Critical, None, 0), Verdict::Never);
         let web = target("on = \"role=web\"");
         let handled = web.verdict(&notice(Status::Critical), &host(), None, true, 0);
-        assert_eq!(handled, Verdict::Never);
+        assert_eq!(handled, Verdict::Later(MINUTE));
     }
 
     #[test]

@@ -276,7 +276,7 @@ fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
     let (heard_us, last_turn): (i64, i64) = (row.try_get("heard_us")?, row.try_get("last_turn")?);
     let leaving: i64 = row.try_get("leaving")?;
     let standing = |state: hostler_proto::wire::CheckState| {
-        (state.check.clone(), Standing { state, heard_us })
+        (state.check.clone(), Standing::new(state, heard_us))
     };
     let host = Host {
         memory: row.try_get("memory")?,

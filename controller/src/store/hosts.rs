@@ -196,6 +196,25 @@ impl HostRow {
     }
 }
 
+/// Forgets how a host was; what its checks did and measured, too, when it is gone for good.
+async fn forget(
+    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    host: &HostName,
+    history: bool,
+) -> Result<(), sqlx::Error> {
+    let state = [
+        "DELETE FROM health WHERE host = $1",
+        "DELETE FROM acknowledgements WHERE host = $1",
+        "DELETE FROM notices WHERE host = $1",
+        "DELETE FROM told WHERE host = $1",
+    ];
+    let past = ["DELETE FROM turns WHERE host = $1", "DELETE FROM figures WHERE host = $1"];
+    for query in state.into_iter().chain(past.into_iter().filter(|_| history)) {
+        sqlx::query(query).bind(host.as_str()).execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// All hosts, by name.
     ///
@@ -239,6 +258,7 @@ impl Store {
                 .bind(host.name.as_str())
                 .execute(&mut *transaction)
                 .await?;
+            forget(&mut transaction, &host.name, false).await?;
         }
         let inserted = sqlx::query(
             "INSERT INTO hosts (name, labels, agent_labels, facts, operations, agent_version, \
@@ -303,7 +323,7 @@ impl Store {
                     self.of_link(&mut transaction, &link.host, back, *at_us, 0).await?;
                 }
                 Change::Down { host, reason, at_us } => {
-                    sqlx::query(
+                    let done = sqlx::query(
                         "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
                          last_seen_us = $2 WHERE name = $1 AND revoked_us = 0",
                     )
@@ -313,7 +333,9 @@ impl Store {
                     .execute(&mut *transaction)
                     .await?;
                     let away = (Status::Ok, Status::Critical, reason.as_str());
-                    self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
+                    if done.rows_affected() == 1 {
+                        self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
+                    }
                 }
             }
         }
@@ -330,7 +352,7 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let rows = sqlx::query(
             "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2 \
-             WHERE connection = 'up' RETURNING name",
+             WHERE connection = 'up' AND revoked_us = 0 RETURNING name",
         )
         .bind(now)
         .bind(reason)
@@ -449,16 +471,7 @@ impl Store {
         if done.rows_affected() != 1 {
             return Ok(false);
         }
-        for query in [
-            "DELETE FROM health WHERE host = $1",
-            "DELETE FROM turns WHERE host = $1",
-            "DELETE FROM figures WHERE host = $1",
-            "DELETE FROM acknowledgements WHERE host = $1",
-            "DELETE FROM notices WHERE host = $1",
-            "DELETE FROM told WHERE host = $1",
-        ] {
-            sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
-        }
+        forget(&mut transaction, host, true).await?;
         transaction.commit().await?;
         Ok(true)
     }

@@ -58,7 +58,8 @@ pub(super) async fn write(
                 attempts: 0,
                 summary: turn.summary.clone(),
             };
-            add(transaction, &notice, turn.at_us).await?;
+            // The agent's clock says when it was; when it is told ours does.
+            add(transaction, &notice, news.heard_us).await?;
         }
     }
     Ok(())
@@ -70,6 +71,17 @@ pub(super) async fn add(
     notice: &NoticeRow,
     due_us: i64,
 ) -> Result<(), StoreError> {
+    // A newer change takes the place of one that was not told yet: judged alone, either would be
+    // wrong.
+    sqlx::query(
+        "DELETE FROM notices WHERE target = $1 AND host = $2 AND check_name = $3 AND id <> $4",
+    )
+    .bind(notice.target.as_str())
+    .bind(notice.host.as_str())
+    .bind(notice.check.as_str())
+    .bind(notice.id.as_str())
+    .execute(&mut **transaction)
+    .await?;
     sqlx::query(
         "INSERT INTO notices (id, target, host, check_name, was, became, at_us, due_us, attempts, \
          summary) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9) ON CONFLICT (id) DO NOTHING",

@@ -1,5 +1,7 @@
 //! The fleet's hosts: how they are, which there are, their labels and their end.
 
+use std::time::Duration;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
 use hostler_core::clock::Clock;
@@ -18,6 +20,9 @@ use crate::{
     show::{Form, fleet, status},
 };
 
+/// Between two looks at the fleet.
+const WATCH: Duration = Duration::from_secs(2);
+
 pub(super) fn commands() -> Vec<Command> {
     let host = || required("host", "The host's name").add(ArgValueCompleter::new(complete::hosts));
     let changes = Arg::new("changes")
@@ -32,6 +37,13 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new("status")
             .about("Shows how the fleet is: counts, problems, certificates that end soon")
+            .arg(
+                Arg::new("watch")
+                    .long("watch")
+                    .short('w')
+                    .action(ArgAction::SetTrue)
+                    .help("Show it anew every two seconds, until Ctrl-C"),
+            )
             .arg(output()),
         Command::new("hosts")
             .about("Lists the hosts, those that are not connected first")
@@ -74,10 +86,24 @@ pub(crate) async fn show_status(
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
-    let reply = controller.answer(controller.fleet().status(FleetStatusRequest {})).await?;
-    let traits = screen.traits();
-    one(&reply, Form::of(matches), screen, |_| status::page(&reply, traits))?;
-    Ok(status::exit(&reply))
+    let (traits, form) = (screen.traits(), Form::of(matches));
+    let watch = matches.get_flag("watch");
+    if watch && form.is_data() && form != Form::Jsonl {
+        return Err(Problem::usage("a document that never ends cannot be written")
+            .hint("use -o jsonl with --watch"));
+    }
+    loop {
+        let reply = controller.answer(controller.fleet().status(FleetStatusRequest {})).await?;
+        if watch && !form.is_data() {
+            screen.anew()?;
+        }
+        one(&reply, form, screen, |_| status::page(&reply, traits))?;
+        if !watch {
+            return Ok(status::exit(&reply));
+        }
+        // Ctrl-C ends the program here, which is what it is for.
+        tokio::time::sleep(WATCH).await;
+    }
 }
 
 /// `hosts`

@@ -543,7 +543,12 @@ fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is
 fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_type() {
     let lab = Lab::take();
     let fleet = fleet(&lab);
-    let problems = || fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
+    // Other tests keep the processors busy.
+    let problems = || {
+        let list = fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
+        let list = list.as_array().cloned().unwrap_or_default();
+        Value::Array(list.into_iter().filter(|p| p["check"] != "resources").collect())
+    };
     eventually("all is well", || problems().as_array().is_some_and(Vec::is_empty));
     let standing = |check: &str| {
         let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();

@@ -35,6 +35,8 @@ impl Probe for GitStatus {
         // As its owner: a checkout's own configuration can name programs that git runs.
         let git = |args: &[&str]| {
             let mut git = Program::as_user("/usr/bin/git", uid, gid)
+                // It would write the index anew, and be in the way of an update.
+                .arg("--no-optional-locks")
                 .arg("-c")
                 .arg("core.fsmonitor=false")
                 .arg("-c")

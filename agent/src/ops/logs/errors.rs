@@ -150,20 +150,31 @@ fn hash(value: &impl Hash) -> u64 {
 
 /// The templates that were not there when the same was asked for last; none the first time.
 fn remember(request: &LogsErrorsRequest, counted: &Counted) -> HashSet<u64> {
-    let asked = hash(&request.path);
-    let now: HashSet<u64> = counted.kinds.keys().map(hash).collect();
+    // A check and a person who look at the same files do not take each other's news away.
+    let asked = hash(&(&request.path, request.since_s, request.new_warning));
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let before = last.iter().position(|(key, _)| *key == asked).map(|at| last.remove(at).1);
-    let news = before.as_ref().map(|before| now.difference(before).copied().collect());
+    let all = || counted.kinds.iter().map(|(template, kind)| (hash(template), kind.count));
+    let (news, known) = match before {
+        None => (HashSet::new(), all().map(|(hash, _)| hash).collect()),
+        Some(mut known) => {
+            let news: HashSet<u64> =
+                all().map(|(hash, _)| hash).filter(|h| !known.contains(h)).collect();
+            // What is too rare to be told is still new when there is more of it.
+            let told = all().filter(|(_, count)| *count >= u64::from(request.new_warning));
+            known.extend(told.map(|(hash, _)| hash));
+            // Of an endless number of kinds those of now are the ones that count.
+            if known.len() > 2 * super::scan::KINDS {
+                known = all().map(|(hash, _)| hash).collect();
+            }
+            (news, known)
+        }
+    };
     if last.len() == REMEMBERED {
         last.remove(0);
     }
-    // What was there once is not new when it comes back.
-    let mut all = before.unwrap_or_default();
-    all.extend(now);
-    all.shrink_to(super::scan::KINDS);
-    last.push((asked, all));
-    news.unwrap_or_default()
+    last.push((asked, known));
+    news
 }
 
 fn judge(
@@ -273,5 +284,7 @@ mod tests {
         );
         assert!(second.data.kinds[0].new && !second.data.kinds[1].new);
         assert_eq!(look(&[("old", 100), ("new", 9)]).status, Status::Ok);
+        assert_eq!(look(&[("old", 100), ("slow", 1)]).status, Status::Ok);
+        assert_eq!(look(&[("old", 100), ("slow", 9)]).status, Status::Warning, "it began slowly");
     }
 }

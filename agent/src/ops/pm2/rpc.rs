@@ -13,7 +13,7 @@ use tokio::{
 /// Longest for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Largest answer; some 6 kB for each application, with its whole environment.
-const LARGEST: u32 = 64 << 20;
+const LARGEST: u32 = 8 << 20;
 
 /// Calls a method that only reads.
 ///

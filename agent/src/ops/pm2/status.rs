@@ -1,6 +1,6 @@
 //! `pm2.status`: the applications of every PM2 daemon on the host.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, os::unix::fs::MetadataExt as _, path::Path};
 
 use hostler_proto::{
     operation::Pm2Status,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::rpc;
 use crate::{
-    host::{blocking, processes},
+    host::{blocking, files, processes},
     operation::{Answer, Context, Probe},
 };
 
@@ -47,6 +47,11 @@ impl Probe for Pm2Status {
             }
             report.daemons.push(daemon);
         }
+        if report.daemons.is_empty() && cx.host.stack.pm2.is_some() && request.app.is_empty() {
+            let finding = Finding::new(Status::Critical, "pm2", "no PM2 daemon runs");
+            findings
+                .push(finding.why("the stack file says that there is one").next("systemd status"));
+        }
         Ok(judge(report, findings, &request.app))
     }
 }
@@ -58,7 +63,10 @@ fn daemons() -> Vec<Pm2Daemon> {
     all.filter_map(|(seen, arguments)| {
         let title = arguments.join(" ");
         let home = title.split_once("God Daemon (")?.1.split(')').next()?;
-        title.starts_with("PM2 ").then(|| Pm2Daemon {
+        // Any process can call itself so; its directory must be its own user's.
+        let owner = std::fs::metadata(home).ok()?.uid();
+        let own = owner == seen.uid && title.starts_with("PM2 ");
+        own.then(|| Pm2Daemon {
             home: home.to_owned(),
             pid: seen.pid,
             user: users.name(seen.uid),
@@ -70,7 +78,9 @@ fn daemons() -> Vec<Pm2Daemon> {
 
 /// Names in the list that is started after a reboot.
 async fn saved(home: &str) -> HashSet<String> {
-    let text = tokio::fs::read(Path::new(home).join("dump.pm2")).await.unwrap_or_default();
+    let path = Path::new(home).join("dump.pm2");
+    let text = blocking(move || Ok(files::small(&path).unwrap_or_default())).await;
+    let text = text.unwrap_or_default();
     let list: Value = serde_json::from_slice(&text).unwrap_or_default();
     let names = list.as_array().map(Vec::as_slice).unwrap_or_default();
     names.iter().filter_map(|app| Some(app["name"].as_str()?.to_owned())).collect()

@@ -39,7 +39,12 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         _ => "",
     };
     let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);
-    Answer::ok(summary, R::default()).finding(finding).evidence("postgres", entry.url.clone())
+    Answer::ok(summary, R::default()).finding(finding).evidence("postgres", shown_url(&entry.url))
+}
+
+/// A URL without its query, which may hold more than an address.
+fn shown_url(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
 }
 
 /// Adds that the role sees only a part, where it does: what is not seen is not well.
@@ -68,29 +73,42 @@ fn shown(statement: String, how: &str) -> String {
 }
 
 /// Takes literals out of a statement: texts, numbers, and what stands between dollar quotes. Names
-/// keep their digits.
+/// keep their digits. At a comment it ends: what stands there may be anything.
 fn masked(statement: &str) -> String {
     let mut out = String::with_capacity(statement.len());
     let mut chars = statement.chars().peekable();
     let mut word = false;
+    let mut last = ' ';
     while let Some(c) = chars.next() {
         match c {
             '\'' => {
+                // A backslash means something only in E'…'.
+                let escapes = matches!(last, 'e' | 'E');
                 out.push('?');
                 while let Some(inner) = chars.next() {
                     match inner {
-                        '\\' => drop(chars.next()),
+                        '\\' if escapes => drop(chars.next()),
                         '\'' if chars.peek() == Some(&'\'') => drop(chars.next()),
                         '\'' => break,
                         _ => {}
                     }
                 }
             }
+            '"' => {
+                out.push('"');
+                for inner in chars.by_ref() {
+                    out.push(inner);
+                    if inner == '"' {
+                        break;
+                    }
+                }
+            }
             '$' if !word && !chars.peek().is_some_and(char::is_ascii_digit) => {
                 // Whatever follows may be a text of any length.
-                out.push_str("?...");
-                return out;
+                return out + "?...";
             }
+            '-' if chars.peek() == Some(&'-') => return out + "...",
+            '/' if chars.peek() == Some(&'*') => return out + "...",
             c if c.is_ascii_digit() && !word => {
                 out.push('?');
                 while chars.peek().is_some_and(|n| n.is_ascii_alphanumeric() || *n == '.') {
@@ -100,6 +118,7 @@ fn masked(statement: &str) -> String {
             c => out.push(c),
         }
         word = c.is_alphanumeric() || c == '_' || c == '$';
+        last = c;
     }
     out
 }
@@ -119,6 +138,12 @@ mod tests {
             ),
             ("INSERT INTO x VALUES (1.5e3, E'a\\'b', $1)", "INSERT INTO x VALUES (?, E?, $1)"),
             ("SELECT $tag$ secret $tag$", "SELECT ?..."),
+            (
+                r"SELECT a LIKE 'x' ESCAPE '\' AND t = 'secret'",
+                "SELECT a LIKE ? ESCAPE ? AND t = ?",
+            ),
+            ("SELECT \"it's\", 'secret'", "SELECT \"it's\", ?"),
+            ("SELECT 1 -- it's\n, 'secret'", "SELECT ? ..."),
             ("UPDATE users_2 SET token = 'abc", "UPDATE users_2 SET token = ?"),
         ] {
             assert_eq!(masked(statement), expected);
