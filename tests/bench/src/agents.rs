@@ -9,6 +9,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use hostler_core::{
+    backoff::Backoff,
     call::Raw,
     clock::Clock,
     identity::Principal,
@@ -28,9 +29,10 @@ use hostler_proto::{
 };
 use hyper::body::Incoming;
 use prost::Message;
+use rand::{SeedableRng, rngs::SmallRng};
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, task::JoinSet};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{Request, Response, Status};
 use tower::{ServiceExt, service_fn};
 
@@ -206,44 +208,85 @@ pub(crate) async fn link_all(
     let event = Event { event: Some(event::Event::Outcome(outcome)) };
     let answer = Answer(Bytes::from(event.encode_to_vec()));
     let dial = |(number, identity): (usize, Identity)| {
-        let answer = answer.clone();
+        let agent = Simulated {
+            number,
+            host: identity.host.to_string(),
+            credentials: identity.credentials,
+            trust: trust.clone(),
+            address: address.to_owned(),
+            answer: answer.clone(),
+            checks,
+        };
         async move {
-            let config = trust.dial(Protocol::Link, &identity.credentials, Expected::Controller)?;
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::try_from("controller")?;
-            let stream = TlsConnector::from(config).connect(name, tcp).await?;
-            let hello = HelloReply {
-                version: "0.0.0".into(),
-                instance: identity.host.to_string(),
-                machine_id: identity.host.to_string(),
-                ..HelloReply::default()
-            };
-            let agent = AgentServer::new(Own { hello: Arc::new(hello), number, checks });
-            let service = service_fn(move |request: http::Request<Incoming>| {
-                let (agent, answer) = (agent.clone(), answer.clone());
-                async move {
-                    if request.uri().path().starts_with("/hostler.v1.Agent/") {
-                        return agent.oneshot(request).await;
-                    }
-                    let mut grpc = tonic::server::Grpc::new(Raw);
-                    Ok::<_, Infallible>(grpc.server_streaming(answer, request).await)
-                }
-            });
-            Ok::<_, Error>((stream, service))
+            let stream = agent.dial().await?;
+            Ok::<_, Error>((agent, stream))
         }
     };
     let mut dialled =
         stream::iter(identities.into_iter().enumerate().map(dial)).buffer_unordered(abreast);
     let mut links = JoinSet::new();
     while let Some(linked) = dialled.next().await {
-        let (stream, service) = linked?;
-        links.spawn(async move {
-            let forever = std::future::pending();
-            if let Err(error) = link::serve(stream, service, Keepalive::default(), forever).await {
-                eprintln!("a simulated link ended: {error}");
-            }
-        });
+        let (agent, stream) = linked?;
+        links.spawn(agent.keep(stream));
     }
     Ok(links)
+}
+
+/// A simulated agent.
+struct Simulated {
+    number: usize,
+    host: String,
+    credentials: Arc<Credentials>,
+    trust: Trust,
+    address: String,
+    answer: Answer,
+    checks: Option<Checks>,
+}
+
+impl Simulated {
+    async fn dial(&self) -> Result<TlsStream<TcpStream>, Error> {
+        let config = self.trust.dial(Protocol::Link, &self.credentials, Expected::Controller)?;
+        let tcp = TcpStream::connect(self.address.as_str()).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from("controller")?;
+        Ok(TlsConnector::from(config).connect(name, tcp).await?)
+    }
+
+    async fn serve(&self, stream: TlsStream<TcpStream>) {
+        let hello = HelloReply {
+            version: "0.0.0".into(),
+            instance: self.host.clone(),
+            machine_id: self.host.clone(),
+            ..HelloReply::default()
+        };
+        let own = Own { hello: Arc::new(hello), number: self.number, checks: self.checks };
+        let (agent, answer) = (AgentServer::new(own), self.answer.clone());
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (agent, answer) = (agent.clone(), answer.clone());
+            async move {
+                if request.uri().path().starts_with("/hostler.v1.Agent/") {
+                    return agent.oneshot(request).await;
+                }
+                let mut grpc = tonic::server::Grpc::new(Raw);
+                Ok::<_, Infallible>(grpc.server_streaming(answer, request).await)
+            }
+        });
+        // Why it ended shows in the hosts that are up.
+        let _ = link::serve(stream, service, Keepalive::default(), std::future::pending()).await;
+    }
+
+    /// Keeps the link as a real agent does: it comes back with the same waits.
+    async fn keep(self, first: TlsStream<TcpStream>) {
+        let mut rng = SmallRng::seed_from_u64(self.number as u64);
+        let mut stream = Some(first);
+        let mut waits = Backoff::default().start();
+        loop {
+            if let Some(stream) = stream.take() {
+                self.serve(stream).await;
+                waits = Backoff::default().start();
+            }
+            tokio::time::sleep(waits.next(&mut rng)).await;
+            stream = self.dial().await.ok();
+        }
+    }
 }

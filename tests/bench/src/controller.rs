@@ -10,7 +10,7 @@ use std::{
 use crate::agents::Error;
 
 /// A controller that is set up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Process {
     program: PathBuf,
     dir: PathBuf,
@@ -47,7 +47,7 @@ impl Process {
     }
 
     /// Starts it.
-    pub(crate) fn run(self) -> Result<Running, Error> {
+    pub(crate) fn run(&self) -> Result<Running, Error> {
         let log = File::create(self.dir.join("controller.log"))?;
         let child = command(&self.program)
             .arg("--config")
