@@ -1,7 +1,14 @@
 //! Simulated agents: each has an identity and a link of its own, and answers every operation at
 //! once with an empty outcome.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -202,7 +209,8 @@ pub(crate) async fn link_all(
     trust: &Trust,
     abreast: usize,
     checks: Option<Checks>,
-) -> Result<JoinSet<()>, Error> {
+) -> Result<Linked, Error> {
+    let made = Arc::new(AtomicUsize::new(0));
     let outcome =
         Outcome { status: Health::Ok.into(), summary: "done".into(), ..Outcome::default() };
     let event = Event { event: Some(event::Event::Outcome(outcome)) };
@@ -216,6 +224,7 @@ pub(crate) async fn link_all(
             address: address.to_owned(),
             answer: answer.clone(),
             checks,
+            made: Arc::clone(&made),
         };
         async move {
             let stream = agent.dial().await?;
@@ -224,12 +233,25 @@ pub(crate) async fn link_all(
     };
     let mut dialled =
         stream::iter(identities.into_iter().enumerate().map(dial)).buffer_unordered(abreast);
-    let mut links = JoinSet::new();
+    let mut agents = JoinSet::new();
     while let Some(linked) = dialled.next().await {
         let (agent, stream) = linked?;
-        links.spawn(agent.keep(stream));
+        agents.spawn(agent.keep(stream));
     }
-    Ok(links)
+    Ok(Linked { made: Arc::clone(&made), _agents: agents })
+}
+
+/// The simulated agents, for as long as it is kept.
+pub(crate) struct Linked {
+    _agents: JoinSet<()>,
+    made: Arc<AtomicUsize>,
+}
+
+impl Linked {
+    /// Links that were made until now, again and again of the same agent.
+    pub(crate) fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
+    }
 }
 
 /// A simulated agent.
@@ -241,6 +263,7 @@ struct Simulated {
     address: String,
     answer: Answer,
     checks: Option<Checks>,
+    made: Arc<AtomicUsize>,
 }
 
 impl Simulated {
@@ -249,7 +272,9 @@ impl Simulated {
         let tcp = TcpStream::connect(self.address.as_str()).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("controller")?;
-        Ok(TlsConnector::from(config).connect(name, tcp).await?)
+        let stream = TlsConnector::from(config).connect(name, tcp).await?;
+        self.made.fetch_add(1, Ordering::Relaxed);
+        Ok(stream)
     }
 
     async fn serve(&self, stream: TlsStream<TcpStream>) {
