@@ -84,7 +84,9 @@ fn read(lines: &[String]) -> Report {
                 "head" if value != "(detached)" => value.clone_into(&mut report.branch),
                 "upstream" => value.clone_into(&mut report.upstream),
                 "ab" => {
-                    let mut counts = value.split(' ').map(|c| c[1..].parse().unwrap_or(0));
+                    let mut counts = value
+                        .split(' ')
+                        .map(|c| c.get(1..).and_then(|n| n.parse().ok()).unwrap_or(0));
                     report.ahead = counts.next().unwrap_or(0);
                     report.behind = counts.next().unwrap_or(0);
                 }
@@ -149,5 +151,13 @@ mod tests {
         let answer = judge("/opt/x", report);
         assert_eq!(answer.status, Status::Warning);
         assert_eq!(answer.summary, "0123456789 on main, 1 ahead, 3 behind");
+    }
+
+    #[test]
+    fn a_branch_line_that_is_cut_short_counts_nothing() {
+        for line in ["# branch.ab", "# branch.ab ", "# branch.ab +", "# branch.ab é é"] {
+            let report = read(&[line.to_owned()]);
+            assert_eq!((report.ahead, report.behind), (0, 0), "{line}");
+        }
     }
 }

@@ -153,8 +153,11 @@ pub(super) fn scan<R: Read>(
         drop(send);
         let mut all = Counted::default();
         for worker in counting {
-            // A counter that panicked has counted nothing; the others have.
-            all.take(worker.join().unwrap_or_default());
+            match worker.join() {
+                Ok(counted) => all.take(counted),
+                // Counts with a part missing would look whole.
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
         all
     });
