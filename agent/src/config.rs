@@ -1,11 +1,17 @@
 //! The agent's configuration, `/etc/hostler/agent.toml`. Every key has a default.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hostler_core::{
     backoff::{Backoff, InvalidBackoff},
     config::{self, ConfigError},
     link::{InvalidKeepalive, Keepalive},
+    program,
 };
 use serde::Deserialize;
 use thiserror::Error;
@@ -15,6 +21,9 @@ use crate::{
     policy::{InvalidPattern, Policy},
     stack::{self, Stack},
 };
+
+/// Where the configuration is, unless the command line says otherwise.
+pub const STANDARD: &str = "/etc/hostler/agent.toml";
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -77,6 +86,16 @@ pub enum InvalidConfig {
 }
 
 impl Config {
+    /// What a file says; the defaults when it is the standard one, and not there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds what is no configuration.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = program::configured(file, STANDARD)?;
+        config.policy.file = file.to_owned();
+        Ok(config)
+    }
+
     /// Whether every value can be used.
     ///
     /// # Errors

@@ -5,15 +5,13 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand};
 use hostler_agent::{
     checks::definition,
-    config::Config,
+    config::{Config, STANDARD},
     discover::Found,
     enroll::{self, Candidate},
     run,
 };
 use hostler_core::{clock::SystemClock, program, token::Token};
 use hostler_proto::catalogue::Catalogue;
-
-const STANDARD: &str = "/etc/hostler/agent.toml";
 
 /// Keeps this host in working order for the controllers of its fleet.
 #[derive(Debug, Parser)]
@@ -68,7 +66,7 @@ async fn main() -> ExitCode {
 }
 
 async fn execute(arguments: Arguments) -> Result<(), program::Error> {
-    let config: Config = program::configured(&arguments.config, STANDARD)?;
+    let config = Config::read(&arguments.config)?;
     match arguments.command {
         Command::Run => run::run(config, program::told_to_stop()?).await,
         Command::Enroll { controller, token, token_file, host } => {

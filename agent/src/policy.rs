@@ -21,6 +21,9 @@ pub struct Policy {
     pub units: Vec<String>,
     /// Patterns of URLs that may be requested; `*` matches no `/`, and `**` matches all.
     pub urls: Vec<String>,
+    /// The file in which it stands, for those who are refused.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 impl Default for Policy {
@@ -33,6 +36,7 @@ impl Default for Policy {
             paths: paths.iter().map(PathBuf::from).collect(),
             units: any(),
             urls: vec!["**".to_owned()],
+            file: PathBuf::from(crate::config::STANDARD),
         }
     }
 }
@@ -75,7 +79,7 @@ impl Policy {
     /// When it may not.
     pub fn operation(&self, name: &str) -> Result<(), Failure> {
         let denied = any_matches(&self.deny, name) || !any_matches(&self.operations, name);
-        if denied { Err(refused(name, "policy.operations or policy.deny")) } else { Ok(()) }
+        if denied { Err(self.refused(name, "policy.operations or policy.deny")) } else { Ok(()) }
     }
 
     /// Whether actions may change a unit.
@@ -85,7 +89,7 @@ impl Policy {
     pub fn unit(&self, name: &str) -> Result<(), Failure> {
         match any_matches(&self.units, name) {
             true => Ok(()),
-            false => Err(refused(&format!("to change {name}"), "policy.units")),
+            false => Err(self.refused(&format!("to change {name}"), "policy.units")),
         }
     }
 
@@ -101,7 +105,7 @@ impl Policy {
         };
         match self.urls.iter().any(matches) {
             true => Ok(()),
-            false => Err(refused(&format!("to request {url}"), "policy.urls")),
+            false => Err(self.refused(&format!("to request {url}"), "policy.urls")),
         }
     }
 
@@ -117,7 +121,7 @@ impl Policy {
         }
         let real = path.canonicalize();
         // What lies elsewhere is refused in the same words whether it exists or not.
-        let outside = || refused(&format!("to read {shown}"), "policy.paths");
+        let outside = || self.refused(&format!("to read {shown}"), "policy.paths");
         let real = real.map_err(|e| match self.paths.iter().any(|a| path.starts_with(a)) {
             true => Failure::new(ErrorCode::NotFound, format!("{shown} cannot be looked at: {e}")),
             false => outside(),
@@ -138,16 +142,18 @@ impl Policy {
         let (root, rest) = self.beneath(path)?;
         Ok(if rest.as_os_str().is_empty() { root } else { root.join(rest) })
     }
+
+    fn refused(&self, what: &str, key: &str) -> Failure {
+        let message = format!("this host's policy does not allow {what}");
+        let file = self.file.display();
+        Failure::new(ErrorCode::PermissionDenied, message)
+            .hint(format!("the host's owner can allow it with {key} in {file}"))
+    }
 }
 
 /// Whether one of the patterns, all of which were checked, matches.
 fn any_matches(patterns: &[String], text: &str) -> bool {
     patterns.iter().any(|p| Glob::new(p).is_ok_and(|g| g.compile_matcher().is_match(text)))
-}
-
-fn refused(what: &str, key: &str) -> Failure {
-    Failure::new(ErrorCode::PermissionDenied, format!("this host's policy does not allow {what}"))
-        .hint(format!("the host's owner can allow it with {key} in /etc/hostler/agent.toml"))
 }
 
 #[cfg(test)]

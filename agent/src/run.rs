@@ -1,6 +1,11 @@
 //! Puts the agent together and runs it until it is told to stop.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hostler_core::{
     clock::{Clock, SystemClock},
@@ -10,7 +15,11 @@ use hostler_core::{
 };
 use hostler_proto::{catalogue::Catalogue, wire::HelloReply};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -58,6 +67,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     };
 
     let tasks = TaskTracker::new();
+    let told = signal(SignalKind::hangup())?;
+    tasks.spawn(obey(told, config.policy.file.clone(), dispatcher.clone(), stop.clone()));
     checks.start(&tasks, &enrolled.host, &stop);
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();
@@ -81,6 +92,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())
+}
+
+/// Reads the policy anew at each SIGHUP. One that cannot be used changes nothing.
+async fn obey(mut told: Signal, file: PathBuf, dispatcher: Dispatcher, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            _ = told.recv() => {}
+            () = stop.cancelled() => return,
+        }
+        let read = || -> Result<Config, Error> {
+            let config = Config::read(&file)?;
+            config.check()?;
+            Ok(config)
+        };
+        match read() {
+            Ok(config) => {
+                dispatcher.obey(config.policy);
+                tracing::info!("the policy was read anew; other keys count from the next start on");
+            }
+            Err(error) => tracing::error!("the policy stays as it was: {error}"),
+        }
+    }
 }
 
 /// Serves controllers that dial in. Only a controller's certificate is let in.

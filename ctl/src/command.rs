@@ -130,9 +130,12 @@ fn operation(spec: &OperationSpec) -> Command {
     command = command.arg(on().required(true).help_heading(run)).arg(output());
     if spec.kind == Kind::Action {
         let plan = Arg::new("plan").long("plan").action(ArgAction::SetTrue);
-        command = command
-            .arg(plan.help("Show what would be done, and change nothing").help_heading(run))
-            .arg(yes().help_heading(run));
+        let help = "Show what would be done, and change nothing";
+        command = command.arg(plan.help(help).help_heading(run));
+    }
+    // Nothing else asks.
+    if spec.effect == Effect::Destructive {
+        command = command.arg(yes().help_heading(run));
     }
     let deadline = format!(
         "Longest for each host [default: {}]",

@@ -6,7 +6,7 @@ use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
 use hostler_proto::{catalogue::Catalogue, wire::HostsRequest};
 
 use crate::{
-    command,
+    admin, command,
     connect::Controller,
     context::Contexts,
     exit::{Exit, Problem},
@@ -67,10 +67,23 @@ fn matching(
     fits.map(|n| CompletionCandidate::new(format!("{before}{n}"))).collect()
 }
 
+/// The context that a command line names, as far as it is written.
+fn asked(mut arguments: impl Iterator<Item = String>) -> Option<String> {
+    while let Some(argument) = arguments.next() {
+        match argument.strip_prefix("--context") {
+            Some("") => return arguments.next(),
+            Some(name) if name.starts_with('=') => return Some(name[1..].to_owned()),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// The fleet's hosts, if its controller answers at once.
 fn live_hosts() -> Option<Vec<String>> {
     let contexts = Contexts::of_user().ok()?;
-    let context = contexts.get(&contexts.current().ok()?).ok()?;
+    let asked = asked(std::env::args());
+    let (_, context) = admin::contexts::chosen(&contexts, asked.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let ask = async {
@@ -93,6 +106,14 @@ mod tests {
             assert!(script(shell).expect(shell).contains("hostlerctl"), "{shell}");
         }
         assert_eq!(script("cmd").expect_err("unknown").exit, Exit::Usage);
+    }
+
+    #[test]
+    fn the_hosts_that_are_offered_are_those_of_the_context_that_was_named() {
+        let of = |line: &str| asked(line.split(' ').map(str::to_owned));
+        assert_eq!(of("hostlerctl --context prod status --on w").as_deref(), Some("prod"));
+        assert_eq!(of("hostlerctl status --context=prod --on w").as_deref(), Some("prod"));
+        assert_eq!(of("hostlerctl status --contextual --on w"), None);
     }
 
     #[test]

@@ -261,6 +261,14 @@ impl Fleet {
         self.agents.insert(host.to_owned(), process);
     }
 
+    /// A running agent.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn agent(&self, host: &str) -> &Process {
+        self.agents.get(host).expect("the agent runs")
+    }
+
     /// Takes an agent, to stop or to kill it.
     ///
     /// # Panics

@@ -36,7 +36,7 @@ fn page(catalogue: &Catalogue) -> String {
     let mut page = String::from(
         "# Operations\n\nMade from the catalogue, as `hostlerctl explain OPERATION` shows it. Every \
          operation takes `--on HOSTS`,\n`--timeout`, `--parallel`, `--reason` and `-o` beside its \
-         own parameters; actions take `--plan` and `--yes` too.\n",
+         own parameters; actions take `--plan` too,\ndestructive ones `--yes`.\n",
     );
     for (domain, help) in catalogue.domains() {
         let _ = write!(page, "\n## {domain}\n\n{help}\n");

@@ -102,6 +102,23 @@ fn agents_come_back_after_the_controller_did_and_one_that_died_meanwhile_is_repo
 }
 
 #[test]
+fn a_policy_that_changed_counts_at_once_and_one_that_cannot_be_used_never() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    let facts = || fleet.ctl(&["host", "facts", "--on", "web-1"]);
+    facts().exits(0);
+    fleet.configure("web-1", "[policy]\ndeny = [\"host.*\"]");
+    fleet.agent("web-1").signal(Signal::HUP);
+    eventually("the policy counts", || facts().code == 4);
+    let said = facts();
+    let file = fleet.path("web-1.toml").display().to_string();
+    assert!(said.out.contains(&file) || said.err.contains(&file), "{said:?}");
+    fleet.configure("web-1", "[policy]\ndeny = [\"host.{\"]");
+    fleet.agent("web-1").signal(Signal::HUP);
+    eventually("it was refused", || fleet.agent("web-1").log().contains("stays as it was"));
+    facts().exits(4);
+}
+
+#[test]
 fn a_token_works_once_for_its_host_and_a_name_is_not_given_twice() {
     let fleet = Fleet::new(Place::Loopback, "");
     fleet.configure("web-1", "");

@@ -7,7 +7,7 @@ mod registry;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -33,6 +33,7 @@ use crate::{
     host::Host,
     journal::{Journal, Known},
     operation::Context,
+    policy::Policy,
 };
 
 /// Operations that run at one time.
@@ -48,7 +49,7 @@ pub struct Dispatcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    host: Arc<Host>,
+    host: RwLock<Arc<Host>>,
     catalogue: Catalogue,
     registry: Registry,
     journal: Journal,
@@ -81,7 +82,7 @@ impl Dispatcher {
     /// A dispatcher for one host.
     pub fn new(host: Arc<Host>, catalogue: Catalogue, journal: Journal) -> Self {
         Self(Arc::new(Inner {
-            host,
+            host: RwLock::new(host),
             catalogue,
             registry: Registry::complete(),
             journal,
@@ -94,7 +95,19 @@ impl Dispatcher {
 
     /// The operations that the policy allows.
     pub fn allowed(&self) -> impl Iterator<Item = &Arc<OperationSpec>> {
-        self.0.catalogue.iter().filter(|s| self.0.host.policy.operation(&s.name).is_ok())
+        let host = self.host();
+        self.0.catalogue.iter().filter(move |s| host.policy.operation(&s.name).is_ok())
+    }
+
+    /// From now on another policy counts. What runs goes on under the one that it began with.
+    pub fn obey(&self, policy: Policy) {
+        let mut host = self.0.host.write().unwrap_or_else(PoisonError::into_inner);
+        *host =
+            Arc::new(Host { policy, stack: host.stack.clone(), clock: Arc::clone(&host.clock) });
+    }
+
+    fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.0.host.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Begins the operation behind a path.
@@ -107,7 +120,8 @@ impl Dispatcher {
             Failure::new(ErrorCode::Unsupported, format!("this agent has no operation {path}"))
                 .hint("a newer agent may have it")
         })?;
-        inner.host.policy.operation(&spec.name)?;
+        let host = self.host();
+        host.policy.operation(&spec.name)?;
         let request = args::from_wire(spec, &request)
             .map_err(|e| Failure::new(ErrorCode::InvalidArgument, e.to_string()))?;
         if inner.tasks.is_closed() {
@@ -131,7 +145,7 @@ impl Dispatcher {
 
         let (events, receiver) = mpsc::channel(EVENTS);
         let cancelled = CancellationToken::new();
-        let cx = Context::new(Arc::clone(&inner.host), cancelled.clone(), events.clone());
+        let cx = Context::new(host, cancelled.clone(), events.clone());
         let order = Order {
             mode: call.mode,
             plan_digest: call.plan_digest.clone(),
