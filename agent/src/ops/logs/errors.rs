@@ -20,7 +20,10 @@ use hostler_proto::{
     wire::{ErrorCode, Failure, Finding, Status},
 };
 
-use super::scan::{Counted, Kind, scan};
+use super::{
+    counted::{Counted, KINDS, Kind},
+    scan::scan,
+};
 use crate::{
     host::{Host, blocking, files},
     operation::{Answer, Context, Probe},
@@ -164,7 +167,7 @@ fn remember(request: &LogsErrorsRequest, counted: &Counted) -> HashSet<u64> {
             let told = all().filter(|(_, count)| *count >= u64::from(request.new_warning));
             known.extend(told.map(|(hash, _)| hash));
             // Of an endless number of kinds those of now are the ones that count.
-            if known.len() > 2 * super::scan::KINDS {
+            if known.len() > 2 * KINDS {
                 known = all().map(|(hash, _)| hash).collect();
             }
             (news, known)
@@ -213,8 +216,8 @@ fn judge(
         template: text(template),
         count: kind.count,
         new: new(template),
-        first: text(&kind.first),
-        last: text(&kind.last),
+        first: text(kind.first.as_ref().map_or(&[], |at| at.as_slice())),
+        last: text(kind.last.as_ref().map_or(&[], |at| at.as_slice())),
         file: paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default(),
     });
     let mut hours: Vec<_> = counted.hours.into_iter().collect();
@@ -250,14 +253,12 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn counted(templates: &[(&str, u64)]) -> Counted {
         let kind =
             |(t, n): &(&str, u64)| (t.as_bytes().to_vec(), Kind { count: *n, ..Kind::default() });
-        let kinds: HashMap<_, _> = templates.iter().map(kind).collect();
+        let kinds = templates.iter().map(kind).collect();
         let errors = templates.iter().map(|(_, n)| n).sum();
         Counted { kinds, errors, ..Counted::default() }
     }

@@ -1,6 +1,7 @@
 //! Log files.
 
 pub(super) mod backwards;
+mod counted;
 mod errors;
 mod follow;
 mod scan;

@@ -1,101 +1,71 @@
-//! Reads log files of any size once and counts their errors by kind, in bounded memory: blocks go
-//! from one reader to as many counters as there are processors.
+//! Reads log files of any size once and counts their errors by kind, in bounded memory: as many
+//! counters as there are processors, of which one at a time reads its next block.
 
 use std::{
-    collections::HashMap,
     io::{self, Read},
+    iter::Enumerate,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, sync_channel},
     },
     thread,
 };
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
+use aho_corasick::{
+    AhoCorasick, MatchKind, Span,
+    packed::{self, Searcher},
+};
+use memchr::memmem::Finder;
 
-use super::template::{template, time};
+use super::{
+    counted::Counted,
+    template::{split, template},
+};
 
-/// Bytes that are read at a time.
-const BLOCK: usize = 1 << 20;
+/// Bytes that are read at a time: what was read is still near the processor when it is counted.
+const BLOCK: usize = 256 << 10;
 /// A longer line is cut; the rest of it is passed over.
 const LINE: usize = BLOCK / 2;
-/// Kinds that are told apart.
-pub(super) const KINDS: usize = 10_000;
-/// Hours that are counted.
-const HOURS: usize = 24 * 366;
 /// Frames of a traceback that are looked through for its end.
 const TRACEBACK: usize = 16 << 10;
+/// Most counters.
+const COUNTERS: usize = 8;
 
 /// Words that tell of an error when they stand alone: neither "0 errors" nor `error_handler.py`.
 const WORDS: [&str; 9] =
     ["error", "critical", "fatal", "panic", "emerg", "alert", "severe", "exception", "traceback"];
 
-static SEARCH: LazyLock<Option<AhoCorasick>> =
-    LazyLock::new(|| AhoCorasickBuilder::new().ascii_case_insensitive(true).build(WORDS).ok());
-
-/// One kind of message.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kind {
-    pub count: u64,
-    pub first: Vec<u8>,
-    pub last: Vec<u8>,
-    /// Number of a file that has it.
-    pub file: usize,
+/// Looks for the words in the three ways in which people and programs write them: `error`, `Error`,
+/// `ERROR`. So few texts can be looked for with vector instructions, where there are such.
+enum Search {
+    Vectors(Searcher),
+    Automaton(AhoCorasick),
 }
 
-/// What was counted.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    pub kinds: HashMap<Vec<u8>, Kind>,
-    pub hours: HashMap<Vec<u8>, u64>,
-    pub errors: u64,
-    pub others: u64,
-    pub lines: u64,
-}
+static SEARCH: LazyLock<Option<Search>> = LazyLock::new(|| {
+    let capital = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
+    let forms = WORDS.iter().flat_map(|w| [(*w).to_owned(), capital(w), w.to_ascii_uppercase()]);
+    let forms: Vec<String> = forms.collect();
+    let vectors = packed::Config::new().builder().extend(&forms).build();
+    let automaton =
+        || AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&forms).ok();
+    vectors.map(Search::Vectors).or_else(|| automaton().map(Search::Automaton))
+});
 
-impl Counted {
-    fn add(&mut self, template: &[u8], time: &[u8], count: u64, file: usize) {
-        self.errors += count;
-        if let Some(hour) = time.get(..13)
-            && (self.hours.len() < HOURS || self.hours.contains_key(hour))
-        {
-            *self.hours.entry(hour.to_vec()).or_default() += count;
-        }
-        let kind = Kind { count, first: time.to_vec(), last: time.to_vec(), file };
-        self.merge(template, &kind);
-    }
+/// How a traceback of Python begins.
+static TRACE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("Traceback (most recent"));
 
-    fn merge(&mut self, template: &[u8], other: &Kind) {
-        let room = self.kinds.len() < KINDS;
-        match self.kinds.get_mut(template) {
-            Some(kind) => {
-                kind.count += other.count;
-                if !other.first.is_empty() && (kind.first.is_empty() || other.first < kind.first) {
-                    kind.first.clone_from(&other.first);
-                }
-                if other.last > kind.last {
-                    kind.last.clone_from(&other.last);
-                }
-                kind.file = kind.file.min(other.file);
+impl Search {
+    /// The first word from some place on, as its beginning and its end.
+    fn find(&self, block: &[u8], from: usize) -> Option<(usize, usize)> {
+        let span = Span { start: from, end: block.len() };
+        let found = match self {
+            Self::Vectors(searcher) => searcher.find_in(block, span)?,
+            Self::Automaton(automaton) => {
+                automaton.find(aho_corasick::Input::new(block).span(span))?
             }
-            None if room => {
-                self.kinds.insert(template.to_vec(), other.clone());
-            }
-            None => self.others += other.count,
-        }
-    }
-
-    fn take(&mut self, other: Self) {
-        self.errors += other.errors;
-        self.others += other.others;
-        self.lines += other.lines;
-        for (hour, count) in other.hours {
-            *self.hours.entry(hour).or_default() += count;
-        }
-        for (template, kind) in other.kinds {
-            self.merge(&template, &kind);
-        }
+        };
+        Some((found.start(), found.end()))
     }
 }
 
@@ -103,57 +73,27 @@ impl Counted {
 /// lines; `read` counts the bytes meanwhile; it ends early once `stop` says so. Blocks.
 ///
 /// # Errors
-/// The first that reading met, with the number of its source; what was read before still counts.
-pub(super) fn scan<R: Read>(
-    sources: impl Iterator<Item = R>,
+/// The first of each source that reading met, with its number; what was read before still counts.
+pub(super) fn scan<R: Read + Send>(
+    sources: impl Iterator<Item = R> + Send,
     since: &[u8],
     read: &AtomicU64,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> (Counted, Vec<(usize, io::Error)>) {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(8);
-    let (send, receive) = sync_channel::<(usize, Vec<u8>)>(workers);
-    let receive = Arc::new(Mutex::new(receive));
-    let mut errors = Vec::new();
+    let counters = thread::available_parallelism().map_or(1, usize::from).min(COUNTERS);
+    let feed = Mutex::new(Feed {
+        sources: sources.enumerate(),
+        current: None,
+        rest: Vec::new(),
+        errors: Vec::new(),
+        read,
+    });
     let counted = thread::scope(|scope| {
-        let counting: Vec<_> = (0..workers)
-            .map(|_| {
-                let receive = Arc::clone(&receive);
-                scope.spawn(move || count_all(&receive, since))
-            })
-            .collect();
-        for (file, mut source) in sources.enumerate() {
-            let mut rest = Vec::new();
-            loop {
-                let mut block = std::mem::take(&mut rest);
-                let had = block.len();
-                block.resize(BLOCK.max(had * 2), 0);
-                let got = match fill(&mut source, &mut block[had..]) {
-                    Ok(got) => got,
-                    Err(error) => {
-                        errors.push((file, error));
-                        0
-                    }
-                };
-                block.truncate(had + got);
-                read.fetch_add(got as u64, Ordering::Relaxed);
-                let end = if got == 0 { block.len() } else { cut(&block) };
-                rest.extend_from_slice(&block[end..]);
-                block.truncate(end);
-                if !block.is_empty() && send.send((file, block)).is_err() {
-                    break;
-                }
-                if got == 0 || stop() {
-                    break;
-                }
-            }
-            if stop() {
-                break;
-            }
-        }
-        drop(send);
+        let counting: Vec<_> =
+            (0..counters).map(|_| scope.spawn(|| count_all(&feed, since, stop))).collect();
         let mut all = Counted::default();
-        for worker in counting {
-            match worker.join() {
+        for counter in counting {
+            match counter.join() {
                 Ok(counted) => all.take(counted),
                 // Counts with a part missing would look whole.
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -161,7 +101,66 @@ pub(super) fn scan<R: Read>(
         }
         all
     });
-    (counted, errors)
+    (counted, feed.into_inner().unwrap_or_else(PoisonError::into_inner).errors)
+}
+
+fn count_all<I: Iterator<Item = R>, R: Read>(
+    feed: &Mutex<Feed<'_, I, R>>,
+    since: &[u8],
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Counted {
+    let mut counted = Counted::default();
+    let mut scratch = Vec::new();
+    let mut block = vec![0; BLOCK];
+    while !stop() {
+        let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
+        let Some((file, length)) = next else { break };
+        count(&block[..length], file, since, &mut counted, &mut scratch);
+    }
+    counted
+}
+
+/// Where the counters get their blocks.
+struct Feed<'a, I, R> {
+    sources: Enumerate<I>,
+    current: Option<(usize, R)>,
+    /// The beginning of a line, or of a traceback, whose end is still to be read.
+    rest: Vec<u8>,
+    errors: Vec<(usize, io::Error)>,
+    read: &'a AtomicU64,
+}
+
+impl<I: Iterator<Item = R>, R: Read> Feed<'_, I, R> {
+    /// Fills a block with whole lines of one source; gives the number of the source and the length.
+    fn next(&mut self, block: &mut [u8]) -> Option<(usize, usize)> {
+        loop {
+            if self.current.is_none() {
+                self.current = self.sources.next();
+            }
+            let (file, source) = self.current.as_mut()?;
+            let (file, had) = (*file, self.rest.len());
+            block[..had].copy_from_slice(&self.rest);
+            self.rest.clear();
+            let got = match fill(source, &mut block[had..]) {
+                Ok(got) => got,
+                Err(error) => {
+                    self.errors.push((file, error));
+                    0
+                }
+            };
+            self.read.fetch_add(got as u64, Ordering::Relaxed);
+            let all = &block[..had + got];
+            let end = if got == 0 { all.len() } else { cut(all) };
+            if got == 0 {
+                self.current = None;
+            } else {
+                self.rest.extend_from_slice(&all[end..]);
+            }
+            if end > 0 {
+                return Some((file, end));
+            }
+        }
+    }
 }
 
 fn fill(source: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
@@ -184,9 +183,9 @@ fn cut(block: &[u8]) -> usize {
         return if block.len() >= LINE { block.len() } else { 0 };
     };
     let tail = end.saturating_sub(TRACEBACK);
-    let Some(begun) = memchr::memmem::rfind(&block[tail..end], b"Traceback (most recent") else {
-        return end;
-    };
+    // Forwards: only that way it looks with vector instructions.
+    let begun = TRACE.find_iter(&block[tail..end]).last();
+    let Some(begun) = begun else { return end };
     let begun = memchr::memrchr(b'\n', &block[..tail + begun]).map_or(0, |at| at + 1);
     match begun > 0 && last_line(&block[begun..end]).is_none() {
         true => begun,
@@ -194,22 +193,11 @@ fn cut(block: &[u8]) -> usize {
     }
 }
 
-fn count_all(blocks: &Mutex<Receiver<(usize, Vec<u8>)>>, since: &[u8]) -> Counted {
-    let mut counted = Counted::default();
-    let mut scratch = Vec::new();
-    loop {
-        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((file, block)) = next else { return counted };
-        count(&block, file, since, &mut counted, &mut scratch);
-    }
-}
-
 fn count(block: &[u8], file: usize, since: &[u8], counted: &mut Counted, scratch: &mut Vec<u8>) {
     counted.lines += memchr::memchr_iter(b'\n', block).count() as u64;
     let Some(search) = SEARCH.as_ref() else { return };
     let mut at = 0;
-    while let Some(found) = search.find(aho_corasick::Input::new(block).range(at..)) {
-        let (start, end) = (found.start(), found.end());
+    while let Some((start, end)) = search.find(block, at) {
         let word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
         let before = start.checked_sub(1).and_then(|i| block.get(i));
         // "ValueError" is one: the name of an exception ends with it.
@@ -223,30 +211,30 @@ fn count(block: &[u8], file: usize, since: &[u8], counted: &mut Counted, scratch
         let to = memchr::memchr(b'\n', &block[end..]).map_or(block.len(), |i| end + i);
         let line = &block[from..to];
         at = to;
-        let own = time(line).unwrap_or_default();
-        if !own.is_empty() && !since.is_empty() && earlier(own, since) {
+        let (own, message) = split(line);
+        if own.is_some_and(|own| !since.is_empty() && earlier(&own, since)) {
             continue;
         }
-        if memchr::memmem::find(line, b"Traceback (most recent").is_some() {
+        if line.trim_ascii_end().ends_with(b"(most recent call last):") {
             let after = &block[to.min(block.len())..];
             if let Some((frame, exception, length)) = last_line(after) {
-                template(exception, scratch);
+                template(split(exception).1, scratch);
                 scratch.extend_from_slice(b" in ");
                 scratch.extend_from_slice(frame);
-                counted.add(scratch, own, 1, file);
+                counted.add(scratch, own, file);
                 at = to + length;
                 continue;
             }
         }
-        template(line, scratch);
-        counted.add(scratch, own, 1, file);
+        template(message, scratch);
+        counted.add(scratch, own, file);
     }
 }
 
 /// Times are written with one of several marks between; digits decide.
 fn earlier(time: &[u8], since: &[u8]) -> bool {
-    let digits = |t: &[u8]| t.iter().copied().filter(u8::is_ascii_digit).collect::<Vec<_>>();
-    digits(time) < digits(since)
+    let digits = |t| <[u8]>::iter(t).filter(|b| b.is_ascii_digit());
+    digits(time).lt(digits(since))
 }
 
 /// The end of a traceback that follows: the function of its last frame, the exception's line, and how
@@ -258,7 +246,7 @@ fn last_line(after: &[u8]) -> Option<(&[u8], &[u8], usize)> {
         at += line.len();
         let text = line.strip_suffix(b"\n")?;
         let indented = text.first().is_none_or(|b| b.is_ascii_whitespace());
-        if !indented && memchr::memmem::find(text, b"Traceback (most recent").is_none() {
+        if !indented && TRACE.find(text).is_none() {
             return Some((frame, text, at));
         }
         if let Some(place) = memchr::memmem::find(text, b", in ") {
@@ -272,7 +260,7 @@ fn last_line(after: &[u8]) -> Option<(&[u8], &[u8], usize)> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::counted::KINDS, *};
 
     fn counted(text: &str, since: &str) -> Vec<(String, u64)> {
         let (counted, errors) =
@@ -362,7 +350,7 @@ mod tests {
             let source = Slow(text.as_bytes(), step);
             let (counted, _) = scan(std::iter::once(source), b"", &AtomicU64::new(0), &|| false);
             prop_assert_eq!(counted.errors, expected);
-            prop_assert_eq!(counted.lines, lines.len() as u64);
+            prop_assert_eq!(counted.lines, lines.len().max(1) as u64);
         }
     }
 }

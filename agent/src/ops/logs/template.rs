@@ -1,51 +1,91 @@
 //! The common form of messages: what differs from line to line is masked. One pass, no dictionary:
 //! the same line gives the same template on every host.
 
+use super::counted::Moment;
+
 /// Longest template.
 const LONGEST: usize = 240;
 /// A run of so many hex digits is an id, with or without digits below ten.
 const HEX: usize = 8;
 
-/// The time at the beginning of a line, `2026-11-26 06:12:01` or with `T` or `/`; none when there is
-/// no such time there.
-pub(super) fn time(line: &[u8]) -> Option<&[u8]> {
-    let start = usize::from(line.first() == Some(&b'['));
-    let time = line.get(start..start + 19)?;
-    let form = b"dddd-dd-dd dd:dd:dd";
-    let fits = time.iter().zip(form).all(|(byte, form)| match form {
-        b'd' => byte.is_ascii_digit(),
-        b'-' => matches!(byte, b'-' | b'/'),
-        b' ' => matches!(byte, b' ' | b'T'),
-        other => byte == other,
-    });
-    fits.then_some(time)
+/// What a byte can be part of; a table, since every byte of every message is asked for.
+const WORD: u8 = 1;
+const DIGIT: u8 = 2;
+const HEX_DIGIT: u8 = 4;
+const PATH: u8 = 8;
+const BEGINS: u8 = 16;
+
+static CLASS: [u8; 256] = {
+    let mut class = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        let high = byte >= 0x80;
+        let mut of = 0;
+        if byte.is_ascii_alphanumeric() || high {
+            of |= WORD | PATH | BEGINS;
+        }
+        if byte == b'_' {
+            of |= WORD;
+        }
+        if byte.is_ascii_digit() {
+            of |= DIGIT;
+        }
+        if byte.is_ascii_hexdigit() {
+            of |= HEX_DIGIT;
+        }
+        if matches!(byte, b'/' | b'.' | b'_' | b'-' | b'+' | b'~' | b'%' | b'@') {
+            of |= PATH;
+        }
+        class[at] = of;
+        at += 1;
+    }
+    class
+};
+
+fn is(byte: u8, class: u8) -> bool {
+    CLASS[usize::from(byte)] & class != 0
 }
 
-/// The template of a line, whose time is left out. It is written to `out`, which is cleared first.
-pub(super) fn template(line: &[u8], out: &mut Vec<u8>) {
+/// The time at the beginning of a line, `2026-11-26 06:12:01` or with `T` or `/`, and what follows
+/// it; none and the whole line when there is no such time there.
+pub(super) fn split(line: &[u8]) -> (Option<Moment>, &[u8]) {
+    let start = usize::from(line.first() == Some(&b'['));
+    let time: Option<&Moment> = line.get(start..).and_then(<[u8]>::first_chunk);
+    let Some(time) = time.filter(|time| is_time(time)) else { return (None, line) };
+    let rest = &line[start + time.len()..];
+    // Fractions and the zone belong to the time.
+    let end = rest.iter().position(|b| matches!(b, b' ' | b']')).unwrap_or(rest.len());
+    let rest = &rest[end..];
+    (Some(*time), rest.strip_prefix(b"]").unwrap_or(rest))
+}
+
+fn is_time(time: &Moment) -> bool {
+    let digits = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
+    matches!(time[4], b'-' | b'/')
+        && time[7] == time[4]
+        && matches!(time[10], b' ' | b'T')
+        && time[13] == b':'
+        && time[16] == b':'
+        && digits.iter().all(|at| time[*at].is_ascii_digit())
+}
+
+/// The template of a message. It is written to `out`, which is cleared first.
+pub(super) fn template(rest: &[u8], out: &mut Vec<u8>) {
     out.clear();
-    let mut rest = line;
-    if let Some(time) = time(line) {
-        let start = usize::from(line.first() == Some(&b'['));
-        rest = &line[start + time.len()..];
-        // Fractions and the zone belong to the time.
-        let end = rest.iter().position(|b| matches!(b, b' ' | b']')).unwrap_or(rest.len());
-        rest = &rest[end..];
-        rest = rest.strip_prefix(b"]").unwrap_or(rest);
-    }
     let mut at = 0;
     while at < rest.len() && out.len() < LONGEST {
         let byte = rest[at];
         at += match byte {
-            b'"' | b'\'' if boundary(out) => quoted(&rest[at..], byte, out),
-            b'/' if boundary(out) => path(&rest[at..], out),
-            b if b.is_ascii_alphanumeric() || b >= 0x80 => word(&rest[at..], out),
+            b if is(b, BEGINS) => word(&rest[at..], out),
             b' ' | b'\t' => {
                 if !out.is_empty() && out.last() != Some(&b' ') {
                     out.push(b' ');
                 }
                 1
             }
+            b'"' | b'\'' if boundary(out) => quoted(&rest[at..], byte, out),
+            b'/' if boundary(out) => path(&rest[at..], out),
             b if b.is_ascii_control() => 1,
             b => {
                 out.push(b);
@@ -82,10 +122,9 @@ fn quoted(rest: &[u8], quote: u8, out: &mut Vec<u8>) -> usize {
     }
 }
 
-/// A path: its end says what it is about, when it has no digits.
+/// A path: what it is about its surroundings say.
 fn path(rest: &[u8], out: &mut Vec<u8>) -> usize {
-    let inside = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+~%@".contains(b) || *b >= 0x80;
-    let end = rest.iter().position(|b| !inside(b)).unwrap_or(rest.len());
+    let end = rest.iter().position(|b| !is(*b, PATH)).unwrap_or(rest.len());
     if end < 2 {
         out.push(b'/');
         return 1;
@@ -94,29 +133,38 @@ fn path(rest: &[u8], out: &mut Vec<u8>) -> usize {
     end
 }
 
-/// A word: kept, unless it has digits or is an id.
-fn word(rest: &[u8], out: &mut Vec<u8>) -> usize {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
-    let mut end = rest.iter().position(|b| !plain(b)).unwrap_or(rest.len());
-    let mut id = rest[..end].iter().any(u8::is_ascii_digit);
-    let hex = |part: &[u8]| part.len() >= HEX && part.iter().all(u8::is_ascii_hexdigit);
-    id |= hex(&rest[..end]);
-    // Numbers, addresses and ids go on over their own marks: 10.0.0.1:80, 1.5e3, a UUID's dashes.
-    while id && end + 1 < rest.len() && b".:-".contains(&rest[end]) {
-        let next = &rest[end + 1..];
-        let more = next.iter().position(|b| !plain(b)).unwrap_or(next.len());
-        let part = &next[..more];
-        let same = !part.is_empty()
-            && (part.iter().any(u8::is_ascii_digit) || part.iter().all(u8::is_ascii_hexdigit));
-        if !same {
+/// How far a word goes, and what is in it: [`DIGIT`] when it has one, [`HEX_DIGIT`] when it has
+/// nothing else.
+fn run(rest: &[u8]) -> (usize, u8) {
+    let (mut end, mut any, mut all) = (0, 0, HEX_DIGIT);
+    for byte in rest {
+        let class = CLASS[usize::from(*byte)];
+        if class & WORD == 0 {
             break;
         }
-        end += 1 + more;
+        any |= class;
+        all &= class;
+        end += 1;
     }
-    match id {
-        true => out.push(b'*'),
-        false => out.extend_from_slice(&rest[..end]),
+    (end, any & DIGIT | if end == 0 { 0 } else { all })
+}
+
+/// A word: kept, unless it has digits or is an id.
+fn word(rest: &[u8], out: &mut Vec<u8>) -> usize {
+    let (mut end, of) = run(rest);
+    let id = of & DIGIT != 0 || (of & HEX_DIGIT != 0 && end >= HEX);
+    if !id {
+        out.extend_from_slice(&rest[..end]);
+        return end;
     }
+    // Numbers, addresses and ids go on over their own marks: 10.0.0.1:80, 1.5e3, a UUID's dashes.
+    while end + 1 < rest.len() && matches!(rest[end], b'.' | b':' | b'-') {
+        match run(&rest[end + 1..]) {
+            (_, 0) => break,
+            (more, _) => end += 1 + more,
+        }
+    }
+    out.push(b'*');
     end
 }
 
@@ -128,7 +176,7 @@ mod tests {
 
     fn of(line: &str) -> String {
         let mut out = Vec::new();
-        template(line.as_bytes(), &mut out);
+        template(split(line.as_bytes()).1, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -166,10 +214,10 @@ mod tests {
         for line in
             ["2026-11-26 06:12:01,5 x", "[2026-11-26T06:12:01Z] x", "2026/11/26 06:12:01 [error]"]
         {
-            assert!(time(line.as_bytes()).is_some(), "{line}");
+            assert!(split(line.as_bytes()).0.is_some(), "{line}");
         }
         for line in ["Nov 26 06:12:01 x", "2026-11-26", "", "20261126 06:12:01 abcd"] {
-            assert!(time(line.as_bytes()).is_none(), "{line}");
+            assert!(split(line.as_bytes()).0.is_none(), "{line}");
         }
     }
 
@@ -177,7 +225,7 @@ mod tests {
         #[test]
         fn no_line_makes_it_panic_or_grow(line in prop::collection::vec(any::<u8>(), 0..600)) {
             let mut out = Vec::new();
-            template(&line, &mut out);
+            template(split(&line).1, &mut out);
             prop_assert!(out.len() <= LONGEST + 600);
         }
 
