@@ -20,9 +20,10 @@ use hostler_core::{
 };
 use hostler_proto::{
     name::HostName,
-    wire::{HelloReply, HelloRequest, agent_client::AgentClient},
+    wire::{HealthRequest, HelloReply, HelloRequest, agent_client::AgentClient},
 };
 use http::uri::PathAndQuery;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, client::Grpc};
 
@@ -38,8 +39,8 @@ pub struct Link {
     pub address: String,
     /// Key of the certificate that it showed.
     pub key: Fingerprint,
-    /// What it told of itself.
-    pub hello: HelloReply,
+    /// Changes with every start of the agent's process.
+    pub instance: String,
     /// Ends the link when it is cancelled.
     pub cut: CancellationToken,
     number: u64,
@@ -55,8 +56,8 @@ pub struct Offer {
     pub address: String,
     /// Key of the certificate that it showed.
     pub key: Fingerprint,
-    /// What it told of itself.
-    pub hello: HelloReply,
+    /// Changes with every start of the agent's process.
+    pub instance: String,
     /// The way to call it.
     pub channel: Channel,
     /// Ends the link when it is cancelled.
@@ -93,16 +94,16 @@ impl Links {
     /// Offers a new link. It takes the place of an older one of the same agent instance, or of one
     /// that has ended.
     pub fn join(&self, offer: Offer) -> Joined {
-        let Offer { host, address, key, hello, channel, cut } = offer;
+        let Offer { host, address, key, instance, channel, cut } = offer;
         let mut links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = links.get(&host)
             && !old.channel.is_closed()
-            && old.hello.instance != hello.instance
+            && old.instance != instance
         {
             return Joined::Occupied(Arc::clone(old));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let link = Link { host: host.clone(), address, key, hello, cut, number, channel };
+        let link = Link { host: host.clone(), address, key, instance, cut, number, channel };
         let link = Arc::new(link);
         if let Some(old) = links.insert(host, Arc::clone(&link)) {
             old.cut.cancel();
@@ -181,6 +182,19 @@ impl Link {
         telemetry::send(request.metadata_mut());
         let reply = grpc.server_streaming(request, path, Raw).await.map_err(CallError::Status)?;
         Ok(reply.into_inner())
+    }
+
+    /// How the host's checks stand, from now on: reports, encoded.
+    ///
+    /// # Errors
+    /// When the agent does not tell, or the link broke meanwhile.
+    pub async fn health(&self, request: &HealthRequest) -> Result<Streaming<Bytes>, Status> {
+        let grpc = Grpc::with_origin(self.channel.clone(), origin());
+        let mut grpc = grpc.max_decoding_message_size(EVENT);
+        grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let request = tonic::Request::new(Bytes::from(request.encode_to_vec()));
+        let path = PathAndQuery::from_static("/hostler.v1.Agent/Health");
+        Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())
     }
 
     /// Whether the agent at its other end answers within `longest`.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hostler_proto::wire::Status;
+use hostler_proto::wire::{self, Status};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -37,8 +37,10 @@ use tower::{ServiceExt, service_fn};
 
 use crate::{
     api::App,
-    health::problems::{severity, word},
-    store::Connection,
+    health::{
+        absence::{absences, connection},
+        problems::{severity, word},
+    },
 };
 
 /// Connections of monitoring systems at a time.
@@ -133,6 +135,27 @@ impl Metrics {
     }
 }
 
+/// The states of which hosts are counted.
+const LINKS: [wire::Connection; 6] = [
+    wire::Connection::Up,
+    wire::Connection::Down,
+    wire::Connection::Unreachable,
+    wire::Connection::Stopped,
+    wire::Connection::Never,
+    wire::Connection::Revoked,
+];
+
+fn link_word(connection: wire::Connection) -> &'static str {
+    match connection {
+        wire::Connection::Unspecified | wire::Connection::Never => "never",
+        wire::Connection::Up => "up",
+        wire::Connection::Down => "down",
+        wire::Connection::Revoked => "revoked",
+        wire::Connection::Unreachable => "unreachable",
+        wire::Connection::Stopped => "stopped",
+    }
+}
+
 /// Everything in Prometheus' text form.
 ///
 /// # Errors
@@ -151,16 +174,20 @@ async fn text(app: &App) -> Result<String, String> {
     registry.register("hosts", text, hosts.clone());
     let text = "When a certificate ends, in seconds since 1970";
     registry.register("certificate_end_timestamp_seconds", text, ends.clone());
-    for connection in [Connection::Up, Connection::Down, Connection::Never, Connection::Revoked] {
-        hosts.get_or_create(&HostsOf { connection: connection.name() }).set(0);
+    for connection in LINKS {
+        hosts.get_or_create(&HostsOf { connection: link_word(connection) }).set(0);
     }
     let end = |kind, name: String, until_us: i64| {
         ends.get_or_create(&CertificateOf { kind, name }).set(until_us / 1_000_000);
     };
     health(app, &mut registry);
     let unreadable = |e: crate::store::StoreError| e.to_string();
-    for host in app.store.hosts().await.map_err(unreadable)? {
-        hosts.get_or_create(&HostsOf { connection: host.connection.name() }).inc();
+    let all = app.store.hosts().await.map_err(unreadable)?;
+    let now_us = app.clock.now().as_microsecond();
+    let absences = app.health.look(|health| absences(&all, health, now_us));
+    for host in all {
+        let connection = link_word(connection(&host, absences.get(&host.name)));
+        hosts.get_or_create(&HostsOf { connection }).inc();
         if host.revoked_us.is_none() {
             end("host", host.name.to_string(), host.certificate_until_us);
         }

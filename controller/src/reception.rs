@@ -1,9 +1,14 @@
 //! What becomes of a connection once it is proven: an agent's link, an operator's session, or a
 //! host that wants a certificate.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use hostler_core::{identity::Principal, link, pki::CertificateFacts, tls::Protocol};
+use hostler_core::{
+    identity::Principal,
+    link::{self, Broken},
+    pki::CertificateFacts,
+    tls::Protocol,
+};
 use hostler_proto::{
     name::HostName,
     wire::{
@@ -23,6 +28,7 @@ use crate::{
         Api,
         enrolment::{Enrolling, Renewing},
     },
+    health::absence::Lost,
     links::{self, Joined, Link, Offer},
     listen::{Reception, Refused, serve_briefly},
 };
@@ -33,7 +39,7 @@ const HELLO: Duration = Duration::from_secs(15);
 const LIFE_SIGN: Duration = Duration::from_secs(3);
 
 /// Moves the bytes of a link, and ends with it.
-type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
+type Driver = Pin<Box<dyn Future<Output = Result<(), Broken>> + Send>>;
 
 impl Reception for Api {
     fn refused(&self, _: &Refused) {
@@ -122,8 +128,15 @@ impl Api {
             return None;
         }
         let address = from.to_string();
-        let offer =
-            Offer { host: host.clone(), address, key: peer.key, hello, channel, cut: cut.clone() };
+        let instance = hello.instance.clone();
+        let offer = Offer {
+            host: host.clone(),
+            address,
+            key: peer.key,
+            instance,
+            channel,
+            cut: cut.clone(),
+        };
         let link = loop {
             match self.0.links.join(offer.clone()) {
                 Joined::Linked(link) => break link,
@@ -144,7 +157,7 @@ impl Api {
             self.0.links.leave(&link);
             return None;
         }
-        self.connected(&link, peer).await;
+        self.connected(&link, hello, peer).await;
         Some((link, driver))
     }
 
@@ -154,16 +167,18 @@ impl Api {
         tokio::spawn(async move { api.reconcile(back).await });
         let (api, told) = (self.clone(), Arc::clone(link));
         tokio::spawn(async move { api.hear(&told).await });
-        let reason = tokio::select! {
+        let (lost, reason) = tokio::select! {
             ended = driver => match ended {
-                Ok(()) => "the agent closed the link".to_owned(),
+                Ok(()) => (Lost::Closed, "the agent closed the link".to_owned()),
                 Err(error) => lost(&error),
             },
-            () = link.cut.cancelled() => "the link was cut by the controller".to_owned(),
+            () = link.cut.cancelled() => {
+                (Lost::Cut, "the link was cut by the controller".to_owned())
+            }
         };
         // When another link of the host has its place, the host is still up.
         if self.0.links.leave(link) {
-            Box::pin(self.disconnected(&link.host, &reason)).await;
+            Box::pin(self.disconnected(&link.host, lost, &reason)).await;
         }
     }
 
@@ -236,16 +251,19 @@ impl Api {
     }
 }
 
-/// Why a link was lost, in words.
-fn lost(error: &hyper::Error) -> String {
-    if error.is_timeout() || format!("{error:?}").contains("KeepAliveTimedOut") {
-        return "it fell silent: no answer to the keepalive".to_owned();
-    }
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    let mut last = error.to_string();
-    while let Some(error) = source {
-        last = error.to_string();
-        source = error.source();
-    }
-    format!("the connection broke: {last}")
+/// How a link was lost, and why, in words.
+fn lost(error: &Broken) -> (Lost, String) {
+    let Broken::Failed(failed) = error else { return (Lost::Silent, error.to_string()) };
+    // What was sent found no way, or was never answered.
+    let silent = failed.get_io().is_some_and(|io| {
+        matches!(
+            io.kind(),
+            io::ErrorKind::TimedOut
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::NetworkDown
+        )
+    });
+    let lost = if silent { Lost::Silent } else { Lost::Closed };
+    (lost, format!("the connection broke: {failed}"))
 }

@@ -18,7 +18,7 @@ use crate::{
     authz::Role,
     config::Config,
     dial::Dialler,
-    health::{Fleet, figures::Figures, recorder::Recorder},
+    health::{Fleet, figures::Figures, past::Past, recorder::Recorder},
     links::Links,
     listen::{Door, listen},
     metrics::{self, Metrics},
@@ -118,9 +118,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let app = Arc::new(app);
     let monitored = monitored
         .map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&app), stop.clone())));
-    let (figures, store) = (app.figures.clone(), app.store.clone());
-    let (clock, retention) = (Arc::clone(&app.clock), app.config.figures);
-    let keeping = tokio::spawn(figures.keep(store, clock, retention, stop.clone()));
+    let past = Past {
+        figures: app.figures.clone(),
+        store: app.store.clone(),
+        clock: Arc::clone(&app.clock),
+        retention: app.config.figures,
+    };
+    let keeping = tokio::spawn(past.keep(stop.clone()));
     let notifier = Notifier {
         targets: app.config.notify.clone(),
         store: app.store.clone(),

@@ -177,7 +177,7 @@ fn a_host_that_is_gone_is_removed_and_its_name_is_free_again() {
     let linked = fleet.ctl(&remove).exits(1);
     assert!(linked.err.contains("web-1 is connected"), "{linked:?}");
     fleet.take_agent("web-1").stop();
-    fleet.wait_for("web-1", "down");
+    fleet.wait_for("web-1", "stopped");
     fleet.ctl(&remove).exits(0);
     fleet.ctl(&["host", "show", "web-1"]).exits(6);
     // Its certificate opens nothing any more.
@@ -520,7 +520,7 @@ fn a_listening_agent_is_dialled_by_its_controller_alone_and_again_when_it_is_bac
     fleet.ctl(&["host", "facts", "--on", "db-1"]).exits(0);
 
     fleet.take_agent("db-1").stop();
-    fleet.wait_for("db-1", "down");
+    fleet.wait_for("db-1", "stopped");
     fleet.start_agent("db-1");
     fleet.wait_for("db-1", "up");
     assert!(

@@ -1,12 +1,12 @@
 //! The hosts and how they are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hostler_core::pki::CertificateFacts;
 use hostler_proto::{
     name::HostName,
     wire::{
-        CertificateRecord, ErrorCode, Failure, FleetStatus, FleetStatusRequest, HostRecord,
+        self, CertificateRecord, ErrorCode, Failure, FleetStatus, FleetStatusRequest, HostRecord,
         HostsReply, HostsRequest, LabelHostRequest, RemoveHostReply, RemoveHostRequest,
         RevokeHostRequest, RevokeReply, Status as Health, fleet_server::Fleet,
     },
@@ -16,28 +16,32 @@ use tonic::{Request, Response, Status};
 use super::{Api, TWIN_US, caller, operations::invalid, unstored};
 use crate::{
     authz::What,
-    health::problems::{Problem, fold, sort},
+    health::{
+        absence::{Absence, connection},
+        problems::{Problem, fold, sort},
+    },
     store::{Connection, HostRow},
 };
 
 /// Problems that one answer lists.
 const PROBLEMS: usize = 100;
 
-fn record(row: HostRow, whole: bool) -> HostRecord {
+fn record(row: &HostRow, absence: Option<&Absence>, whole: bool) -> HostRecord {
+    let allowed = row.operations.split_whitespace().filter(|_| whole);
     HostRecord {
-        connection: hostler_proto::wire::Connection::from(row.connection).into(),
+        connection: connection(row, absence).into(),
         name: row.name.to_string(),
         since_us: row.since_us,
-        reason: row.reason,
-        labels: row.labels.into_iter().collect(),
-        facts: row.facts.into_iter().collect(),
-        agent_version: row.agent_version,
+        reason: row.reason.clone(),
+        labels: row.labels.clone().into_iter().collect(),
+        facts: row.facts.clone().into_iter().collect(),
+        agent_version: row.agent_version.clone(),
         enrolled_us: row.enrolled_us,
         last_seen_us: row.last_seen_us,
-        address: row.address,
+        address: row.address.clone(),
         certificate_until_us: row.certificate_until_us,
-        machine_id: row.machine_id,
-        operations: if whole { row.operations } else { Vec::new() },
+        machine_id: row.machine_id.clone(),
+        operations: allowed.map(str::to_owned).collect(),
     }
 }
 
@@ -51,11 +55,14 @@ impl Fleet for Api {
         self.authorise(&caller, What::Look, None, "fleet.status", "").await?;
         let now = self.0.clock.now().as_microsecond();
         let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        let absences = self.absences().await?;
         let count = |c| {
-            u32::try_from(hosts.iter().filter(|h| h.connection == c).count()).unwrap_or(u32::MAX)
+            let of = |h: &&Arc<HostRow>| connection(h, absences.get(&h.name)) == c;
+            u32::try_from(hosts.iter().filter(of).count()).unwrap_or(u32::MAX)
         };
         let mut problems = self.problems_of(&hosts).await?;
-        let twin = |h: &HostRow| Some((h.name.clone(), self.0.links.twin(&h.name, now - TWIN_US)?));
+        let twin =
+            |h: &Arc<HostRow>| Some((h.name.clone(), self.0.links.twin(&h.name, now - TWIN_US)?));
         problems.extend(hosts.iter().filter_map(twin).map(|(host, twin)| Problem {
             status: Health::Critical,
             check: String::new(),
@@ -100,10 +107,12 @@ impl Fleet for Api {
         }
         Ok(Response::new(FleetStatus {
             hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
-            up: count(Connection::Up),
-            down: count(Connection::Down),
-            never: count(Connection::Never),
-            revoked: count(Connection::Revoked),
+            up: count(wire::Connection::Up),
+            down: count(wire::Connection::Down),
+            never: count(wire::Connection::Never),
+            revoked: count(wire::Connection::Revoked),
+            unreachable: count(wire::Connection::Unreachable),
+            stopped: count(wire::Connection::Stopped),
             problems,
             more_problems: u32::try_from(more).unwrap_or(u32::MAX),
             certificates,
@@ -121,7 +130,8 @@ impl Fleet for Api {
         self.authorise(&caller, What::Look, None, "fleet.hosts", "").await?;
         let hosts = self.select(&request.get_ref().on).await?;
         let whole = hosts.len() == 1;
-        let hosts = hosts.into_iter().map(|h| record(h, whole)).collect();
+        let absences = self.absences().await?;
+        let hosts = hosts.iter().map(|h| record(h, absences.get(&h.name), whole)).collect();
         Ok(Response::new(HostsReply { hosts }))
     }
 
@@ -143,7 +153,8 @@ impl Fleet for Api {
             row.ok_or_else(|| unknown(&host))
         };
         let row = self.change(&caller, "host.label", host.as_str(), detail, label).await?;
-        Ok(Response::new(record(row, true)))
+        let absences = self.absences().await?;
+        Ok(Response::new(record(&row, absences.get(&row.name), true)))
     }
 
     async fn revoke(

@@ -1,23 +1,25 @@
 //! How the hosts' checks stand and stood, and what people know of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use hostler_proto::{
     name::HostName,
     wire::{
         self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
         DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
-        ErrorCode, Failure, HistoryReply, HistoryRequest, HostHealth, HostHealthRequest,
-        ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply, UnacknowledgeRequest,
-        health_server::Health,
+        ErrorCode, Failure, HealthReport, HistoryReply, HistoryRequest, HostHealth,
+        HostHealthRequest, ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply,
+        UnacknowledgeRequest, health_server::Health,
     },
 };
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
 use crate::{
     authz::{Caller, What},
     health::{
+        absence::{Absence, absences},
         figures::{HOUR_US, trend},
         problems::{Known, Problem, problems},
         silence::{Acknowledgement, Checks, Downtime},
@@ -86,8 +88,8 @@ impl Api {
     /// Hears how the checks of a linked host stand, for as long as the link does.
     pub(crate) async fn hear(&self, link: &Arc<Link>) {
         let request = self.0.health.request(&link.host);
-        let mut reports = match link.agent().health(request).await {
-            Ok(reports) => reports.into_inner(),
+        let mut reports = match link.health(&request).await {
+            Ok(reports) => reports,
             Err(status) => {
                 let (host, said) = (&link.host, status.message());
                 tracing::warn!(%host, said, "the agent does not tell how its checks stand");
@@ -95,6 +97,13 @@ impl Api {
             }
         };
         while let Ok(Some(report)) = reports.message().await {
+            let report = match HealthReport::decode(report) {
+                Ok(report) => report,
+                Err(error) => {
+                    tracing::warn!(host = %link.host, %error, "the agent tells what is no report");
+                    return;
+                }
+            };
             let now = self.0.clock.now().as_microsecond();
             self.0.figures.take(&link.host, &report.checks, now);
             if let Some(news) = self.0.health.hear(&link.host, report, now) {
@@ -113,11 +122,19 @@ impl Api {
         })
     }
 
-    /// What deserves attention on some hosts.
-    pub(super) async fn problems_of(&self, hosts: &[HostRow]) -> Result<Vec<Problem>, Status> {
+    /// What deserves attention on some hosts, and why hosts are away.
+    pub(super) async fn problems_of(&self, hosts: &[Arc<HostRow>]) -> Result<Vec<Problem>, Status> {
+        let absences = self.absences().await?;
         let now = self.0.clock.now().as_microsecond();
         let known = self.known(now).await?;
-        Ok(self.0.health.look(|health| problems(hosts, health, &known, now)))
+        Ok(self.0.health.look(|health| problems(hosts, health, &absences, &known, now)))
+    }
+
+    /// Why hosts are away; what speaks for it are all the others.
+    pub(super) async fn absences(&self) -> Result<HashMap<HostName, Absence>, Status> {
+        let all = self.0.store.hosts().await.map_err(unstored)?;
+        let now = self.0.clock.now().as_microsecond();
+        Ok(self.0.health.look(|health| absences(&all, health, now)))
     }
 
     /// The figures of a host since some time: hours from the store, then the last spans.
@@ -137,7 +154,7 @@ impl Api {
             let mut points = hours.remove(&**key).unwrap_or_default();
             let until = points.last().map_or(i64::MIN, |p| p.at_us + HOUR_US);
             points.extend(recent.into_iter().filter(|p| p.at_us >= until.max(since_us)));
-            let trend = series.limit.and_then(|limit| trend(&points, limit));
+            let trend = series.limit().and_then(|limit| trend(&points, limit));
             all.push(Series {
                 check: key.check.clone(),
                 name: key.name.clone(),
@@ -147,7 +164,7 @@ impl Api {
                 mean: points.iter().map(|p| p.mean).collect(),
                 most: points.iter().map(|p| p.most).collect(),
                 last: series.last,
-                limit: series.limit,
+                limit: series.limit(),
                 runs_out_s: trend.map(|t| t.runs_out_s),
                 confidence: trend.map_or(0.0, |t| t.confidence),
             });
@@ -155,10 +172,10 @@ impl Api {
         Ok(all)
     }
 
-    async fn host_of(&self, name: &str) -> Result<HostRow, Status> {
+    async fn host_of(&self, name: &str) -> Result<Arc<HostRow>, Status> {
         let name: HostName = name.parse().map_err(invalid)?;
         let row = self.0.store.host(&name).await.map_err(unstored)?;
-        row.ok_or_else(|| unknown(&name))
+        row.map(Arc::new).ok_or_else(|| unknown(&name))
     }
 
     /// Whether a caller may silence a check of a host.
@@ -226,16 +243,7 @@ impl Health for Api {
         let since_us = now_us - i64::from(since_s) * SECOND_US;
         let check = (!request.check.is_empty()).then_some(request.check.as_str());
         let rows = self.0.store.turns(&row.name, check, since_us, TURNS).await.map_err(unstored)?;
-        let turn = |row: crate::store::TurnRow| Turn {
-            number: 0,
-            check: row.check,
-            was: row.was.into(),
-            became: row.became.into(),
-            hard: true,
-            flapping: row.flapping,
-            at_us: row.at_us,
-            summary: row.summary,
-        };
+        let turn = |row| Turn { hard: true, ..Turn::from(row) };
         Ok(Response::new(HistoryReply {
             host: row.name.to_string(),
             turns: rows.into_iter().map(turn).collect(),

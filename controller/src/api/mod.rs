@@ -11,7 +11,10 @@ mod reconcile;
 
 pub(crate) use fleet::authority_until;
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use hostler_core::{
     clock::Clock,
@@ -22,7 +25,7 @@ use hostler_core::{
 use hostler_proto::{
     catalogue::Catalogue,
     name::HostName,
-    wire::{ErrorCode, Failure, Status as Health},
+    wire::{ErrorCode, Failure, HelloReply, Status as Health},
 };
 use tonic::{Request, Status};
 
@@ -30,7 +33,9 @@ use crate::{
     audit::{Auditor, Entry},
     authz::{Caller, Candidate, What, authorise},
     config::Config,
-    health::{Fleet, Standing, figures::Figures, problems::word, recorder::Recorder},
+    health::{
+        Fleet, Standing, absence::Lost, figures::Figures, problems::word, recorder::Recorder,
+    },
     links::{Link, Links, Twin},
     metrics::Metrics,
     presence::Presence,
@@ -186,21 +191,25 @@ impl Api {
     }
 
     /// The hosts that a selector matches, by name.
-    async fn select(&self, on: &str) -> Result<Vec<HostRow>, Status> {
+    async fn select(&self, on: &str) -> Result<Vec<Arc<HostRow>>, Status> {
         let selector: Selector = on.parse().map_err(operations::invalid)?;
-        let mut hosts = self.0.store.hosts().await.map_err(unstored)?;
-        if selector.asks_for_health() {
-            self.fill_in_health(&mut hosts);
-        }
+        let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        let health = match selector.asks_for_health() {
+            true => self.health_words(&hosts),
+            false => HashMap::new(),
+        };
+        let matches = |h: &HostRow| match health.get(&h.name) {
+            Some(of) => selector.matches(&h.candidate_with(of)),
+            None => selector.matches(&h.candidate()),
+        };
         if let Some(unknown) = selector.unknown_name(hosts.iter().map(|h| &h.name)) {
             return Err(Failure::new(ErrorCode::NotFound, unknown)
                 .hint("list the hosts with: hostlerctl hosts --on all")
                 .into());
         }
         // A revoked host is no longer one of "all": it is meant only by its name or its state.
-        let meant = |h: &HostRow| {
-            selector.matches(&h.candidate())
-                && (h.revoked_us.is_none() || selector.asks_for_revoked(&h.name))
+        let meant = |h: &Arc<HostRow>| {
+            matches(h) && (h.revoked_us.is_none() || selector.asks_for_revoked(&h.name))
         };
         let matching: Vec<_> = hosts.into_iter().filter(meant).collect();
         if matching.is_empty() {
@@ -213,35 +222,37 @@ impl Api {
     }
 
     /// How checks stand, in the words of selectors; of a host that is away nobody knows.
-    fn fill_in_health(&self, hosts: &mut [HostRow]) {
+    fn health_words(&self, hosts: &[Arc<HostRow>]) -> HashMap<HostName, BTreeMap<String, String>> {
         let now = self.0.clock.now().as_microsecond();
         self.0.health.look(|health| {
-            for host in hosts {
-                let Some(of) = health.get(&host.name) else { continue };
+            let words = |host: &Arc<HostRow>| {
                 let status = |s: &Standing| match host.connection {
                     Connection::Up => word(s.hard(now)),
                     _ => word(Health::Unknown),
                 };
-                let checks = of.checks.iter();
-                host.health =
-                    checks.map(|(name, s)| (name.clone(), status(s).to_owned())).collect();
-            }
-        });
+                let checks = health.get(&host.name)?.checks.iter();
+                let words = checks.map(|(name, s)| (name.clone(), status(s).to_owned()));
+                Some((host.name.clone(), words.collect()))
+            };
+            hosts.iter().filter_map(words).collect()
+        })
     }
 
-    pub(crate) async fn connected(&self, link: &Arc<Link>, peer: &CertificateFacts) {
+    pub(crate) async fn connected(&self, link: &Link, hello: HelloReply, peer: &CertificateFacts) {
         let at_us = self.0.clock.now().as_microsecond();
         let certificate_until_us = peer.not_after.as_microsecond();
-        let link = Arc::clone(link);
-        tracing::info!(host = %link.host, from = link.address, "linked");
-        self.0.presence.tell(Change::Up { link, certificate_until_us, at_us }).await;
+        let (host, address) = (link.host.clone(), link.address.clone());
+        tracing::info!(%host, from = address, "linked");
+        let hello = Box::new(hello);
+        let change = Change::Up { host, address, hello, certificate_until_us, at_us };
+        self.0.presence.tell(change).await;
     }
 
-    pub(crate) async fn disconnected(&self, host: &HostName, reason: &str) {
+    pub(crate) async fn disconnected(&self, host: &HostName, lost: Lost, reason: &str) {
         let at_us = self.0.clock.now().as_microsecond();
         tracing::warn!(%host, reason, "the link is lost");
         let (host, reason) = (host.clone(), reason.to_owned());
-        self.0.presence.tell(Change::Down { host, reason, at_us }).await;
+        self.0.presence.tell(Change::Down { host, lost, reason, at_us }).await;
     }
 
     pub(crate) async fn report_clone(

@@ -4,13 +4,11 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use hostler_proto::{name::HostName, wire::CheckState};
-use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Length of the short spans that are kept in memory.
 pub const SPAN_US: i64 = 300_000_000;
@@ -22,8 +20,6 @@ pub const HOUR_US: i64 = 3_600_000_000;
 const MOST: usize = 1000;
 /// Hosts whose hours are written at a time.
 const GROUP: usize = 256;
-/// How often it is looked whether an hour is over.
-const BEAT: Duration = Duration::from_secs(30);
 /// A trend needs so many spans, and so much time.
 const TREND: (usize, i64) = (6, 1_800_000_000);
 
@@ -40,37 +36,47 @@ pub struct Key {
     pub unit: String,
 }
 
-/// One figure of one host.
+/// One figure of one host. Of ten thousand hosts there are hundreds of thousands of these.
 #[derive(Debug, Clone)]
 pub struct Series {
     /// What it is of. The same for all hosts that have it.
     pub key: Arc<Key>,
     /// The last value.
     pub last: f64,
-    /// Where it ends.
-    pub limit: Option<f64>,
+    /// Where it ends; NaN when it does not.
+    limit: f64,
     hour: Span,
     span: Span,
-    /// The beginning of the first span in `recent`.
-    recent_from_us: i64,
-    /// Means of the last spans; NaN where there was none.
+    /// Means of the last spans, up to the one that goes on; NaN where there was none.
     recent: VecDeque<f32>,
 }
 
 /// Values of some time together.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
-    begins_us: i64,
     sum: f64,
-    count: u32,
-    most: f64,
+    /// Greatest of them: seven digits are enough.
+    most: f32,
+    count: u16,
+    /// Number of the span since 1970.
+    number: u32,
 }
 
 impl Span {
     fn add(&mut self, value: f64) {
-        self.most = if self.count == 0 { value } else { self.most.max(value) };
+        // A check runs once a second at most, and an hour has 3600.
+        if self.count == u16::MAX {
+            return;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let short = value as f32;
+        self.most = if self.count == 0 { short } else { self.most.max(short) };
         self.sum += value;
         self.count += 1;
+    }
+
+    fn begins_us(&self, length_us: i64) -> i64 {
+        i64::from(self.number) * length_us
     }
 
     fn mean(&self) -> f64 {
@@ -153,13 +159,17 @@ impl Figures {
                     let new = Series {
                         key,
                         last: figure.value,
-                        limit: figure.limit,
+                        limit: f64::NAN,
                         hour: Span::default(),
                         span: Span::default(),
-                        recent_from_us: 0,
                         recent: VecDeque::new(),
                     };
-                    inner.hosts.entry(host.clone()).or_default().push(new);
+                    let series = inner.hosts.entry(host.clone()).or_default();
+                    // Most hosts tell the same figures for ever: no room for twice as many.
+                    if series.len() == series.capacity() {
+                        series.reserve_exact(8);
+                    }
+                    series.push(new);
                     place
                 }
             };
@@ -185,16 +195,18 @@ impl Figures {
     /// Takes out the hours that are over, of at most so many hosts.
     fn over(&self, now_us: i64, most: usize) -> Vec<Hour> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hour_us = now_us - now_us.rem_euclid(HOUR_US);
+        let hour = number(now_us, HOUR_US);
         let mut hours = Vec::new();
         for (host, series) in &mut inner.hosts {
-            let over = series.iter().find(|s| s.hour.count > 0 && s.hour.begins_us < hour_us);
-            let Some(begins_us) = over.map(|s| s.hour.begins_us) else { continue };
+            let over = series.iter().find(|s| s.hour.count > 0 && s.hour.number < hour);
+            let Some(over) = over.map(|s| s.hour.number) else { continue };
+            let begins_us = i64::from(over) * HOUR_US;
             let mut values = Vec::new();
-            for series in series.iter_mut().filter(|s| s.hour.begins_us == begins_us) {
+            let of_it = |s: &&mut Series| s.hour.count > 0 && s.hour.number == over;
+            for series in series.iter_mut().filter(of_it) {
                 let hour = std::mem::take(&mut series.hour);
                 #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
-                values.push((Arc::clone(&series.key), hour.mean() as f32, hour.most as f32));
+                values.push((Arc::clone(&series.key), hour.mean() as f32, hour.most));
             }
             hours.push(Hour { host: host.clone(), begins_us, values });
             if hours.len() == most {
@@ -204,92 +216,87 @@ impl Figures {
         hours
     }
 
-    /// Writes hours down as they end, and takes those out of the store that are too old.
-    pub async fn keep(
-        self,
-        store: Store,
-        clock: Arc<dyn hostler_core::clock::Clock>,
-        retention: Duration,
-        stop: CancellationToken,
-    ) {
-        let retention_us = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    /// Writes down the hours that are over at some time.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn write_down(&self, store: &Store, now_us: i64) -> Result<(), StoreError> {
         loop {
-            let stopping = tokio::time::timeout(BEAT, stop.cancelled()).await.is_ok();
-            let now_us = clock.now().as_microsecond();
-            // What was counted of this hour would be lost with the process.
-            let until = if stopping { i64::MAX } else { now_us };
-            loop {
-                let hours = self.over(until, GROUP);
-                if hours.is_empty() {
-                    break;
-                }
-                if let Err(error) = store.add_hours(&hours).await {
-                    tracing::error!(%error, hosts = hours.len(), "figures could not be stored");
-                    break;
-                }
+            let hours = self.over(now_us, GROUP);
+            if hours.is_empty() {
+                return Ok(());
             }
-            if stopping {
-                return;
-            }
-            if let Err(error) = store.forget_hours(now_us.saturating_sub(retention_us)).await {
-                tracing::warn!(%error, "old figures could not be taken out of the store");
-            }
+            store.add_hours(&hours).await?;
         }
     }
 }
 
+/// The number of the span of some length that holds some time. Times before 1970 and after the year
+/// 2100 are none that a clock tells.
+fn number(at_us: i64, length_us: i64) -> u32 {
+    u32::try_from(at_us.div_euclid(length_us)).unwrap_or(if at_us < 0 { 0 } else { u32::MAX })
+}
+
 impl Series {
+    /// Where it ends.
+    pub fn limit(&self) -> Option<f64> {
+        (!self.limit.is_nan()).then_some(self.limit)
+    }
+
     fn take(&mut self, value: f64, limit: Option<f64>, now_us: i64) {
-        (self.last, self.limit) = (value, limit);
-        let begins = |length: i64| now_us - now_us.rem_euclid(length);
+        (self.last, self.limit) = (value, limit.unwrap_or(f64::NAN));
         if self.hour.count == 0 {
-            self.hour.begins_us = begins(HOUR_US);
+            self.hour.number = number(now_us, HOUR_US);
         }
         self.hour.add(value);
-        if self.span.begins_us != begins(SPAN_US) {
-            self.end_span();
-            self.span = Span { begins_us: begins(SPAN_US), ..Span::default() };
+        let span = number(now_us, SPAN_US);
+        if self.span.number != span {
+            self.end_span(span);
+            self.span = Span { number: span, ..Span::default() };
         }
         self.span.add(value);
     }
 
-    fn end_span(&mut self) {
+    /// Puts the span that ended to the last ones, with a gap up to the one that begins.
+    fn end_span(&mut self, next: u32) {
         if self.span.count == 0 {
             return;
         }
-        let next = self.recent_from_us + SPAN_US * i64::try_from(self.recent.len()).unwrap_or(0);
-        let missing = (self.span.begins_us - next) / SPAN_US;
-        match usize::try_from(missing) {
-            Ok(missing) if !self.recent.is_empty() && missing < SPANS => {
+        #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let mean = self.span.mean() as f32;
+        let missing = next.checked_sub(self.span.number + 1).map(|n| n as usize);
+        match missing.filter(|missing| *missing < SPANS) {
+            Some(missing) => {
+                let more = 1 + missing;
+                while self.recent.len() + more > SPANS {
+                    self.recent.pop_front();
+                }
+                if self.recent.len() + more > self.recent.capacity() {
+                    self.recent.reserve_exact(8.max(more));
+                }
+                self.recent.push_back(mean);
                 self.recent.extend(std::iter::repeat_n(f32::NAN, missing));
             }
-            _ => {
-                self.recent.clear();
-                self.recent_from_us = self.span.begins_us;
-            }
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
-        self.recent.push_back(self.span.mean() as f32);
-        while self.recent.len() > SPANS {
-            self.recent.pop_front();
-            self.recent_from_us += SPAN_US;
+            // Too long ago, or the clock was set back.
+            None => self.recent.clear(),
         }
     }
 
     /// The last spans, with the one that goes on.
     fn points(&self) -> Vec<Point> {
-        let mut points: Vec<Point> = (0..)
-            .zip(&self.recent)
-            .filter(|(_, mean)| !mean.is_nan())
+        if self.span.count == 0 {
+            return Vec::new();
+        }
+        let now = self.span.begins_us(SPAN_US);
+        let first = now - i64::try_from(self.recent.len()).unwrap_or(0) * SPAN_US;
+        let past = (0..).zip(&self.recent).filter(|(_, mean)| !mean.is_nan());
+        let mut points: Vec<Point> = past
             .map(|(n, mean)| {
                 let mean = f64::from(*mean);
-                Point { at_us: self.recent_from_us + n * SPAN_US, mean, most: mean }
+                Point { at_us: first + n * SPAN_US, mean, most: mean }
             })
             .collect();
-        if self.span.count > 0 {
-            let (mean, most) = (self.span.mean(), self.span.most);
-            points.push(Point { at_us: self.span.begins_us, mean, most });
-        }
+        points.push(Point { at_us: now, mean: self.span.mean(), most: self.span.most.into() });
         points
     }
 }

@@ -1,11 +1,14 @@
 //! How the hosts are, as their agents tell it.
 //!
 //! - [`Fleet`]: how every check stands now; [`recorder`]: what of it is written down
+//! - [`absence`]: why hosts are away
 //! - [`problems`]: what deserves attention, worst first, with what follows from what
 //! - [`silence`]: downtimes and acknowledgements
-//! - [`figures`]: numbers over time, and when something will run out
+//! - [`figures`]: numbers over time, and when something will run out; [`past`]: what is over
 
+pub mod absence;
 pub mod figures;
+pub mod past;
 pub mod problems;
 pub mod recorder;
 pub mod silence;

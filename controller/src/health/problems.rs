@@ -6,6 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use hostler_proto::{
@@ -15,6 +16,7 @@ use hostler_proto::{
 
 use super::{
     Host, Standing,
+    absence::Absence,
     silence::{Acknowledgement, Downtime},
 };
 use crate::store::{Connection, HostRow};
@@ -76,26 +78,69 @@ impl Known {
 }
 
 /// The problems of some hosts; those that nobody knows of first, then the worst, then the oldest.
+/// Hosts that cannot be reached for one reason are one problem, or follow from that of another host.
 pub fn problems(
-    hosts: &[HostRow],
+    hosts: &[Arc<HostRow>],
     health: &HashMap<HostName, Host>,
+    absences: &HashMap<HostName, Absence>,
     known: &Known,
     now_us: i64,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let mut behind: Vec<(&HostName, Problem)> = Vec::new();
     for host in hosts.iter().filter(|h| h.connection != Connection::Revoked) {
         let of = health.get(&host.name);
+        let absence = absences.get(&host.name);
         let before = problems.len();
-        problems.extend(of_host(host, of, now_us));
+        problems.extend(of_host(host, absence, now_us));
         if let Some(of) = of.filter(|_| host.connection == Connection::Up) {
             problems.extend(of_checks(&host.name, of, now_us));
         }
         for problem in &mut problems[before..] {
             problem.handled = known.of(host, &problem.check, problem.since_us, now_us);
         }
+        if let Some(Absence::Via(via)) = absence {
+            behind.extend(problems.drain(before..).map(|problem| (via, problem)));
+        }
     }
+    for (via, problem) in behind {
+        let root = problems.iter_mut().find(|p| p.check.is_empty() && p.hosts.first() == Some(via));
+        match root {
+            Some(root) => root.follows.extend(problem.hosts.iter().map(ToString::to_string)),
+            None => problems.push(problem),
+        }
+    }
+    let mut problems = by_place(problems, absences);
     sort(&mut problems);
     problems
+}
+
+/// Makes one problem of those of a place that cannot be reached.
+fn by_place(problems: Vec<Problem>, absences: &HashMap<HostName, Absence>) -> Vec<Problem> {
+    let mut places: BTreeMap<(&str, String), Problem> = BTreeMap::new();
+    let mut others = Vec::with_capacity(problems.len());
+    for problem in problems {
+        let absence = problem.hosts.first().and_then(|host| absences.get(host));
+        let (Some(Absence::Place(place)), true) = (absence, problem.check.is_empty()) else {
+            others.push(problem);
+            continue;
+        };
+        match places.get_mut(&(place.as_str(), problem.handled.clone())) {
+            Some(all) => {
+                all.since_us = all.since_us.min(problem.since_us);
+                all.hosts.extend(problem.hosts);
+            }
+            None => drop(places.insert((place, problem.handled.clone()), problem)),
+        }
+    }
+    for ((place, _), problem) in &mut places {
+        problem.summary = format!(
+            "unreachable: all hosts of {place} fell silent together; the network to them or their \
+             power is gone"
+        );
+    }
+    others.extend(places.into_values());
+    others
 }
 
 /// Tells a problem that many hosts share once, at the place of its oldest.
@@ -160,13 +205,28 @@ pub fn sort(problems: &mut [Problem]) {
     });
 }
 
-fn of_host(host: &HostRow, health: Option<&Host>, now_us: i64) -> Option<Problem> {
+fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Problem> {
     let days = (host.certificate_until_us - now_us) / DAY_US;
     let (status, summary) = match host.connection {
-        Connection::Down if health.is_some_and(|h| h.left) => {
-            (Status::Warning, "its agent was stopped on purpose".to_owned())
-        }
-        Connection::Down => (Status::Critical, format!("down: {}", host.reason)),
+        Connection::Down => match absence {
+            Some(Absence::Stopped) => {
+                (Status::Warning, "its agent was stopped on purpose".to_owned())
+            }
+            Some(Absence::Returning) => {
+                (Status::Unknown, "not back yet since the controller was started".to_owned())
+            }
+            Some(Absence::AgentDied) => {
+                let text = "its agent ended without a word, the host itself did not";
+                (Status::Critical, format!("{text}: {}", host.reason))
+            }
+            Some(Absence::Via(via)) => (
+                Status::Unknown,
+                format!("unreachable: {via}, through which it is reached, is down"),
+            ),
+            Some(Absence::Place(_) | Absence::Down) | None => {
+                (Status::Critical, format!("down: {}", host.reason))
+            }
+        },
         Connection::Never => (Status::Warning, "enrolled and never connected".to_owned()),
         Connection::Up if host.certificate_until_us <= now_us => {
             (Status::Critical, "its certificate has expired".to_owned())
@@ -264,7 +324,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::health::silence::Checks;
+    use crate::health::{
+        absence::{Lost, absences},
+        silence::Checks,
+    };
 
     const NOW: i64 = 1_000_000_000_000;
 
@@ -272,20 +335,11 @@ mod tests {
         HostRow {
             name: name.parse().expect("name"),
             labels: BTreeMap::new(),
-            facts: BTreeMap::new(),
-            operations: Vec::new(),
-            agent_version: String::new(),
-            machine_id: String::new(),
-            key: String::new(),
             certificate_until_us: NOW + 20 * DAY_US,
-            enrolled_us: 0,
             connection,
             since_us: 7,
             reason: "it fell silent".into(),
-            address: String::new(),
-            last_seen_us: 0,
-            revoked_us: None,
-            health: BTreeMap::new(),
+            ..HostRow::nobody()
         }
     }
 
@@ -307,7 +361,9 @@ mod tests {
 
     fn seen(rows: &[HostRow], hosts: &[(&str, Host)], known: &Known) -> Vec<Problem> {
         let health = hosts.iter().map(|(n, h)| (n.parse().expect("name"), h.clone())).collect();
-        problems(rows, &health, known, NOW)
+        let rows: Vec<_> = rows.iter().cloned().map(Arc::new).collect();
+        let absences = absences(&rows, &health, NOW);
+        problems(&rows, &health, &absences, known, NOW)
     }
 
     #[test]
@@ -323,6 +379,31 @@ mod tests {
         let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.clone())).collect();
         let both = vec!["http:backend".to_owned(), "postgres:main".to_owned()];
         assert_eq!(told, [("unit:postgresql", both), ("disk", vec![])]);
+    }
+
+    #[test]
+    fn hosts_that_cannot_be_reached_for_one_reason_are_one_problem() {
+        let silent = |name: &str, address: &str| HostRow {
+            lost: Some(Lost::Silent),
+            address: format!("{address}:1"),
+            ..row(name, Connection::Down)
+        };
+        let mut behind = silent("behind", "10.9.9.9");
+        behind.labels.insert("via".into(), "alone".into());
+        let rows = [
+            silent("a-1", "10.0.1.1"),
+            silent("a-2", "10.0.1.2"),
+            silent("a-3", "10.0.1.3"),
+            silent("alone", "10.0.2.1"),
+            behind,
+        ];
+        let found = seen(&rows, &[], &Known::default());
+        let told: Vec<_> = found.iter().map(|p| (p.hosts.len(), p.follows.clone())).collect();
+        assert_eq!(told, [(3, vec![]), (1, vec!["behind".to_owned()])]);
+        assert!(found[0].summary.contains("unreachable: all hosts of 10.0.1.0/24"));
+        assert!(found[1].summary.starts_with("down: "));
+        let only = seen(&rows[4..], &[], &Known::default());
+        assert_eq!(only.len(), 1, "without its root it is told itself");
     }
 
     #[test]

@@ -8,10 +8,10 @@ pub mod message;
 pub mod send;
 pub mod target;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hostler_core::clock::Clock;
-use hostler_proto::wire::Status;
+use hostler_proto::{name::HostName, wire::Status};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -20,7 +20,11 @@ use self::{
     target::{Target, Verdict},
 };
 use crate::{
-    health::{Fleet, problems::Known},
+    health::{
+        Fleet,
+        absence::{Absence, absences},
+        problems::Known,
+    },
     store::{HostRow, NoticeRow, Store, StoreError},
 };
 
@@ -46,6 +50,27 @@ pub struct Notifier {
     pub clock: Arc<dyn Clock>,
     /// How they are sent.
     pub sender: Sender,
+}
+
+/// Says in a notice of a host that is away why that is so. False when another host's notice tells of
+/// it: of those that cannot be reached for one reason, one is told.
+fn said_of(notice: &mut NoticeRow, absences: &HashMap<HostName, Absence>) -> bool {
+    match absences.get(&notice.host) {
+        // That an agent was stopped on purpose is no emergency.
+        Some(Absence::Stopped) => {
+            notice.became = Status::Warning;
+            "its agent was stopped on purpose".clone_into(&mut notice.summary);
+            true
+        }
+        Some(Absence::Via(via)) => !absences.contains_key(via),
+        Some(own @ Absence::Place(place)) => {
+            let all: Vec<_> = absences.iter().filter(|(_, a)| *a == own).map(|(h, _)| h).collect();
+            notice.summary =
+                format!("{} hosts of {place} fell silent together: unreachable", all.len());
+            all.iter().min().is_some_and(|first| **first == notice.host)
+        }
+        _ => true,
+    }
 }
 
 impl Notifier {
@@ -78,7 +103,19 @@ impl Notifier {
                 .map(|a| ((a.host.clone(), a.check.clone()), a))
                 .collect(),
         };
-        for notice in notices {
+        let away = |n: &NoticeRow| n.check.is_empty() && n.became == Status::Critical;
+        let absences = match notices.iter().any(away) {
+            true => {
+                let hosts = self.store.hosts().await?;
+                self.health.look(|health| absences(&hosts, health, now_us))
+            }
+            false => HashMap::new(),
+        };
+        for mut notice in notices {
+            if away(&notice) && !said_of(&mut notice, &absences) {
+                self.store.drop_notice(&notice.id).await?;
+                continue;
+            }
             self.one(&notice, &known, now_us).await?;
         }
         Ok(())
@@ -90,14 +127,6 @@ impl Notifier {
         let (Some(host), Some(target)) = (host, target) else {
             return self.store.drop_notice(&notice.id).await;
         };
-        let mut notice = notice.clone();
-        // That an agent was stopped on purpose is no emergency.
-        let left = || self.health.host(&host.name).is_some_and(|h| h.left);
-        if notice.check.is_empty() && notice.became == Status::Critical && left() {
-            notice.became = Status::Warning;
-            "its agent was stopped on purpose".clone_into(&mut notice.summary);
-        }
-        let notice = &notice;
         // A check that is not there any more has no problem.
         let gone = !notice.check.is_empty()
             && self.health.host(&host.name).is_some_and(|h| !h.checks.contains_key(&notice.check));

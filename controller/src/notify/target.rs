@@ -227,20 +227,11 @@ mod tests {
         HostRow {
             name: "web-1".parse().expect("name"),
             labels: BTreeMap::from([("role".to_owned(), "web".to_owned())]),
-            facts: BTreeMap::new(),
-            operations: Vec::new(),
-            agent_version: String::new(),
-            machine_id: String::new(),
-            key: String::new(),
             certificate_until_us: 0,
-            enrolled_us: 0,
             connection: Connection::Up,
             since_us: 0,
             reason: String::new(),
-            address: String::new(),
-            last_seen_us: 0,
-            revoked_us: None,
-            health: BTreeMap::new(),
+            ..HostRow::nobody()
         }
     }
 

@@ -1,62 +1,79 @@
-//! Figures of past hours. A row is an hour of a host: for each series its number, the mean and the
-//! greatest value, twelve bytes together, in base64.
+//! Figures of past hours, kept in days: for each series and hour the number of the series, that of
+//! the hour, the mean and the greatest value, thirteen bytes together, before they are compressed.
 
 use std::collections::HashMap;
 
-use data_encoding::BASE64;
 use hostler_proto::name::HostName;
-use sqlx::Row;
+use sqlx::{Row, Transaction};
 
-use super::{Store, StoreError};
-use crate::health::figures::{Hour, Key, Point};
+use super::{
+    Store, StoreError,
+    days::{Days, day},
+};
+use crate::health::figures::{HOUR_US, Hour, Key, Point};
 
-/// Bytes of one series in a row.
-const WIDTH: usize = 12;
+/// Bytes of one series in one hour.
+const WIDTH: usize = 13;
+/// Bits of a value that are not kept: five digits tell how a disk fills, and shorter values make
+/// shorter days.
+const TAIL: u32 = 0x7f;
+
+/// One series in one hour of a day.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    series: u32,
+    hour: u8,
+    mean: f32,
+    most: f32,
+}
+
+impl Entry {
+    fn read(part: &[u8; WIDTH]) -> Self {
+        let word = |at: usize| [part[at], part[at + 1], part[at + 2], part[at + 3]];
+        Self {
+            series: u32::from_le_bytes(word(0)),
+            hour: part[4],
+            mean: f32::from_le_bytes(word(5)),
+            most: f32::from_le_bytes(word(9)),
+        }
+    }
+
+    fn write(self, into: &mut Vec<u8>) {
+        let short = |value: f32| f32::from_bits(value.to_bits() & !TAIL).to_le_bytes();
+        into.extend(self.series.to_le_bytes());
+        into.push(self.hour);
+        into.extend(short(self.mean));
+        into.extend(short(self.most));
+    }
+}
+
+fn entries(data: &[u8]) -> impl Iterator<Item = Entry> {
+    data.chunks_exact(WIDTH).filter_map(|part| part.try_into().ok().map(Entry::read))
+}
 
 impl Store {
-    /// Writes hours down, all or none.
+    /// Writes hours down, all or none. An hour that was written before is replaced.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store refuses, or is damaged.
     pub async fn add_hours(&self, hours: &[Hour]) -> Result<(), StoreError> {
         let _writer = self.write().await;
         let mut numbers = self.numbers().await?;
         let mut transaction = self.pool.begin().await?;
         for hour in hours {
-            let mut data = Vec::with_capacity(hour.values.len() * WIDTH);
+            let day_us = day(hour.begins_us);
+            let of_day = u8::try_from((hour.begins_us - day_us) / HOUR_US).unwrap_or(u8::MAX);
+            let known = Days::Figures.read(&mut transaction, &hour.host, day_us).await?;
+            let mut all: Vec<_> = entries(&known).filter(|e| e.hour != of_day).collect();
             for (key, mean, most) in &hour.values {
-                let number = match numbers.get(&**key) {
-                    Some(number) => *number,
-                    None => {
-                        let number = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-                        sqlx::query(
-                            "INSERT INTO series (number, check_name, name, subject, unit) \
-                             VALUES ($1, $2, $3, $4, $5)",
-                        )
-                        .bind(i64::from(number))
-                        .bind(key.check.as_str())
-                        .bind(key.name.as_str())
-                        .bind(key.subject.as_str())
-                        .bind(key.unit.as_str())
-                        .execute(&mut *transaction)
-                        .await?;
-                        numbers.insert((**key).clone(), number);
-                        number
-                    }
-                };
-                data.extend(number.to_le_bytes());
-                data.extend(mean.to_le_bytes());
-                data.extend(most.to_le_bytes());
+                let series = number(&mut transaction, &mut numbers, key).await?;
+                all.push(Entry { series, hour: of_day, mean: *mean, most: *most });
             }
-            sqlx::query(
-                "INSERT INTO figures (host, hour_us, data) SELECT name, $2, $3 FROM hosts \
-                 WHERE name = $1 ON CONFLICT (host, hour_us) DO UPDATE SET data = excluded.data",
-            )
-            .bind(hour.host.as_str())
-            .bind(hour.begins_us)
-            .bind(BASE64.encode(&data))
-            .execute(&mut *transaction)
-            .await?;
+            // What is alike lies side by side, and becomes short.
+            all.sort_by_key(|entry| (entry.series, entry.hour));
+            let mut data = Vec::with_capacity(all.len() * WIDTH);
+            all.into_iter().for_each(|entry| entry.write(&mut data));
+            Days::Figures.write(&mut transaction, &hour.host, day_us, &data).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -88,37 +105,52 @@ impl Store {
     ) -> Result<HashMap<Key, Vec<Point>>, StoreError> {
         let keys: HashMap<u32, Key> =
             self.numbers().await?.into_iter().map(|(key, number)| (number, key)).collect();
-        let rows =
-            sqlx::query("SELECT * FROM figures WHERE host = $1 AND hour_us >= $2 ORDER BY hour_us")
-                .bind(host.as_str())
-                .bind(since_us)
-                .fetch_all(&self.pool)
-                .await?;
         let mut series: HashMap<Key, Vec<Point>> = HashMap::new();
-        for row in rows {
-            let (at_us, data): (i64, String) = (row.try_get("hour_us")?, row.try_get("data")?);
-            let data = BASE64
-                .decode(data.as_bytes())
-                .map_err(|_| StoreError::Damaged(format!("the figures of {host} at {at_us}")))?;
-            for part in data.chunks_exact(WIDTH) {
-                let word = |at: usize| [part[at], part[at + 1], part[at + 2], part[at + 3]];
-                let Some(key) = keys.get(&u32::from_le_bytes(word(0))) else { continue };
-                let (mean, most) = (f32::from_le_bytes(word(4)), f32::from_le_bytes(word(8)));
-                let point = Point { at_us, mean: mean.into(), most: most.into() };
+        for (day_us, data) in Days::Figures.since(&self.pool, host, since_us).await?.iter().rev() {
+            for entry in entries(data) {
+                let at_us = day_us + i64::from(entry.hour) * HOUR_US;
+                let Some(key) = keys.get(&entry.series).filter(|_| at_us >= since_us) else {
+                    continue;
+                };
+                let point = Point { at_us, mean: entry.mean.into(), most: entry.most.into() };
                 series.entry(key.clone()).or_default().push(point);
             }
         }
         Ok(series)
     }
 
-    /// Takes hours out that began before some time.
+    /// Takes days out that were over before some time.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn forget_hours(&self, before_us: i64) -> Result<(), StoreError> {
+    pub async fn forget_figures(&self, before_us: i64) -> Result<(), StoreError> {
         let _writer = self.write().await;
-        let query = sqlx::query("DELETE FROM figures WHERE hour_us < $1").bind(before_us);
+        let query = sqlx::query("DELETE FROM figure_days WHERE day_us < $1").bind(day(before_us));
         query.execute(&self.pool).await?;
         Ok(())
     }
+}
+
+/// The number of a series, which is given it when it has none.
+async fn number(
+    transaction: &mut Transaction<'_, sqlx::Any>,
+    numbers: &mut HashMap<Key, u32>,
+    key: &Key,
+) -> Result<u32, StoreError> {
+    if let Some(number) = numbers.get(key) {
+        return Ok(*number);
+    }
+    let number = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+    sqlx::query(
+        "INSERT INTO series (number, check_name, name, subject, unit) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(i64::from(number))
+    .bind(key.check.as_str())
+    .bind(key.name.as_str())
+    .bind(key.subject.as_str())
+    .bind(key.unit.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    numbers.insert(key.clone(), number);
+    Ok(number)
 }

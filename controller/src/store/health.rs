@@ -1,58 +1,27 @@
-//! How checks stood and stand: the last states, changes for ever, and what people know already.
+//! How checks stand: the last states, and what people know already.
 
 use std::collections::HashMap;
 
 use data_encoding::BASE64;
 use hostler_proto::{
     name::HostName,
-    wire::{HealthReport, Status, Turn},
+    wire::{HealthReport, Status},
 };
 use prost::Message;
 use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreError, notices};
+use super::{Store, StoreError, notices, turns};
 use crate::health::{
     Host, Standing,
     recorder::News,
     silence::{Acknowledgement, Checks, Downtime},
 };
 
-/// A change of a hard state, as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TurnRow {
-    /// Of which check.
-    pub check: String,
-    /// When.
-    pub at_us: i64,
-    /// From what.
-    pub was: Status,
-    /// To what.
-    pub became: Status,
-    /// It changes again and again.
-    pub flapping: bool,
-    /// What the check said.
-    pub summary: String,
-}
-
 /// A column that holds a status.
 pub(super) fn status(row: &AnyRow, column: &str) -> Result<Status, StoreError> {
     let number: i64 = row.try_get(column)?;
     let status = i32::try_from(number).ok().and_then(|n| Status::try_from(n).ok());
     status.ok_or_else(|| StoreError::Damaged(format!("status {number}")))
-}
-
-impl TurnRow {
-    fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let flapping: i64 = row.try_get("flapping")?;
-        Ok(Self {
-            check: row.try_get("check_name")?,
-            at_us: row.try_get("at_us")?,
-            was: status(row, "was")?,
-            became: status(row, "became")?,
-            flapping: flapping != 0,
-            summary: row.try_get("summary")?,
-        })
-    }
 }
 
 impl Store {
@@ -85,7 +54,7 @@ impl Store {
                 continue;
             }
             for turn in &news.turns {
-                turned(&mut transaction, &news.host, turn).await?;
+                turns::add(&mut transaction, &news.host, turn).await?;
             }
             notices::write(&mut transaction, &self.targets, news).await?;
         }
@@ -100,34 +69,6 @@ impl Store {
     pub async fn health(&self) -> Result<HashMap<HostName, Host>, StoreError> {
         let rows = sqlx::query("SELECT * FROM health").fetch_all(&self.pool).await?;
         rows.iter().map(host).collect()
-    }
-
-    /// The last changes of a host, or of one of its checks, since some time; the newest first.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn turns(
-        &self,
-        host: &HostName,
-        check: Option<&str>,
-        since_us: i64,
-        limit: u32,
-    ) -> Result<Vec<TurnRow>, StoreError> {
-        let text = match check {
-            Some(_) => {
-                "SELECT * FROM turns WHERE host = $1 AND at_us >= $2 AND check_name = $4 \
-                 ORDER BY at_us DESC LIMIT $3"
-            }
-            None => {
-                "SELECT * FROM turns WHERE host = $1 AND at_us >= $2 ORDER BY at_us DESC LIMIT $3"
-            }
-        };
-        let query = sqlx::query(text).bind(host.as_str()).bind(since_us).bind(i64::from(limit));
-        let query = match check {
-            Some(check) => query.bind(check),
-            None => query,
-        };
-        query.fetch_all(&self.pool).await?.iter().map(TurnRow::read).collect()
     }
 
     /// Announces a downtime.
@@ -244,27 +185,6 @@ impl Store {
         };
         rows.iter().map(read).collect()
     }
-}
-
-async fn turned(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
-    host: &HostName,
-    turn: &Turn,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO turns (host, at_us, check_name, was, became, flapping, summary) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(host.as_str())
-    .bind(turn.at_us)
-    .bind(turn.check.as_str())
-    .bind(i64::from(turn.was))
-    .bind(i64::from(turn.became))
-    .bind(i64::from(turn.flapping))
-    .bind(turn.summary.as_str())
-    .execute(&mut **transaction)
-    .await?;
-    Ok(())
 }
 
 fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {

@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hostler_proto::{
     name::HostName,
-    wire::{self, Status},
+    wire::{self, HelloReply, Status, Turn},
 };
 use sqlx::{Row, any::AnyRow};
 use thiserror::Error;
 
-use super::{NoticeRow, Store, StoreError, from_json, notices, to_json};
-use crate::{authz::Candidate, links::Link};
+use super::{NoticeRow, Store, StoreError, from_json, notices, to_json, turns};
+use crate::{
+    authz::Candidate,
+    health::absence::{Lost, Told, returned},
+};
 
 /// How long a host may be away until anybody is told.
 const AWAY_US: i64 = 60_000_000;
@@ -62,8 +65,8 @@ pub struct HostRow {
     pub labels: BTreeMap<String, String>,
     /// Facts by name.
     pub facts: BTreeMap<String, String>,
-    /// Operations that its policy allows.
-    pub operations: Vec<String>,
+    /// Operations that its policy allows, with spaces between them.
+    pub operations: Arc<str>,
     /// Version of its agent.
     pub agent_version: String,
     /// Its installation.
@@ -86,8 +89,8 @@ pub struct HostRow {
     pub last_seen_us: i64,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
-    /// How its checks stand, for selectors; filled in where one asks for it.
-    pub health: BTreeMap<String, String>,
+    /// How its link was lost, when it is not linked.
+    pub lost: Option<Lost>,
 }
 
 /// How the link of a host changed.
@@ -95,8 +98,12 @@ pub struct HostRow {
 pub enum Change {
     /// It is linked.
     Up {
-        /// By this link.
-        link: Arc<Link>,
+        /// The host.
+        host: HostName,
+        /// Where it dialled from.
+        address: String,
+        /// What its agent told of itself.
+        hello: Box<HelloReply>,
         /// End of the certificate that was shown.
         certificate_until_us: i64,
         /// When.
@@ -106,11 +113,21 @@ pub enum Change {
     Down {
         /// The host.
         host: HostName,
-        /// Why.
+        /// How.
+        lost: Lost,
+        /// Why, in words.
         reason: String,
         /// When.
         at_us: i64,
     },
+}
+
+impl Change {
+    fn host(&self) -> &HostName {
+        match self {
+            Self::Up { host, .. } | Self::Down { host, .. } => host,
+        }
+    }
 }
 
 /// A host that enrols.
@@ -153,12 +170,41 @@ impl From<sqlx::Error> for EnrollError {
 impl HostRow {
     /// The host as selectors and authorisation see it.
     pub fn candidate(&self) -> Candidate<'_> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.candidate_with(&NONE)
+    }
+
+    /// The same, with how its checks stand.
+    pub fn candidate_with<'h>(&'h self, health: &'h BTreeMap<String, String>) -> Candidate<'h> {
         Candidate {
             name: &self.name,
             labels: &self.labels,
             facts: &self.facts,
             state: self.connection.name(),
-            health: &self.health,
+            health,
+        }
+    }
+
+    /// A host of which nothing is known.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self {
+            name: "nobody".parse().expect("a name"),
+            labels: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            operations: "".into(),
+            agent_version: String::new(),
+            machine_id: String::new(),
+            key: String::new(),
+            certificate_until_us: 0,
+            enrolled_us: 0,
+            connection: Connection::Never,
+            since_us: 0,
+            reason: String::new(),
+            address: String::new(),
+            last_seen_us: 0,
+            revoked_us: None,
+            lost: None,
         }
     }
 
@@ -173,7 +219,7 @@ impl HostRow {
             name: name.parse().map_err(|_| StoreError::Damaged(format!("host \"{name}\"")))?,
             labels,
             facts: from_json(row.try_get("facts")?)?,
-            operations: operations.split_whitespace().map(ToOwned::to_owned).collect(),
+            operations: operations.into(),
             agent_version: row.try_get("agent_version")?,
             machine_id: row.try_get("machine_id")?,
             key: row.try_get("key_fingerprint")?,
@@ -191,9 +237,14 @@ impl HostRow {
             address: row.try_get("address")?,
             last_seen_us: row.try_get("last_seen_us")?,
             revoked_us: (revoked != 0).then_some(revoked),
-            health: BTreeMap::new(),
+            lost: lost(row)?,
         })
     }
+}
+
+fn lost(row: &AnyRow) -> Result<Option<Lost>, StoreError> {
+    let word: String = row.try_get("lost")?;
+    Ok(Lost::ALL.into_iter().find(|lost| lost.name() == word))
 }
 
 /// Forgets how a host was; what its checks did and measured, too, when it is gone for good.
@@ -208,19 +259,54 @@ async fn forget(
         "DELETE FROM notices WHERE host = $1",
         "DELETE FROM told WHERE host = $1",
     ];
-    let past = ["DELETE FROM turns WHERE host = $1", "DELETE FROM figures WHERE host = $1"];
+    let past = [
+        "DELETE FROM turns WHERE host = $1",
+        "DELETE FROM turn_days WHERE host = $1",
+        "DELETE FROM figure_days WHERE host = $1",
+    ];
     for query in state.into_iter().chain(past.into_iter().filter(|_| history)) {
         sqlx::query(query).bind(host.as_str()).execute(&mut **transaction).await?;
     }
     Ok(())
 }
 
+/// A change of a host's link, as history keeps it: of a check without a name.
+fn of_host((was, became, summary): (Status, Status, &str), at_us: i64) -> Turn {
+    Turn {
+        was: was.into(),
+        became: became.into(),
+        hard: true,
+        at_us,
+        summary: summary.to_owned(),
+        ..Turn::default()
+    }
+}
+
+/// Writes down where a host was that is linked again.
+async fn came_back(
+    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    host: &HostName,
+    hello: &HelloReply,
+    at_us: i64,
+) -> Result<(), StoreError> {
+    let text = "SELECT lost, boot_id, instance FROM hosts WHERE name = $1";
+    let query = sqlx::query(text).bind(host.as_str());
+    let Some(row) = query.fetch_optional(&mut **transaction).await? else { return Ok(()) };
+    let (boot_id, instance): (String, String) = (row.try_get("boot_id")?, row.try_get("instance")?);
+    let before = Told { boot_id: &boot_id, instance: &instance };
+    let now = Told { boot_id: &hello.boot_id, instance: &hello.instance };
+    match returned(lost(&row)?, before, now) {
+        Some(said) => {
+            let turn = of_host((Status::Critical, Status::Ok, said), at_us);
+            turns::add(transaction, host, &turn).await
+        }
+        None => Ok(()),
+    }
+}
+
 impl Store {
-    /// All hosts, by name.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
+    /// All hosts, by name, from the database.
+    pub(super) async fn read_hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM hosts ORDER BY name").fetch_all(&self.pool).await?;
         rows.iter().map(HostRow::read).collect()
     }
@@ -241,6 +327,7 @@ impl Store {
     /// When the name is taken, the token is used up, or the store refuses.
     pub async fn enroll(&self, token: &str, host: NewHost, now: i64) -> Result<(), EnrollError> {
         let _writer = self.write().await;
+        let changes = self.roster.changes([&host.name]);
         let mut transaction = self.pool.begin().await?;
         let taken = sqlx::query(
             "UPDATE tokens SET uses_left = uses_left - 1 \
@@ -279,6 +366,7 @@ impl Store {
             return Err(EnrollError::Taken);
         }
         transaction.commit().await?;
+        changes.done();
         Ok(())
     }
 
@@ -289,11 +377,12 @@ impl Store {
     /// When the store refuses.
     pub async fn change_connections(&self, changes: &[Change]) -> Result<(), StoreError> {
         let _writer = self.write().await;
+        let changing = self.roster.changes(changes.iter().map(Change::host));
         let mut transaction = self.pool.begin().await?;
         for change in changes {
             match change {
-                Change::Up { link, certificate_until_us, at_us } => {
-                    let hello = &link.hello;
+                Change::Up { host, address, hello, certificate_until_us, at_us } => {
+                    came_back(&mut transaction, host, hello, *at_us).await?;
                     let sorted = |map: &std::collections::HashMap<String, String>| {
                         to_json(&map.clone().into_iter().collect())
                     };
@@ -301,45 +390,52 @@ impl Store {
                         "UPDATE hosts SET connection = 'up', since_us = $2, reason = '', \
                          address = $3, last_seen_us = $2, agent_version = $4, machine_id = $5, \
                          agent_labels = $6, facts = $7, operations = $8, \
-                         certificate_until_us = $9 WHERE name = $1 AND revoked_us = 0",
+                         certificate_until_us = $9, boot_id = $10, instance = $11, lost = '' \
+                         WHERE name = $1 AND revoked_us = 0",
                     )
-                    .bind(link.host.as_str())
+                    .bind(host.as_str())
                     .bind(*at_us)
-                    .bind(link.address.as_str())
+                    .bind(address.as_str())
                     .bind(hello.version.as_str())
                     .bind(hello.machine_id.as_str())
                     .bind(sorted(&hello.labels))
                     .bind(sorted(&hello.facts))
                     .bind(hello.operations.join(" "))
                     .bind(*certificate_until_us)
+                    .bind(hello.boot_id.as_str())
+                    .bind(hello.instance.as_str())
                     .execute(&mut *transaction)
                     .await?;
                     // It was away for a moment, and nobody was told yet.
                     sqlx::query("DELETE FROM notices WHERE host = $1 AND check_name = ''")
-                        .bind(link.host.as_str())
+                        .bind(host.as_str())
                         .execute(&mut *transaction)
                         .await?;
                     let back = (Status::Critical, Status::Ok, "it is connected again");
-                    self.of_link(&mut transaction, &link.host, back, *at_us, 0).await?;
+                    self.of_link(&mut transaction, host, back, *at_us, 0).await?;
                 }
-                Change::Down { host, reason, at_us } => {
+                Change::Down { host, lost, reason, at_us } => {
                     let done = sqlx::query(
                         "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
-                         last_seen_us = $2 WHERE name = $1 AND revoked_us = 0",
+                         last_seen_us = $2, lost = $4 WHERE name = $1 AND revoked_us = 0",
                     )
                     .bind(host.as_str())
                     .bind(*at_us)
                     .bind(reason.as_str())
+                    .bind(lost.name())
                     .execute(&mut *transaction)
                     .await?;
                     let away = (Status::Ok, Status::Critical, reason.as_str());
                     if done.rows_affected() == 1 {
+                        let turn = of_host(away, *at_us);
+                        turns::add(&mut transaction, host, &turn).await?;
                         self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
                     }
                 }
             }
         }
         transaction.commit().await?;
+        changing.done();
         Ok(())
     }
 
@@ -349,10 +445,11 @@ impl Store {
     /// When the store refuses.
     pub async fn none_connected(&self, reason: &str, now: i64) -> Result<u64, StoreError> {
         let _writer = self.write().await;
+        let changes = self.roster.changes_all();
         let mut transaction = self.pool.begin().await?;
         let rows = sqlx::query(
-            "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2 \
-             WHERE connection = 'up' AND revoked_us = 0 RETURNING name",
+            "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2, \
+             lost = 'restart' WHERE connection = 'up' AND revoked_us = 0 RETURNING name",
         )
         .bind(now)
         .bind(reason)
@@ -367,6 +464,7 @@ impl Store {
             self.of_link(&mut transaction, &host, away, now, RESTART_US).await?;
         }
         transaction.commit().await?;
+        changes.done();
         Ok(rows.len() as u64)
     }
 
@@ -402,11 +500,13 @@ impl Store {
     /// When the store refuses.
     pub async fn set_certificate(&self, host: &HostName, until: i64) -> Result<(), StoreError> {
         let _writer = self.write().await;
+        let changes = self.roster.changes([host]);
         sqlx::query("UPDATE hosts SET certificate_until_us = $2 WHERE name = $1")
             .bind(host.as_str())
             .bind(until)
             .execute(&self.pool)
             .await?;
+        changes.done();
         Ok(())
     }
 
@@ -422,6 +522,7 @@ impl Store {
     ) -> Result<Option<HostRow>, StoreError> {
         {
             let _writer = self.write().await;
+            let changes = self.roster.changes([host]);
             let query = sqlx::query("SELECT labels FROM hosts WHERE name = $1").bind(host.as_str());
             let Some(row) = query.fetch_optional(&self.pool).await? else { return Ok(None) };
             let mut labels = from_json(row.try_get("labels")?)?;
@@ -432,6 +533,7 @@ impl Store {
                 .bind(to_json(&labels))
                 .execute(&self.pool)
                 .await?;
+            changes.done();
         }
         self.host(host).await
     }
@@ -447,6 +549,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let _writer = self.write().await;
+        let changes = self.roster.changes([host]);
         let done = sqlx::query(
             "UPDATE hosts SET revoked_us = $2, reason = $3, since_us = $2 \
              WHERE name = $1 AND revoked_us = 0",
@@ -456,6 +559,7 @@ impl Store {
         .bind(reason)
         .execute(&self.pool)
         .await?;
+        changes.done();
         Ok(done.rows_affected() == 1)
     }
 
@@ -465,6 +569,7 @@ impl Store {
     /// When the store refuses.
     pub async fn remove_host(&self, host: &HostName) -> Result<bool, StoreError> {
         let _writer = self.write().await;
+        let changes = self.roster.changes([host]);
         let mut transaction = self.pool.begin().await?;
         let query = "DELETE FROM hosts WHERE name = $1 AND (connection <> 'up' OR revoked_us <> 0)";
         let done = sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
@@ -473,6 +578,7 @@ impl Store {
         }
         forget(&mut transaction, host, true).await?;
         transaction.commit().await?;
+        changes.done();
         Ok(true)
     }
 }

@@ -1,15 +1,18 @@
 //! What must outlive the controller, in SQLite or PostgreSQL. All SQL of the controller is here.
 //!
-//! One text for both: the tables know only BIGINT and TEXT, which is what sqlx's `Any` carries
-//! faithfully, so there are no two implementations that could drift apart.
+//! One text for both: the tables know only BIGINT, TEXT and BYTEA, which sqlx's `Any` carries
+//! faithfully (SQLite takes any name of a type), so there are no two implementations that could drift apart.
 
 mod audit;
+mod days;
 mod figures;
 mod health;
 mod hosts;
 mod notices;
 mod operators;
+mod roster;
 mod tokens;
+mod turns;
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, sync::Arc, time::Duration};
 
@@ -23,11 +26,11 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     audit::AuditFilter,
-    health::TurnRow,
     hosts::{Change, Connection, EnrollError, HostRow, NewHost},
     notices::{NoticeRow, Told},
     operators::OperatorRow,
     tokens::TokenRow,
+    turns::TurnRow,
 };
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -67,6 +70,7 @@ pub struct Store {
     pool: AnyPool,
     /// SQLite has one writer; waiting for it here costs less than being told that it is busy.
     writer: Arc<Mutex<()>>,
+    roster: Arc<roster::Roster>,
     /// Who is told of what changes.
     targets: Arc<Vec<String>>,
     sqlite: bool,
@@ -114,7 +118,8 @@ impl Store {
             MigrateError::VersionMissing(version) => StoreError::Newer(version),
             other => StoreError::Migrate(other),
         })?;
-        Ok(Self { pool, writer: Arc::default(), targets: Arc::default(), sqlite })
+        let (writer, roster, targets) = Default::default();
+        Ok(Self { pool, writer, roster, targets, sqlite })
     }
 
     /// The store with targets for which a notice of each change is written down with it.

@@ -14,7 +14,8 @@ use crate::{
     audit::{Auditor, Entry, verify},
     authz::Role,
     health::{
-        figures::{Hour, Key},
+        absence::Lost,
+        figures::{HOUR_US, Hour, Key},
         recorder::News,
         silence::{Acknowledgement, Checks, Downtime},
     },
@@ -100,6 +101,18 @@ fn entry(kind: &'static str, invocation: &str) -> Entry {
     }
 }
 
+fn news(host: &str, turns: Vec<Turn>) -> News {
+    News {
+        host: name(host),
+        memory: "m".into(),
+        last_turn: 2,
+        heard_us: 5,
+        leaving: true,
+        states: vec![CheckState { check: "disk".into(), ..CheckState::default() }],
+        turns,
+    }
+}
+
 on_both! {
     async fn a_token_is_spent_only_when_a_host_was_enrolled_with_it(fixture: Fixture) {
         let store = fixture.store;
@@ -160,7 +173,12 @@ on_both! {
         let never = store.host(&name("web-2")).await.expect("read").expect("there");
         assert_eq!(never.connection, Connection::Never);
         assert!(store.revoke_host(&name("web-1"), "stolen", 11).await.expect("revoked"));
-        let down = |host: &str| Change::Down { host: name(host), reason: "cut".into(), at_us: 13 };
+        let down = |host: &str| Change::Down {
+            host: name(host),
+            lost: Lost::Silent,
+            reason: "cut".into(),
+            at_us: 13,
+        };
         let changes = [down("web-1"), down("web-2")];
         store.change_connections(&changes).await.expect("written");
         let other = store.host(&name("web-2")).await.expect("read").expect("there");
@@ -246,15 +264,6 @@ on_both! {
             summary: "full".into(),
             ..Turn::default()
         };
-        let news = |host: &str, turns: Vec<Turn>| News {
-            host: name(host),
-            memory: "m".into(),
-            last_turn: 2,
-            heard_us: 5,
-            leaving: true,
-            states: vec![CheckState { check: "disk".into(), ..CheckState::default() }],
-            turns,
-        };
         let turns = vec![turn(1, Status::Warning), turn(2, Status::Critical)];
         let both = [news("web-1", turns), news("gone-1", vec![turn(1, Status::Critical)])];
         store.record_health(&both).await.expect("written");
@@ -270,6 +279,63 @@ on_both! {
         assert!(store.turns(&name("web-1"), Some("x"), 0, 10).await.expect("read").is_empty());
         assert!(store.remove_host(&name("web-1")).await.expect("removed"));
         assert!(store.health().await.expect("read").is_empty());
+    }
+
+    async fn changes_that_were_brought_to_their_days_are_read_as_before(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        let day_us = 24 * HOUR_US;
+        let turn = |check: &str, at_us| Turn {
+            check: check.into(),
+            was: Status::Ok.into(),
+            became: Status::Critical.into(),
+            hard: true,
+            at_us,
+            summary: format!("{check} at {at_us}"),
+            ..Turn::default()
+        };
+        for host in ["web-1", "web-2"] {
+            store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+            let turns = vec![turn("disk", 5), turn("host", 7), turn("disk", day_us + 1)];
+            store.record_health(&[news(host, turns)]).await.expect("written");
+        }
+        let all = || async { store.turns(&name("web-1"), None, 0, 10).await.expect("read") };
+        let before = all().await;
+        assert_eq!(store.pack_turns(day_us, 1).await.expect("packed"), 1);
+        assert_eq!(store.pack_turns(day_us, 5).await.expect("packed"), 1);
+        assert_eq!(store.pack_turns(day_us, 5).await.expect("packed"), 0);
+        assert_eq!(all().await, before);
+        // An agent that was away tells late.
+        store.record_health(&[news("web-1", vec![turn("disk", 6)])]).await.expect("written");
+        assert_eq!(store.pack_turns(2 * day_us, 5).await.expect("packed"), 2);
+        let times: Vec<_> = all().await.iter().map(|t| t.at_us).collect();
+        assert_eq!(times, [day_us + 1, 7, 6, 5]);
+        let disk = store.turns(&name("web-1"), Some("disk"), 6, 10).await.expect("read");
+        assert_eq!(disk.iter().map(|t| t.at_us).collect::<Vec<_>>(), [day_us + 1, 6]);
+        assert_eq!(store.turns(&name("web-1"), None, 0, 2).await.expect("read").len(), 2);
+        assert!(store.remove_host(&name("web-1")).await.expect("removed"));
+        assert!(all().await.is_empty());
+    }
+
+    async fn hosts_that_changed_are_read_anew(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        let labels = || async {
+            let hosts = store.hosts().await.expect("hosts");
+            hosts.iter().map(|h| (h.name.to_string(), h.labels.len())).collect::<Vec<_>>()
+        };
+        assert!(labels().await.is_empty());
+        for host in ["web-2", "web-1"] {
+            store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+        }
+        assert_eq!(labels().await, [("web-1".into(), 1), ("web-2".into(), 1)]);
+        let more = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
+        store.label(&name("web-2"), more, &[]).await.expect("labelled");
+        assert_eq!(labels().await, [("web-1".into(), 1), ("web-2".into(), 2)]);
+        assert!(store.revoke_host(&name("web-1"), "gone", 5).await.expect("revoked"));
+        assert!(store.hosts().await.expect("hosts")[0].revoked_us.is_some());
+        assert!(store.remove_host(&name("web-1")).await.expect("removed"));
+        assert_eq!(labels().await, [("web-2".into(), 2)]);
     }
 
     async fn what_people_know_of_is_remembered_until_it_is_over(fixture: Fixture) {
@@ -321,13 +387,19 @@ on_both! {
         let hour = |begins_us, values| Hour { host: name("web-1"), begins_us, values };
         let both = vec![(key("/"), 1.5, 2.0), (key("/srv"), 7.0, 9.0)];
         store.add_hours(&[hour(0, both)]).await.expect("written");
-        store.add_hours(&[hour(3600, vec![(key("/"), 2.5, 3.0)])]).await.expect("written");
+        store.add_hours(&[hour(HOUR_US, vec![(key("/"), 9.0, 9.0)])]).await.expect("written");
+        store.add_hours(&[hour(HOUR_US, vec![(key("/"), 2.5, 3.0)])]).await.expect("replaced");
+        let tomorrow = hour(24 * HOUR_US, vec![(key("/"), 3.5, 4.0)]);
+        store.add_hours(&[tomorrow]).await.expect("written");
         let read = store.hours(&name("web-1"), 0).await.expect("read");
         let means: Vec<_> = read[&*key("/")].iter().map(|p| (p.at_us, p.mean, p.most)).collect();
-        assert_eq!(means, [(0, 1.5, 2.0), (3600, 2.5, 3.0)]);
+        assert_eq!(means, [(0, 1.5, 2.0), (HOUR_US, 2.5, 3.0), (24 * HOUR_US, 3.5, 4.0)]);
         assert_eq!(read[&*key("/srv")].len(), 1);
-        store.forget_hours(3600).await.expect("forgotten");
-        assert_eq!(store.hours(&name("web-1"), 0).await.expect("read").len(), 1);
+        let late = store.hours(&name("web-1"), HOUR_US).await.expect("read");
+        assert_eq!((late.len(), late[&*key("/")].len()), (1, 2), "only since then");
+        store.forget_figures(30 * HOUR_US).await.expect("forgotten");
+        let left = store.hours(&name("web-1"), 0).await.expect("read");
+        assert_eq!(left[&*key("/")].len(), 1, "days that are over for so long are gone");
     }
 
     async fn a_store_of_a_newer_controller_is_left_alone(fixture: Fixture) {

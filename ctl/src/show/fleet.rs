@@ -17,6 +17,8 @@ fn connection(host: &HostRecord) -> &'static str {
         Connection::Up => "up",
         Connection::Down => "down",
         Connection::Revoked => "revoked",
+        Connection::Unreachable => "unreachable",
+        Connection::Stopped => "stopped",
     }
 }
 
@@ -40,8 +42,8 @@ fn words(map: &HashMap<String, String>) -> String {
 pub fn hosts(hosts: &[HostRecord], now_us: i64, wide: bool, traits: Traits) -> String {
     let mut sorted: Vec<_> = hosts.iter().collect();
     let rank = |h: &HostRecord| match h.connection() {
-        Connection::Down => 0,
-        Connection::Unspecified | Connection::Never => 1,
+        Connection::Down | Connection::Unreachable => 0,
+        Connection::Unspecified | Connection::Never | Connection::Stopped => 1,
         Connection::Up => 2,
         Connection::Revoked => 3,
     };

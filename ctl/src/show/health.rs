@@ -14,6 +14,7 @@ use crate::{
     screen::{Traits, harmless},
 };
 
+const HOUR_US: i64 = 3_600_000_000;
 /// Characters of a sparkline.
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Its width.
@@ -122,7 +123,8 @@ pub fn history(history: &HistoryReply, traits: Traits) -> String {
     let row = |t: &hostler_proto::wire::Turn| {
         vec![
             Cell::text(value::moment(t.at_us)),
-            Cell::text(&t.check),
+            // The host's link is the check without a name.
+            Cell::text(if t.check.is_empty() { "(host)" } else { &t.check }),
             Cell::word(word(t.became())),
             Cell::text(format!("was {}", word(t.was()))),
             Cell::text(&t.summary),
@@ -155,7 +157,7 @@ fn series(series: &Series) -> Vec<Cell> {
     vec![
         Cell::text(&series.check),
         Cell::text(figure),
-        Cell::text(spark(&series.mean)),
+        Cell::text(spark(&evenly(&series.at_us, &series.mean))),
         Cell::number(amount(series.last, &series.unit)),
         Cell::text(runs_out.unwrap_or_default()),
     ]
@@ -170,7 +172,32 @@ fn amount(number: f64, unit: &str) -> String {
     }
 }
 
-/// A figure over time in one line of text.
+/// Points at any times as values at even ones: means of hours and of minutes lie on one line. A
+/// point holds until the next, but not for longer than an hour; then nothing is known.
+fn evenly(at_us: &[i64], values: &[f64]) -> Vec<f64> {
+    let points: Vec<(i64, f64)> = at_us.iter().copied().zip(values.iter().copied()).collect();
+    let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
+    let parts = WIDTH.min(points.len());
+    let length = (last.0 - first.0) / i64::try_from(parts).unwrap_or(i64::MAX) + 1;
+    let (mut even, mut rest, mut held) = (Vec::with_capacity(parts), points.as_slice(), *first);
+    for begins in (0..parts).scan(first.0, |at, _| Some(std::mem::replace(at, *at + length))) {
+        let (within, after) = rest.split_at(rest.partition_point(|p| p.0 < begins + length));
+        rest = after;
+        #[expect(clippy::cast_precision_loss, reason = "a number of points")]
+        let mean = within.iter().map(|p| p.1).sum::<f64>() / within.len() as f64;
+        even.push(match within.last() {
+            Some(point) => {
+                held = *point;
+                mean
+            }
+            None if begins - held.0 <= HOUR_US => held.1,
+            None => f64::NAN,
+        });
+    }
+    even
+}
+
+/// Values in one line of text; blank where there is none.
 pub fn spark(values: &[f64]) -> String {
     let values = &values[values.len().saturating_sub(WIDTH)..];
     let (least, most) =
@@ -280,6 +307,22 @@ mod tests {
         insta::assert_snapshot!(problems(&list, NOW, Traits::default()));
         assert_eq!(exit(&list), Exit::Failed);
         assert_eq!(exit(&list[1..]), Exit::AllWell);
+    }
+
+    #[test]
+    fn hours_and_minutes_lie_on_one_line_and_a_gap_is_a_gap() {
+        let minute = HOUR_US / 60;
+        // Twenty hours of 1.0, then an hour of twelve spans of 2.0: the last hour is not half of it.
+        let hours = (0..20).map(|n| (n * HOUR_US, 1.0));
+        let spans = (0..12).map(|n| (20 * HOUR_US + n * 5 * minute, 2.0));
+        let (at, values): (Vec<_>, Vec<_>) = hours.chain(spans).unzip();
+        let even = evenly(&at, &values);
+        let low = even.iter().filter(|v| **v < 1.5).count();
+        assert!(low * 10 > even.len() * 9, "{even:?}");
+        let even = evenly(&[0, HOUR_US, 9 * HOUR_US, 10 * HOUR_US], &[1.0, 1.0, 3.0, 3.0]);
+        assert!(even.iter().any(|v| v.is_nan()), "{even:?}");
+        assert!(evenly(&[], &[]).is_empty());
+        assert_eq!(evenly(&[5], &[1.0]), [1.0]);
     }
 
     #[test]

@@ -19,8 +19,13 @@ const NOW_DAYS: f64 = 7.0;
 /// The page.
 pub fn page(status: &FleetStatus, traits: Traits) -> String {
     let mut counts = vec![format!("{} up", status.up)];
-    let others =
-        [(status.down, "down"), (status.never, "never connected"), (status.revoked, "revoked")];
+    let others = [
+        (status.down, "down"),
+        (status.unreachable, "unreachable"),
+        (status.stopped, "stopped"),
+        (status.never, "never connected"),
+        (status.revoked, "revoked"),
+    ];
     counts.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
     let hosts = if status.hosts == 1 { "host" } else { "hosts" };
     let mut page = format!(

@@ -1,6 +1,7 @@
 //! The link and the operations on hosts that booted systemd: cables are pulled, units crash, disks
 //! fill up, power is cut.
 
+mod absence;
 mod celery;
 mod diagnose;
 mod postgres;
