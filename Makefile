@@ -25,6 +25,7 @@ bench:
 	$(CARGO) build --release --workspace
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench $(HOSTS)
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench 10000 --checks-s 60
+	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench 10000 --checks-s 2
 	tests/bench/probes
 
 lint:

@@ -42,7 +42,7 @@ pub enum EnrollError {
     Pki(#[from] PkiError),
     /// The connection broke.
     #[error("the controller ended the connection")]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] transport::Broken),
     /// The controller said no.
     #[error("the controller refused: {0}")]
     Refused(Failure),

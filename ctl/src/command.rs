@@ -132,10 +132,9 @@ fn operation(spec: &OperationSpec) -> Command {
         let plan = Arg::new("plan").long("plan").action(ArgAction::SetTrue);
         let help = "Show what would be done, and change nothing";
         command = command.arg(plan.help(help).help_heading(run));
-    }
-    // Nothing else asks.
-    if spec.effect == Effect::Destructive {
-        command = command.arg(yes().help_heading(run));
+        // Nothing else asks; a script that says it everywhere is right all the same.
+        let asks = spec.effect == Effect::Destructive;
+        command = command.arg(yes().hide(!asks).help_heading(run));
     }
     let deadline = format!(
         "Longest for each host [default: {}]",

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use hostler_proto::wire::{ErrorCode, Failure};
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::{MetadataMap, MetadataValue},
 };
 
@@ -117,6 +117,12 @@ fn timeout(text: &str) -> Option<Duration> {
     }
 }
 
+/// The room that a stream's buffers have at first, and at how much waiting bytes are passed on. Thousands
+/// of streams are open that say a little once a minute; what says more gets more room.
+fn buffers() -> BufferSettings {
+    BufferSettings::new(1 << 10, 32 << 10)
+}
+
 /// Passes messages as the bytes that they are.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Raw;
@@ -144,6 +150,10 @@ impl Encoder for Raw {
         to.put(item);
         Ok(())
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
 }
 
 impl Decoder for Raw {
@@ -152,6 +162,10 @@ impl Decoder for Raw {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }
 

@@ -91,6 +91,16 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Asks it to end, and waits until it has written everything down.
+    pub(crate) fn stop(mut self) -> Result<(), Error> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.0.id())?).ok_or("no pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();

@@ -1,28 +1,25 @@
 //! One connection between agent and controller, with the HTTP/2 roles swapped.
 //!
-//! The agent dials and then serves; the controller accepts and then calls. What is called, and by
-//! whom, is not known here. Deadlines are enforced by those who dispatch, not by the transport.
+//! The agent dials and then serves; the controller accepts and then calls ([`channel`]). What is
+//! called, and by whom, is not known here. Deadlines are enforced by those who dispatch, not by the
+//! transport.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    io,
-    pin::{Pin, pin},
-    task::{Context, Poll},
-    time::Duration,
-};
+pub mod channel;
+
+use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use tower::Service;
+
+pub use self::channel::{Broken, Channel, connect};
 
 /// A stream's window. One stalled reader may hold this much, and no more, of the connection's.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -32,6 +29,9 @@ const CONNECTION_WINDOW: u32 = (CONCURRENT_STREAMS + 1) * STREAM_WINDOW;
 const SEND_BUFFER: usize = 64 << 10;
 /// Calls that one peer may have open on one link.
 const CONCURRENT_STREAMS: u32 = 64;
+/// Both ends of both directions keep no headers for later: those that differ from call to call would
+/// fill four tables of 4 KiB on every link, and those that do not are a hundred bytes.
+const HEADER_TABLE: u32 = 0;
 /// Headers of one call.
 const HEADER_BYTES: u32 = 16 << 10;
 
@@ -99,6 +99,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(CONCURRENT_STREAMS)
+        .header_table_size(HEADER_TABLE)
         .max_header_list_size(HEADER_BYTES);
     let service = TowerToHyperService::new(service);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -108,125 +109,6 @@ where
         () = &mut shutdown => connection.as_mut().graceful_shutdown(),
     }
     connection.await
-}
-
-/// Calls a peer over one connection; a clone shares it. There is no reconnect behind it: when the
-/// connection is gone, every call fails at once.
-#[derive(Debug, Clone)]
-pub struct Channel(SendRequest<Body>);
-
-impl Channel {
-    /// The connection is gone.
-    pub fn is_closed(&self) -> bool {
-        self.0.is_closed()
-    }
-}
-
-impl Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
-
-/// A transport that is gone once it is cut, whoever still holds a part of the connection over it.
-struct Severable<IO> {
-    io: IO,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl<IO> Severable<IO> {
-    fn severed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Severable<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.severed(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Severable<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.severed(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.severed(cx)?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.severed(cx)?;
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.severed(cx)?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// The calling end of a connection: a channel, and the future that moves its bytes and ends with
-/// the connection. Dropping that cuts the connection, with every call on it.
-///
-/// # Errors
-/// When the peer does not speak HTTP/2.
-pub async fn connect<IO>(
-    io: IO,
-    keepalive: Keepalive,
-) -> Result<(Channel, impl Future<Output = Result<(), hyper::Error>> + Send), hyper::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let cut = CancellationToken::new();
-    let io = Severable { io, cut: Box::pin(cut.clone().cancelled_owned()) };
-    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(keepalive.interval)
-        .keep_alive_timeout(keepalive.timeout)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_BYTES)
-        .handshake(TokioIo::new(io))
-        .await?;
-    let driver = async move {
-        // hyper lets a connection live for as long as a call on it does.
-        let _cut = cut.drop_guard();
-        connection.await
-    };
-    Ok((Channel(sender), driver))
 }
 
 #[cfg(test)]
