@@ -25,6 +25,9 @@ const TAIL: usize = 20;
 pub struct Program {
     path: Cow<'static, str>,
     args: Vec<OsString>,
+    variables: Vec<(String, OsString)>,
+    user: Option<(u32, u32)>,
+    longest_line: usize,
 }
 
 /// One that runs. Dropping it ends the program and everything that it started.
@@ -51,7 +54,8 @@ pub enum Line {
 impl Program {
     /// The program at an absolute path.
     pub fn new(path: impl Into<Cow<'static, str>>) -> Self {
-        Self { path: path.into(), args: Vec::new() }
+        let (args, variables) = (Vec::new(), Vec::new());
+        Self { path: path.into(), args, variables, user: None, longest_line: LINE }
     }
 
     /// The program, run as another user, with that user's groups and nothing of this one's. Where
@@ -76,6 +80,29 @@ impl Program {
         self
     }
 
+    /// Sets a variable of its environment, which holds no others of this process.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Runs it as another user, with that one's main group alone. Nothing that is root sees its
+    /// variables, as it would with [`Program::as_user`]: so those of that user can be given to it.
+    /// Where this process is no root it runs as what it is.
+    #[must_use]
+    pub fn of_user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = rustix::process::geteuid().is_root().then_some((uid, gid));
+        self
+    }
+
+    /// Takes lines that are longer than [`LINE`].
+    #[must_use]
+    pub fn longest_line(mut self, bytes: usize) -> Self {
+        self.longest_line = bytes;
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -94,11 +121,16 @@ impl Program {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LC_ALL", "C.UTF-8")
             .env("TZ", "UTC")
+            .envs(self.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        if let Some((uid, gid)) = self.user {
+            // The standard library takes root's other groups away with it.
+            command.uid(uid).gid(gid);
+        }
         let mut child = command.spawn().map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 let message = format!("this host has no {}", self.path);
@@ -112,7 +144,7 @@ impl Program {
         let missing = || Failure::new(ErrorCode::Internal, "a program has no output");
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let errors = tokio::spawn(tail(child.stderr.take().ok_or_else(missing)?));
-        let lines = FramedRead::new(stdout, codec());
+        let lines = FramedRead::new(stdout, codec(self.longest_line));
         Ok(Running { argv, child, group, lines, paused: false, errors })
     }
 }
@@ -220,12 +252,12 @@ impl Drop for Running {
     }
 }
 
-fn codec() -> AnyDelimiterCodec {
-    AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), LINE)
+fn codec(longest: usize) -> AnyDelimiterCodec {
+    AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), longest)
 }
 
 async fn tail(output: impl AsyncRead + Unpin) -> VecDeque<String> {
-    let mut lines = FramedRead::new(output, codec());
+    let mut lines = FramedRead::new(output, codec(LINE));
     let mut last = VecDeque::with_capacity(TAIL);
     while let Some(line) = lines.next().await {
         if last.len() == TAIL {
@@ -259,6 +291,22 @@ mod tests {
         }
         names.sort();
         assert_eq!(names, ["LC_ALL", "PATH", "TZ"].map(|n| Some(n.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn what_runs_as_another_user_has_nothing_of_root() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let status = Program::new("/bin/grep").arg("-E").arg("^(Uid|Gid|Groups):");
+        let status = status.arg("/proc/self/status").of_user(65534, 65534);
+        let mut status = status.start().expect("run");
+        let mut lines = Vec::new();
+        while let Ok(Some(Line::Text(line))) = status.line().await {
+            lines.push(String::from_utf8_lossy(&line).trim().to_owned());
+        }
+        let all = "65534\t65534\t65534\t65534";
+        assert_eq!(lines, [format!("Uid:\t{all}"), format!("Gid:\t{all}"), "Groups:".to_owned()]);
     }
 
     #[tokio::test]

@@ -3,12 +3,15 @@
 use std::{
     fs::File,
     io::Read as _,
-    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt, MetadataExt as _},
+    },
     path::{Component, Path, PathBuf},
 };
 
 use hostler_proto::wire::{ErrorCode, Failure};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::policy::Policy;
 
@@ -68,6 +71,27 @@ pub fn small(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is no ordinary file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SMALL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A small file whose content a user will get: it is that one's own or root's, and no link leads to
+/// it, else somebody could have root read what is not for that user. Blocks on the disk.
+///
+/// # Errors
+/// When it is not there, cannot be read, or is another one's.
+pub fn small_of(path: &Path, uid: u32) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let file = File::from(file.map_err(|e| match e {
+        rustix::io::Errno::LOOP => std::io::Error::other("a symbolic link leads to it"),
+        other => other.into(),
+    })?);
+    let seen = file.metadata()?;
+    if !seen.is_file() || ![0, uid].contains(&seen.uid()) {
+        return Err(std::io::Error::other("it is no ordinary file of that user or of root"));
     }
     let mut bytes = Vec::new();
     file.take(SMALL).read_to_end(&mut bytes)?;

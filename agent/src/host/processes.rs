@@ -148,6 +148,16 @@ fn mount(pid: u32, fd: i32) -> Option<i32> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
+/// Numbers of a user and of its main group, from /etc/passwd.
+pub fn account(name: &str) -> Option<(u32, u32)> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = text.lines().map(|line| line.split(':')).find_map(|mut fields| {
+        let found = fields.next() == Some(name);
+        found.then_some(fields)
+    })?;
+    Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
 /// Names of users by number, from /etc/passwd.
 #[derive(Debug)]
 pub struct Users(HashMap<u32, String>);
@@ -182,6 +192,7 @@ mod tests {
         assert!(seen.memory > 1 << 20 && seen.threads >= 1);
         assert!(sockets().values().any(|pids| pids.contains(&own)));
         assert_eq!(Users::read().name(0), "root");
+        assert_eq!((account("root"), account("roo")), (Some((0, 0)), None));
         drop(listener);
     }
 }
