@@ -145,7 +145,11 @@ impl Found {
         for (app, unit) in &self.celery {
             let broker = match self.redis.len() {
                 1 => "broker = \"main\"".to_owned(),
-                _ => "broker = \"\"   # name of the [[redis]] that is its broker".to_owned(),
+                _ => {
+                    "broker = \"\"   # name of the [[redis]] that is its broker; where it is none, \
+                      command,\n# app and user in place of it: docs/checks.md"
+                        .to_owned()
+                }
             };
             add(format!("\n[[celery]]\nname = \"{app}\"\n{broker}\n{}", after(unit)));
         }

@@ -2,7 +2,11 @@
 //!
 //! Secrets are named, never held: a password stands in a file of its own.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hostler_proto::{
     name::nearest,
@@ -130,19 +134,38 @@ pub struct Redis {
     /// out.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// Name of the `[[redis]]` that is a replica of it: what reads every key goes there.
+    #[serde(default)]
+    pub replica: Option<String>,
     /// Checks that it needs to be well.
     #[serde(default)]
     pub after: Vec<String>,
 }
 
-/// A Celery application.
-#[derive(Debug, Clone, Deserialize)]
+/// A Celery application: its broker is a `[[redis]]`, or Celery's own tool is asked.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Celery {
     /// Its name on this host.
     pub name: String,
     /// Name of the `[[redis]]` that is its broker.
-    pub broker: String,
+    #[serde(default)]
+    pub broker: Option<String>,
+    /// Where the broker is another one: the absolute path of the virtualenv's `celery`.
+    #[serde(default)]
+    pub command: Option<PathBuf>,
+    /// The application, as `celery -A` takes it.
+    #[serde(default)]
+    pub app: Option<String>,
+    /// Directory in which the application is found.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// The user as whom `command` runs; never root.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Variables of the application, as systemd's EnvironmentFile has them.
+    #[serde(default)]
+    pub environment_file: Option<PathBuf>,
     /// Its `control_exchange`.
     #[serde(default = "celery")]
     pub exchange: String,
@@ -152,6 +175,45 @@ pub struct Celery {
     /// Checks that it needs to be well; its broker's always is one of them.
     #[serde(default)]
     pub after: Vec<String>,
+}
+
+/// How workers are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way<'s> {
+    /// Over the `[[redis]]` of that name.
+    Redis(&'s str),
+    /// By Celery's own tool.
+    Tool {
+        /// The virtualenv's `celery`.
+        command: &'s Path,
+        /// The application, for `-A`.
+        app: &'s str,
+        /// The user.
+        user: &'s str,
+    },
+}
+
+impl Celery {
+    /// How its workers are asked.
+    ///
+    /// # Errors
+    /// What is wrong with what the stack file says of it.
+    pub fn way(&self) -> Result<Way<'_>, &'static str> {
+        match (self.broker.as_deref(), &self.command, &self.app, &self.user) {
+            (Some(broker), None, None, None) => Ok(Way::Redis(broker)),
+            (Some(_), ..) => Err("it has a broker, and something of command, app and user as well"),
+            (None, Some(command), Some(app), Some(user)) => match () {
+                () if !command.is_absolute() => Err("its command is no absolute path"),
+                // It would be taken for an option.
+                () if app.is_empty() || app.starts_with('-') => Err("its app is no application"),
+                () if self.directory.as_ref().is_some_and(|d| !d.is_absolute()) => {
+                    Err("its directory is no absolute path")
+                }
+                () => Ok(Way::Tool { command, app, user }),
+            },
+            (None, ..) => Err("it needs broker, or else command, app and user"),
+        }
+    }
 }
 
 fn celery() -> String {
@@ -284,5 +346,20 @@ mod tests {
             of(&["main", "cache"], "mian").expect_err("typo").contains("did you mean \"main\"?")
         );
         assert!(of(&[], "").expect_err("none").contains("has no [[redis]]"));
+    }
+
+    #[test]
+    fn workers_are_asked_over_redis_or_by_celerys_own_tool() {
+        let way = |text: &str| {
+            let celery: Celery = toml::from_str(&format!("name = \"a\"\n{text}")).expect(text);
+            celery.way().map(|w| matches!(w, Way::Tool { .. })).map_err(ToOwned::to_owned)
+        };
+        let tool = "command = \"/v/bin/celery\"\napp = \"a.b\"\nuser = \"shop\"";
+        assert_eq!(way("broker = \"main\""), Ok(false));
+        assert_eq!(way(tool), Ok(true));
+        assert!(way("").expect_err("nothing").contains("needs broker"));
+        assert!(way(&format!("broker = \"main\"\n{tool}")).is_err());
+        assert!(way(&tool.replace("/v/bin", "bin")).expect_err("path").contains("absolute"));
+        assert!(way(&tool.replace("a.b", "--help")).is_err());
     }
 }

@@ -14,7 +14,7 @@ use prost_reflect::prost::Message;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::stack::{Change, Pace, Stack};
+use crate::stack::{Change, Pace, Stack, Way};
 
 /// Shorter intervals would make a check a load.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -118,6 +118,7 @@ impl Drafts {
         let mut drafts = Self::default();
         let pace = stack.defaults;
         let slow = Pace { interval: pace.interval.max(Duration::from_secs(900)), ..pace };
+        let often = Pace { interval: pace.interval.max(Duration::from_secs(300)), ..pace };
         // A busy minute is no trouble; five are.
         let patient = Pace { attempts: pace.attempts.max(5), ..pace };
         drafts.add("disk".into(), "disk.usage", json!({}), pace, &[])?;
@@ -160,15 +161,32 @@ impl Drafts {
         }
         for redis in &stack.redis {
             no_password(&redis.name, &redis.url)?;
+            let known = |name: &String| {
+                *name != redis.name && stack.redis.iter().any(|other| other.name == *name)
+            };
+            if let Some(replica) = redis.replica.as_ref().filter(|name| !known(name)) {
+                let problem =
+                    format!("its replica \"{replica}\" is no other [[redis]] of this file");
+                return Err(InvalidCheck::Check { name: format!("redis:{}", redis.name), problem });
+            }
             let (name, parameters) =
                 (format!("redis:{}", redis.name), json!({ "server": redis.name }));
             drafts.add(name, "redis.status", parameters, pace, &redis.after)?;
         }
         for celery in &stack.celery {
-            let mut after = vec![format!("redis:{}", celery.broker)];
-            after.extend(celery.after.clone());
+            let way = celery.way().map_err(|problem| {
+                let (name, problem) = (format!("celery:{}", celery.name), problem.to_owned());
+                InvalidCheck::Check { name, problem }
+            })?;
             let parameters = json!({ "app": celery.name });
             let name = format!("celery:{}", celery.name);
+            let Way::Redis(broker) = way else {
+                // Some seconds of Python each time; and the tool cannot tell what waits.
+                drafts.add(name, "celery.workers", parameters, often, &celery.after)?;
+                continue;
+            };
+            let mut after = vec![format!("redis:{broker}")];
+            after.extend(celery.after.clone());
             drafts.add(name, "celery.workers", parameters.clone(), pace, &after)?;
             let name = format!("celery-queues:{}", celery.name);
             drafts.add(name, "celery.queues", parameters, pace, &after)?;
@@ -186,7 +204,6 @@ impl Drafts {
                 drafts.add(name, "nginx.access-report", parameters, pace, &[])?;
             }
         }
-        let often = Pace { interval: pace.interval.max(Duration::from_secs(300)), ..pace };
         for logs in &stack.logs {
             let since = often.interval.as_secs() * 2;
             let parameters = json!({ "path": logs.paths, "since-s": since });
@@ -401,6 +418,11 @@ mod tests {
             ("[check.\"a b\"]\noperation = \"disk.usage\"", "\"a b\" is no check name"),
             ("[[unit]]\nname = \"a\"\n[[unit]]\nname = \"a.service\"", "two checks \"unit:a\""),
             ("[[unti]]\nname = \"a\"", "unknown field"),
+            ("[[celery]]\nname = \"a\"", "it needs broker, or else command"),
+            (
+                "[[redis]]\nname = \"a\"\nurl = \"redis://a/0\"\nreplica = \"b\"",
+                "replica \"b\" is no other",
+            ),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(words), "{text}: {said}");

@@ -5,7 +5,7 @@ use hostler_proto::{
     ops::{CeleryActiveRequest, CeleryTask, CeleryTasks},
     wire::{Failure, Finding, Status},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{App, millis, text};
 use crate::operation::{Answer, Context, Probe};
@@ -16,10 +16,7 @@ impl Probe for CeleryActive {
         cx: &Context,
     ) -> Result<Answer<CeleryTasks>, Failure> {
         let mut app = App::connect(&cx.host, &request.app).await?;
-        // Safe: the arguments of tasks are not fetched.
-        let asked = app.mailbox.ask("active", json!({ "safe": true }), millis(request.timeout_ms));
-        let answers = asked.await;
-        let answers = answers.map_err(|t| app.failed(&t))?;
+        let answers = app.ask("active", millis(request.timeout_ms)).await?;
         #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
         let now = cx.host.clock.now().as_microsecond() as f64 / 1e6;
         let mut tasks: Vec<CeleryTask> = Vec::new();
@@ -42,10 +39,11 @@ impl Probe for CeleryActive {
         let summary = format!("{} tasks run on {workers} workers", tasks.len());
         let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
         let answer = match answers.subscribed {
-            0 => Answer::unknown(format!("celery \"{}\" has no worker to ask", app.name), data),
+            0 => Answer::unknown(app.nobody(), data),
             _ => Answer::ok(summary, data),
         };
-        let answer = answer.evidence("celery", "active (safe) over the broker's pidbox");
+        let (kind, what) = app.evidence("active");
+        let answer = answer.evidence(kind, what);
         Ok(long.into_iter().fold(answer, Answer::finding).summed_up())
     }
 }

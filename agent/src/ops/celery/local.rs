@@ -15,6 +15,8 @@ pub(super) struct Local {
     pub stopped: bool,
     /// It runs tasks in its main process, and answers nobody meanwhile.
     pub solo: bool,
+    /// The application, as it was given to `celery -A`.
+    pub app: String,
     /// Its node name, `%h` for this host.
     node: String,
     host: String,
@@ -23,7 +25,12 @@ pub(super) struct Local {
 impl Local {
     /// Whether it is the worker of that name.
     pub(super) fn is(&self, name: &str) -> bool {
-        self.node.replace("%h", &self.host).replace("%n", "celery") == name
+        self.name() == name
+    }
+
+    /// Its name; some of it may still be `%` and a letter.
+    pub(super) fn name(&self) -> String {
+        self.node.replace("%h", &self.host).replace("%n", "celery")
     }
 
     /// A worker, for tests.
@@ -31,7 +38,7 @@ impl Local {
     pub(super) fn example(name: &str, stopped: bool, solo: bool) -> Self {
         let unit = "celery.service".to_owned();
         let (node, host) = (name.to_owned(), String::new());
-        Self { pid: 7, unit, stopped, solo, node, host }
+        Self { pid: 7, unit, stopped, solo, app: "shop".to_owned(), node, host }
     }
 
     fn of(seen: &Seen, arguments: &[String], host: &str) -> Option<Self> {
@@ -55,6 +62,7 @@ impl Local {
             unit: seen.unit.clone(),
             stopped: matches!(seen.state, 'T' | 't'),
             solo: value("--pool", "-P").is_some_and(|pool| pool == "solo"),
+            app: value("--app", "-A").unwrap_or_default(),
             node: if node.contains('@') { node } else { format!("{node}@%h") },
             host: host.to_owned(),
         })
@@ -104,6 +112,7 @@ mod tests {
     fn a_worker_is_known_by_its_command_line() {
         let plain = local("/srv/venv/bin/python /srv/venv/bin/celery -A app worker -l info");
         let plain = plain.expect("a worker");
+        assert_eq!(plain.app, "app");
         assert!(plain.is("celery@h1") && plain.stopped && !plain.solo);
         let named = local("celery -A app worker --pool=solo -n mail@%h").expect("a worker");
         assert!(named.is("mail@h1") && named.solo && !named.is("celery@h1"));

@@ -1,4 +1,4 @@
-//! Celery workers, through their Redis broker.
+//! Celery workers, through their Redis broker or by Celery's own tool.
 
 mod active;
 mod local;
@@ -6,31 +6,34 @@ mod pidbox;
 mod queues;
 mod scheduled;
 mod stats;
+mod tool;
 mod workers;
 
 use std::{sync::Arc, time::Duration};
 
 use hostler_proto::wire::Failure;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use self::pidbox::Mailbox;
+use self::{
+    pidbox::{Answers, Mailbox},
+    tool::Tool,
+};
 use crate::{
     host::{
         Host,
         redis::{Server, Trouble},
     },
-    stack::{Celery, Redis, named},
+    stack::{Celery, Way, named},
 };
 
-/// The application of that name in the stack file, and its broker.
-fn entry<'h>(host: &'h Host, name: &str) -> Result<(&'h Celery, &'h Redis), Failure> {
-    let app = named(&host.stack.celery, "celery", name, |c| &c.name)?;
-    let broker = named(&host.stack.redis, "redis", &app.broker, |r| &r.name)?;
-    Ok((app, broker))
+/// An application of the stack file, and the way to its workers.
+enum App<'h> {
+    Redis(Box<Broker<'h>>),
+    Tool(Tool<'h>),
 }
 
-/// An application whose broker answers.
-struct App<'h> {
+/// An application whose broker is a Redis that answers.
+struct Broker<'h> {
     name: &'h str,
     broker: &'h str,
     entry: &'h Celery,
@@ -39,12 +42,56 @@ struct App<'h> {
 
 impl<'h> App<'h> {
     async fn connect(host: &'h Host, name: &str) -> Result<Self, Failure> {
-        let (entry, broker) = entry(host, name)?;
+        let entry = named(&host.stack.celery, "celery", name, |c| &c.name)?;
+        let wrong = |problem: &str| {
+            let message = format!("celery \"{}\": {problem}", entry.name);
+            Failure::new(hostler_proto::wire::ErrorCode::PreconditionFailed, message)
+        };
+        let broker = match entry.way().map_err(wrong)? {
+            Way::Tool { command, app, user } => {
+                return Ok(Self::Tool(Tool::of(entry, command, app, user).await?));
+            }
+            Way::Redis(broker) => named(&host.stack.redis, "redis", broker, |r| &r.name)?,
+        };
         let server = Server::connect(broker).await.map_err(|t| t.failure(&broker.name))?;
         let mailbox = Mailbox::new(server, &entry.exchange, Arc::clone(&host.clock));
-        Ok(Self { name: &entry.name, broker: &broker.name, entry, mailbox })
+        let app = Broker { name: &entry.name, broker: &broker.name, entry, mailbox };
+        Ok(Self::Redis(Box::new(app)))
     }
 
+    /// Asks every worker for one thing; for tasks without their arguments, where that can be asked.
+    async fn ask(&mut self, what: &str, longest: Duration) -> Result<Answers, Failure> {
+        match self {
+            Self::Tool(tool) => tool.ask(what, longest).await,
+            Self::Redis(app) => {
+                let arguments = match what {
+                    "stats" | "active_queues" => json!({}),
+                    _ => json!({ "safe": true }),
+                };
+                let answers = app.mailbox.ask(what, arguments, longest).await;
+                answers.map_err(|trouble| app.failed(&trouble))
+            }
+        }
+    }
+
+    /// What is said where there is no answer at all.
+    fn nobody(&self) -> String {
+        match self {
+            Self::Redis(app) => format!("celery \"{}\" has no worker to ask", app.name),
+            Self::Tool(tool) => format!("no worker of celery \"{}\" answered", tool.name),
+        }
+    }
+
+    /// The kind of what was asked, and what it was.
+    fn evidence(&self, what: &str) -> (&'static str, String) {
+        match self {
+            Self::Redis(_) => ("celery", format!("{what} over the broker's pidbox")),
+            Self::Tool(tool) => ("argv", tool.line(what)),
+        }
+    }
+}
+
+impl Broker<'_> {
     fn failed(&self, trouble: &Trouble) -> Failure {
         trouble.failure(self.broker)
     }

@@ -6,12 +6,12 @@ use hostler_proto::{
     finding::above,
     operation::CeleryQueues,
     ops::{CeleryQueue, CeleryQueues as Report, CeleryQueuesRequest},
-    wire::{Failure, Finding},
+    wire::{Failure, Finding, Status},
 };
 use redis::Pipeline;
 use serde_json::{Value, json};
 
-use super::{App, millis, text};
+use super::{App, Broker, millis, text, tool::Tool};
 use crate::{
     host::redis::{Server, Trouble},
     operation::{Answer, Context, Probe},
@@ -21,6 +21,8 @@ use crate::{
 const PRIORITIES: [&str; 4] = ["", "\x06\x163", "\x06\x166", "\x06\x169"];
 /// Workers are asked for their queues no longer than this.
 const ASKED_MS: u32 = 500;
+/// And by Celery's own tool no longer than this.
+const PATIENT_MS: u32 = 1000;
 /// Longest text of a message that is looked at.
 const MESSAGE: isize = 64 << 10;
 
@@ -29,7 +31,10 @@ impl Probe for CeleryQueues {
         request: CeleryQueuesRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let mut app = App::connect(&cx.host, &request.app).await?;
+        let mut app = match App::connect(&cx.host, &request.app).await? {
+            App::Redis(app) => app,
+            App::Tool(tool) => return consumed(&tool).await,
+        };
         #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
         let now = cx.host.clock.now().as_microsecond() as f64 / 1e6;
         let data = look(&mut app, now).await.map_err(|t| app.failed(&t))?;
@@ -37,7 +42,24 @@ impl Probe for CeleryQueues {
     }
 }
 
-async fn look(app: &mut App<'_>, now: f64) -> Result<Report, Trouble> {
+/// The queues that workers of another broker take tasks from: their tool knows no more.
+async fn consumed(tool: &Tool<'_>) -> Result<Answer<Report>, Failure> {
+    let told = tool.ask("active_queues", millis(PATIENT_MS)).await?;
+    let told = told.by_worker.values().filter_map(Value::as_array).flatten();
+    let names: BTreeSet<String> = told.map(|queue| text(queue, "name")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let taken = match names.as_slice() {
+        [] => "no worker that answers takes tasks from any".to_owned(),
+        names => format!("workers take tasks from {}", names.join(", ")),
+    };
+    let summary = format!("how many tasks wait cannot be told over this broker; {taken}");
+    let finding = Finding::new(Status::Unknown, "waiting", &summary)
+        .why("Celery's own tool does not tell; the broker's does: rabbitmqctl list_queues");
+    let answer = Answer::unknown(summary, Report::default());
+    Ok(answer.finding(finding).evidence("argv", tool.line("active_queues")))
+}
+
+async fn look(app: &mut Broker<'_>, now: f64) -> Result<Report, Trouble> {
     let told = app.mailbox.ask("active_queues", json!({}), millis(ASKED_MS)).await?;
     let told = told.by_worker.values().filter_map(Value::as_array).flatten();
     let mut names: BTreeSet<String> = told.map(|queue| text(queue, "name")).collect();

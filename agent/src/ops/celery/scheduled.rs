@@ -5,7 +5,7 @@ use hostler_proto::{
     ops::{CeleryScheduledRequest, CeleryTask, CeleryTasks},
     wire::Failure,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{App, active::task, millis, text};
 use crate::operation::{Answer, Context, Probe};
@@ -17,11 +17,8 @@ impl Probe for CeleryScheduled {
     ) -> Result<Answer<CeleryTasks>, Failure> {
         let mut app = App::connect(&cx.host, &request.app).await?;
         let longest = millis(request.timeout_ms);
-        let safe = || json!({ "safe": true });
-        let scheduled = app.mailbox.ask("scheduled", safe(), longest).await;
-        let scheduled = scheduled.map_err(|t| app.failed(&t))?;
-        let reserved = app.mailbox.ask("reserved", safe(), longest).await;
-        let reserved = reserved.map_err(|t| app.failed(&t))?;
+        let scheduled = app.ask("scheduled", longest).await?;
+        let reserved = app.ask("reserved", longest).await?;
         let list = |answer: &Value| answer.as_array().cloned().unwrap_or_default();
         let mut tasks: Vec<CeleryTask> = Vec::new();
         for (worker, answer) in &scheduled.by_worker {
@@ -39,9 +36,10 @@ impl Probe for CeleryScheduled {
         let summary = format!("{} tasks are held back by {workers} workers", tasks.len());
         let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
         let answer = match scheduled.subscribed {
-            0 => Answer::unknown(format!("celery \"{}\" has no worker to ask", app.name), data),
+            0 => Answer::unknown(app.nobody(), data),
             _ => Answer::ok(summary, data),
         };
-        Ok(answer.evidence("celery", "scheduled, reserved (safe) over the broker's pidbox"))
+        let (kind, what) = app.evidence("scheduled, reserved");
+        Ok(answer.evidence(kind, what))
     }
 }

@@ -5,7 +5,7 @@ use hostler_proto::{
     ops::{CeleryStats as Report, CeleryStatsRequest, CeleryWorkerStats, TaskCount},
     wire::Failure,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{App, millis, number, workers::pool};
 use crate::operation::{Answer, Context, Probe};
@@ -13,17 +13,17 @@ use crate::operation::{Answer, Context, Probe};
 impl Probe for CeleryStats {
     async fn observe(request: CeleryStatsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
         let mut app = App::connect(&cx.host, &request.app).await?;
-        let answers = app.mailbox.ask("stats", json!({}), millis(request.timeout_ms)).await;
-        let answers = answers.map_err(|t| app.failed(&t))?;
+        let answers = app.ask("stats", millis(request.timeout_ms)).await?;
         let workers: Vec<_> = answers.by_worker.iter().map(|(n, s)| worker(n, s)).collect();
         let data = Report { workers };
         let tasks: u64 = data.workers.iter().flat_map(|w| &w.tasks).map(|t| t.count).sum();
         let summary = format!("{} workers, {tasks} tasks since their starts", data.workers.len());
         let answer = match answers.subscribed {
-            0 => Answer::unknown(format!("celery \"{}\" has no worker to ask", app.name), data),
+            0 => Answer::unknown(app.nobody(), data),
             _ => Answer::ok(summary, data),
         };
-        Ok(answer.evidence("celery", "stats over the broker's pidbox"))
+        let (kind, what) = app.evidence("stats");
+        Ok(answer.evidence(kind, what))
     }
 }
 

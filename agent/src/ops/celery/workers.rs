@@ -10,11 +10,12 @@ use hostler_proto::{
 use serde_json::{Value, json};
 
 use super::{
-    App,
+    App, Broker,
     local::{self, Local},
     millis, number,
     pidbox::Answers,
     queues, text,
+    tool::Tool,
 };
 use crate::{
     host::blocking,
@@ -29,7 +30,10 @@ impl Probe for CeleryWorkers {
         request: CeleryWorkersRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let mut app = App::connect(&cx.host, &request.app).await?;
+        let mut app = match App::connect(&cx.host, &request.app).await? {
+            App::Redis(app) => app,
+            App::Tool(tool) => return by_tool(&tool, millis(request.timeout_ms)).await,
+        };
         let seen = look(&mut app, millis(request.timeout_ms)).await;
         let mut seen = seen.map_err(|t| app.failed(&t))?;
         if seen.idle() {
@@ -43,9 +47,33 @@ impl Probe for CeleryWorkers {
     }
 }
 
+/// What Celery's own tool tells, and what this host's processes add to it.
+async fn by_tool(tool: &Tool<'_>, longest: Duration) -> Result<Answer<Report>, Failure> {
+    let stats = tool.ask("stats", longest).await?;
+    // One after the other: each is a Python that has imported the application.
+    let names: Vec<&String> = stats.by_worker.keys().collect();
+    let (queues, active) = match names.is_empty() {
+        true => (Answers::default(), Answers::default()),
+        false => (
+            tool.ask_of("active_queues", longest, &names).await?,
+            tool.ask_of("active", longest, &names).await?,
+        ),
+    };
+    let mut local = blocking(|| Ok(local::workers())).await?;
+    local.retain(|worker| worker.app == tool.app && !worker.name().contains('%'));
+    let silent = local.iter().map(Local::name).filter(|n| !stats.by_worker.contains_key(n));
+    let mut seen = Seen { silent: silent.collect(), tool: true, ..Seen::default() };
+    let subscribed = stats.by_worker.len() + seen.silent.len();
+    seen.stats = Answers { subscribed, ..stats };
+    (seen.queues, seen.active, seen.local) = (queues, active, local);
+    Ok(judge(tool.name, seen))
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 struct Seen {
+    /// By Celery's own tool, which knows nobody who does not answer.
+    tool: bool,
     stats: Answers,
     queues: Answers,
     active: Answers,
@@ -80,7 +108,10 @@ fn done(stats: &Value) -> u64 {
     stats["total"].as_object().into_iter().flat_map(|t| t.values()).map(number).sum()
 }
 
-async fn look(app: &mut App<'_>, longest: Duration) -> Result<Seen, crate::host::redis::Trouble> {
+async fn look(
+    app: &mut Broker<'_>,
+    longest: Duration,
+) -> Result<Seen, crate::host::redis::Trouble> {
     let mailbox = &mut app.mailbox;
     let mut seen =
         Seen { stats: mailbox.ask("stats", json!({}), longest).await?, ..Seen::default() };
@@ -116,7 +147,7 @@ async fn look(app: &mut App<'_>, longest: Duration) -> Result<Seen, crate::host:
 
 /// The queues that are as long as before after a moment in which no task was begun.
 async fn stuck(
-    app: &mut App<'_>,
+    app: &mut Broker<'_>,
     before: &Seen,
     longest: Duration,
     cx: &Context,
@@ -187,7 +218,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     let missing = seen.stats.subscribed.saturating_sub(seen.stats.by_worker.len());
     for name in seen.silent.iter().take(missing) {
         let local = seen.local.iter().find(|p| p.is(name));
-        let (state, finding) = silent(name, local);
+        let (state, finding) = silent(name, local, seen.tool);
         findings.push(finding);
         workers.insert(
             0,
@@ -195,16 +226,25 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
         );
     }
     if seen.stats.subscribed == 0 {
-        let summary = format!("celery \"{app}\" has no worker");
-        let finding = Finding::new(Status::Critical, app, summary)
-            .why("tasks are queued and none runs")
-            .next("systemd status");
+        let (summary, why) = match seen.tool {
+            false => (format!("celery \"{app}\" has no worker"), "tasks are queued and none runs"),
+            true => (
+                format!("no worker of celery \"{app}\" answered"),
+                "there is none, or none answers in time: over this broker that cannot be told \
+                 apart; none runs on this host",
+            ),
+        };
+        let finding = Finding::new(Status::Critical, app, summary).why(why).next("systemd status");
         findings.push(finding);
     }
     let answered = seen.stats.by_worker.len();
-    let took = seen.stats.took.as_secs_f64() * 1000.0;
-    let summary =
-        format!("{answered} of {} workers answered in {took:.0} ms", seen.stats.subscribed);
+    let took = if seen.tool { 0.0 } else { seen.stats.took.as_secs_f64() * 1000.0 };
+    let summary = match seen.tool {
+        true => format!("{answered} workers answered"),
+        false => {
+            format!("{answered} of {} workers answered in {took:.0} ms", seen.stats.subscribed)
+        }
+    };
     let data = Report {
         workers,
         subscribed: u32::try_from(seen.stats.subscribed).unwrap_or(u32::MAX),
@@ -212,14 +252,16 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     };
     #[expect(clippy::cast_precision_loss, reason = "a number of workers")]
     let count = answered as f64;
-    let answer = Answer::ok(summary, data)
-        .evidence("celery", "stats, active_queues, active over the broker's pidbox")
-        .figure("workers", "", count, "");
+    let (kind, through) = match seen.tool {
+        true => ("argv", "celery inspect: stats, active_queues, active"),
+        false => ("celery", "stats, active_queues, active over the broker's pidbox"),
+    };
+    let answer = Answer::ok(summary, data).evidence(kind, through).figure("workers", "", count, "");
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
 /// What to make of a worker that is subscribed and does not answer.
-fn silent(name: &str, local: Option<&Local>) -> (&'static str, Finding) {
+fn silent(name: &str, local: Option<&Local>, tool: bool) -> (&'static str, Finding) {
     let finding = |status, summary: String, why: &str| {
         let next = match local {
             Some(process) if !process.unit.is_empty() => {
@@ -243,6 +285,12 @@ fn silent(name: &str, local: Option<&Local>) -> (&'static str, Finding) {
                 "busy",
                 finding(Status::Warning, summary, "no other task runs until that one has ended"),
             )
+        }
+        Some(process) if tool => {
+            let summary =
+                format!("{name} is hung: its process {} runs, and it does not answer", process.pid);
+            let why = "it has lost its broker, or runs no task any more; or it has only begun";
+            ("hung", finding(Status::Critical, summary, why))
         }
         _ => {
             let summary = format!("{name} is hung: subscribed, and it does not answer");
@@ -338,5 +386,23 @@ mod tests {
         assert_eq!(of(vec![process(true, true)]), ("hung".into(), Status::Critical));
         assert_eq!(of(vec![process(false, true)]), ("busy".into(), Status::Warning));
         assert_eq!(of(vec![process(false, false)]), ("hung".into(), Status::Critical));
+    }
+
+    #[test]
+    fn what_celerys_own_tool_cannot_tell_apart_is_not_told_apart() {
+        let none = judge("app", Seen { tool: true, ..Seen::default() });
+        assert_eq!(none.status, Status::Critical);
+        assert!(none.findings[0].why.contains("cannot be told apart"), "{:?}", none.findings);
+        let local = vec![Local::example("celery@h1", false, false)];
+        let seen = Seen {
+            tool: true,
+            stats: answers(1, &[]),
+            silent: vec!["celery@h1".into()],
+            local,
+            ..Seen::default()
+        };
+        let hung = judge("app", seen);
+        assert_eq!(hung.data.workers[0].state, "hung");
+        assert!(hung.summary.contains("its process 7 runs"), "{}", hung.summary);
     }
 }
