@@ -38,6 +38,8 @@ impl fmt::Debug for Server {
 pub enum Trouble {
     /// Nobody answers there.
     Unreachable(String),
+    /// Its certificate does not show that it is the one.
+    Untrusted(String),
     /// It does not let us in: no password, a wrong one, no such user.
     Denied(String),
     /// It let us in, and does not allow this.
@@ -54,6 +56,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(why) => write!(f, "does not answer: {why}"),
+            Self::Untrusted(why) => write!(f, "is not trusted: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
             Self::Loading => f.write_str("still loads its data and serves nobody"),
@@ -68,6 +71,7 @@ impl Trouble {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "see whether it runs: systemd status redis-server",
+            Self::Untrusted(_) => "look at ca_file of its [[redis]], and at the host in its url",
             Self::Denied(_) => {
                 "look at username and password_file of its [[redis]] in the stack file"
             }
@@ -83,6 +87,7 @@ impl Trouble {
         let code = match self {
             Self::Unreachable(_) | Self::Loading => ErrorCode::Unreachable,
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
             Self::Stack(_) => ErrorCode::PreconditionFailed,
         };
@@ -107,7 +112,10 @@ impl From<RedisError> for Trouble {
             None => match error.kind() {
                 redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
                 redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
-                _ if error.is_io_error() => Self::Unreachable(innermost(&error)),
+                _ if error.is_io_error() => match innermost(&error) {
+                    why if why.contains("certificate") => Self::Untrusted(why),
+                    why => Self::Unreachable(why),
+                },
                 _ => Self::Refused(said()),
             },
         }
@@ -191,11 +199,14 @@ impl Server {
         self.connection.set_response_timeout(longest);
     }
 
-    /// A connection of its own on which every command of every client is told.
+    /// A connection on which every command of every client is told.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn monitor(&self) -> Result<redis::aio::Monitor, Trouble> {
+    pub async fn monitor(mut self) -> Result<redis::aio::Monitor, Trouble> {
+        // The library takes a refusal for the beginning: this connection learns it, and ends.
+        let _: String = self.ask(&["MONITOR"]).await?;
+        drop(self.connection);
         Ok(self.client.get_async_monitor().await?)
     }
 }

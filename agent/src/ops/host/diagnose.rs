@@ -366,6 +366,7 @@ impl<'c> Search<'c> {
                 server: server.clone(),
                 memory_warning_percent: 90,
                 clients_warning_percent: 90,
+                lag_warning_s: 30,
             };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
             let away = answer.as_ref().is_some_and(|a| a.summary.contains("does not answer"));

@@ -9,13 +9,19 @@ use std::{
 use hostler_proto::{
     operation::RedisBigKeys,
     ops::{RedisBigKeys as Report, RedisBigKeysRequest, RedisKey, RedisKind},
-    wire::Failure,
+    wire::{Failure, Finding, Status},
 };
-use redis::{Cmd, Pipeline};
+use redis::{Cmd, Pipeline, RedisResult};
 use tokio::time::Instant;
 
-use super::{connect, kind};
-use crate::operation::{Answer, Context, Probe};
+use super::{entry, info::Info, kind};
+use crate::{
+    host::{
+        Host,
+        redis::{Server, Trouble},
+    },
+    operation::{Answer, Context, Probe},
+};
 
 /// Keys of one step of the scan.
 const STEP: usize = 1000;
@@ -32,8 +38,8 @@ impl Probe for RedisBigKeys {
         request: RedisBigKeysRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let (mut server, name) = connect(&cx.host, &request.server).await?;
-        let failed = |trouble: crate::host::redis::Trouble| trouble.failure(&name);
+        let (mut server, name, not_there) = place(&cx.host, &request.server).await?;
+        let failed = |trouble: Trouble| trouble.failure(&name);
         let total: u64 = server.ask(&["DBSIZE"]).await.map_err(failed)?;
         let limit = if request.limit == 0 { u64::MAX } else { request.limit };
         let mut found = Found::new(request.top as usize);
@@ -51,31 +57,40 @@ impl Probe for RedisBigKeys {
                 for key in &keys {
                     sizes.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
                 }
+                // The scan shows keys that the user may not look at.
+                sizes.ignore_errors();
                 // A key may be gone since the scan saw it.
-                let sizes: Vec<Option<u64>> = server.pipeline(&sizes).await.map_err(failed)?;
+                let sizes: Vec<RedisResult<Option<u64>>> =
+                    server.pipeline(&sizes).await.map_err(failed)?;
                 for (key, size) in keys.into_iter().zip(sizes) {
-                    if let Some(size) = size {
-                        found.add(key, size);
+                    match size.map_err(Trouble::from) {
+                        Ok(Some(size)) => found.add(key, size),
+                        Ok(None) => {}
+                        Err(Trouble::Forbidden(said)) => found.hide(said),
+                        Err(trouble) => return Err(failed(trouble)),
                     }
                 }
             }
             cursor = next;
-            cx.progress("looking at keys", found.scanned, total, "keys");
-            if cursor == 0 || found.scanned >= limit {
+            let looked = found.scanned + found.hidden;
+            cx.progress("looking at keys", looked, total, "keys");
+            if cursor == 0 || looked >= limit {
                 break;
             }
-            let due = Duration::from_secs_f64(found.scanned as f64 / f64::from(request.rate));
+            let due = Duration::from_secs_f64(looked as f64 / f64::from(request.rate));
             let early = due.saturating_sub(began.elapsed());
             if !cx.pause(early).await {
                 break;
             }
         }
         let mut types = Pipeline::new();
+        let said = std::mem::take(&mut found.said);
         let (largest, mut data) = found.told(total);
         for (_, key) in &largest {
             types.cmd("TYPE").arg(key);
         }
-        let types: Vec<String> = match largest.is_empty() {
+        types.ignore_errors();
+        let types: Vec<RedisResult<String>> = match largest.is_empty() {
             true => Vec::new(),
             false => server.pipeline(&types).await.map_err(failed)?,
         };
@@ -83,9 +98,9 @@ impl Probe for RedisBigKeys {
             Ok(text) => text.to_owned(),
             Err(_) => key.escape_ascii().to_string(),
         };
-        let key = |((bytes, key), r#type): ((u64, Vec<u8>), String)| RedisKey {
+        let key = |((bytes, key), r#type): ((u64, Vec<u8>), RedisResult<String>)| RedisKey {
             key: shown(&key),
-            r#type,
+            r#type: r#type.unwrap_or_default(),
             bytes,
         };
         data.keys = largest.into_iter().zip(types).map(key).collect();
@@ -95,8 +110,56 @@ impl Probe for RedisBigKeys {
         let mib = data.bytes >> 20;
         let summary = format!("{} of {total} keys take {mib} MiB{first}", data.scanned);
         let what = format!("{}: SCAN, MEMORY USAGE, TYPE", server.place);
-        Ok(Answer::ok(summary, data).evidence("redis", what))
+        data.looked_at = name;
+        let hidden = data.hidden;
+        let mut answer = Answer::ok(summary, data).evidence("redis", what);
+        if hidden > 0 {
+            let summary = format!("{hidden} of {total} keys may not be looked at");
+            let why = format!("how large they are is not known: {said}");
+            answer = answer.finding(Finding::new(Status::Unknown, "keys", summary).why(why));
+        }
+        Ok(not_there.into_iter().fold(answer, Answer::finding))
     }
+}
+
+/// The server to look at, with its name: the replica that the stack file names for it, when that one
+/// follows it; else itself, with what is to be said of that.
+async fn place(host: &Host, asked: &str) -> Result<(Server, String, Option<Finding>), Failure> {
+    let primary = entry(host, asked)?;
+    let itself = async || {
+        let server = Server::connect(primary).await.map_err(|t| t.failure(&primary.name))?;
+        Ok::<_, Failure>((server, primary.name.clone()))
+    };
+    let Some(name) = &primary.replica else {
+        let (mut server, name) = itself().await?;
+        let info = server.ask::<String>(&["INFO", "replication"]).await.unwrap_or_default();
+        let unused = Info::read(&info).replication().into_iter().find(|r| r.role == "replica");
+        let finding = unused.map(|replica| {
+            let summary = format!("redis \"{name}\" has a replica, {}", replica.peer);
+            Finding::new(Status::Ok, &name, summary)
+                .why("name it with replica in the stack file, and that one is looked at")
+        });
+        return Ok((server, name, finding));
+    };
+    let replica = entry(host, name)?;
+    let looked = async {
+        let mut server = Server::connect(replica).await?;
+        let info: String = server.ask(&["INFO", "replication"]).await?;
+        Ok::<_, Trouble>((server, info))
+    };
+    let why = match looked.await {
+        Ok((server, info)) => match Info::read(&info).replication().first() {
+            Some(master) if master.role == "master" && master.state == "up" => {
+                return Ok((server, replica.name.clone(), None));
+            }
+            Some(master) if master.role == "master" => "it has lost its master".to_owned(),
+            _ => "it is no replica".to_owned(),
+        },
+        Err(trouble) => format!("it {trouble}"),
+    };
+    let summary = format!("\"{}\" itself was looked at, not its replica \"{name}\"", primary.name);
+    let (server, primary) = itself().await?;
+    Ok((server, primary, Some(Finding::new(Status::Warning, name, summary).why(why))))
 }
 
 /// What was found so far: bounded, however many keys there are.
@@ -106,12 +169,23 @@ struct Found {
     kinds: HashMap<String, (u64, u64)>,
     scanned: u64,
     bytes: u64,
+    /// Keys that may not be looked at, and what the server said of the first.
+    hidden: u64,
+    said: String,
 }
 
 impl Found {
     fn new(top: usize) -> Self {
         let largest = BinaryHeap::with_capacity(top + 1);
-        Self { top, largest, kinds: HashMap::new(), scanned: 0, bytes: 0 }
+        let kinds = HashMap::new();
+        Self { top, largest, kinds, scanned: 0, bytes: 0, hidden: 0, said: String::new() }
+    }
+
+    fn hide(&mut self, said: String) {
+        if self.hidden == 0 {
+            self.said = said;
+        }
+        self.hidden += 1;
     }
 
     fn add(&mut self, key: Vec<u8>, size: u64) {
@@ -145,8 +219,8 @@ impl Found {
         kinds.sort_by(|a, b| (b.bytes, &a.kind).cmp(&(a.bytes, &b.kind)));
         kinds.truncate(TOLD);
         let largest = self.largest.into_sorted_vec().into_iter().map(|Reverse(key)| key);
-        let report =
-            Report { keys: Vec::new(), kinds, scanned: self.scanned, total, bytes: self.bytes };
+        let (scanned, bytes, hidden) = (self.scanned, self.bytes, self.hidden);
+        let report = Report { kinds, scanned, total, bytes, hidden, ..Report::default() };
         (largest.collect(), report)
     }
 }

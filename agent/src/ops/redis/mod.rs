@@ -2,6 +2,7 @@
 
 mod big_keys;
 mod config;
+mod info;
 mod monitor;
 mod slow_log;
 mod status;

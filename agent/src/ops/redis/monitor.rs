@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use hostler_proto::{
     operation::RedisMonitor,
     ops::{CommandCount, RedisMonitor as Report, RedisMonitorRequest},
-    wire::Failure,
+    wire::{Failure, Finding, Status},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -25,17 +25,22 @@ impl Probe for RedisMonitor {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let (server, name) = connect(&cx.host, &request.server).await?;
+        let place = server.place.clone();
         let monitor = server.monitor().await.map_err(|t| t.failure(&name))?;
         let mut lines = monitor.into_on_message::<String>();
         let began = Instant::now();
         let until = began + Duration::from_secs(request.time_s.into());
         let (mut counts, mut seen) = (HashMap::<(String, String), u64>::new(), 0);
+        let mut lost = false;
         while seen < u64::from(request.limit) {
             let line = tokio::select! {
                 line = timeout_at(until, lines.next()) => line,
                 () = cx.cancelled.cancelled() => break,
             };
-            let Ok(Some(line)) = line else { break };
+            let Ok(Some(line)) = line else {
+                lost = line.is_ok();
+                break;
+            };
             seen += 1;
             let Some(counted) = read(&line) else { continue };
             if counts.len() < COUNTED || counts.contains_key(&counted) {
@@ -56,7 +61,12 @@ impl Probe for RedisMonitor {
             .map_or(String::new(), |c| format!("; most often {} {}", c.command, c.kind));
         let summary = format!("{seen} commands in {window_s:.1} s{most}");
         let data = Report { commands, seen, window_s };
-        Ok(Answer::ok(summary, data).evidence("redis", format!("{}: MONITOR", server.place)))
+        let answer = Answer::ok(summary, data).evidence("redis", format!("{place}: MONITOR"));
+        let lost = lost.then(|| {
+            let summary = format!("redis \"{name}\" ended the connection after {window_s:.1} s");
+            Finding::new(Status::Unknown, &name, summary).why("what came then was not seen")
+        });
+        Ok(lost.into_iter().fold(answer, Answer::finding))
     }
 }
 

@@ -3,12 +3,15 @@
 use hostler_proto::{
     operation::RedisSlowLog,
     ops::{LatencyEvent, RedisSlowLog as Report, RedisSlowLogRequest, SlowCommand},
-    wire::Failure,
+    wire::{Failure, Finding, Status},
 };
 use redis::Value;
 
 use super::connect;
-use crate::operation::{Answer, Context, Probe};
+use crate::{
+    host::redis::Trouble,
+    operation::{Answer, Context, Probe},
+};
 
 impl Probe for RedisSlowLog {
     async fn observe(
@@ -16,13 +19,17 @@ impl Probe for RedisSlowLog {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let (mut server, name) = connect(&cx.host, &request.server).await?;
-        let failed = |trouble: crate::host::redis::Trouble| trouble.failure(&name);
+        let failed = |trouble: Trouble| trouble.failure(&name);
         let lines = request.lines.to_string();
-        let log: Vec<Value> = server.ask(&["SLOWLOG", "GET", &lines]).await.map_err(failed)?;
-        let length: u64 = server.ask(&["SLOWLOG", "LEN"]).await.map_err(failed)?;
-        // A user that may not ask for it sees no events, and the log all the same.
-        let events: Vec<(String, i64, f64, f64)> =
-            server.ask(&["LATENCY", "LATEST"]).await.unwrap_or_default();
+        let mut hidden = Vec::new();
+        // What the user may not see is told, and the rest is shown all the same.
+        let log = server.ask::<Vec<Value>>(&["SLOWLOG", "GET", &lines]).await;
+        let log = visible(log, "SLOWLOG GET", &mut hidden).map_err(failed)?;
+        let length = server.ask::<u64>(&["SLOWLOG", "LEN"]).await;
+        let length = visible(length, "SLOWLOG LEN", &mut hidden).map_err(failed)?;
+        let events = server.ask::<Vec<(String, i64, f64, f64)>>(&["LATENCY", "LATEST"]).await;
+        // Some servers do not know it.
+        let events = visible(events, "LATENCY LATEST", &mut hidden).unwrap_or_default();
         let commands: Vec<_> = log.iter().filter_map(command).collect();
         let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
             event,
@@ -32,6 +39,7 @@ impl Probe for RedisSlowLog {
         });
         let slowest = commands.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms));
         let summary = match slowest {
+            None if hidden.contains(&"SLOWLOG GET") => "slow commands cannot be seen".to_owned(),
             None => "no command was slow".to_owned(),
             Some(slowest) => format!(
                 "{} slow commands; the slowest took {:.1} ms: {}",
@@ -42,7 +50,27 @@ impl Probe for RedisSlowLog {
         };
         let data = Report { commands, events: events.collect(), length };
         let what = format!("{}: SLOWLOG GET, SLOWLOG LEN, LATENCY LATEST", server.place);
-        Ok(Answer::ok(summary, data).evidence("redis", what))
+        let answer = Answer::ok(summary, data).evidence("redis", what);
+        let hidden = hidden.into_iter().map(|command| {
+            let summary = format!("redis \"{name}\" does not allow {command} to the agent");
+            Finding::new(Status::Unknown, command, summary).why("docs/checks.md has the ACL")
+        });
+        Ok(hidden.fold(answer, Answer::finding))
+    }
+}
+
+/// The answer; nothing, and the command's name, where the user may not ask for it.
+fn visible<T: Default>(
+    answer: Result<T, Trouble>,
+    command: &'static str,
+    hidden: &mut Vec<&'static str>,
+) -> Result<T, Trouble> {
+    match answer {
+        Err(Trouble::Forbidden(_)) => {
+            hidden.push(command);
+            Ok(T::default())
+        }
+        answer => answer,
     }
 }
 

@@ -9,7 +9,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::entry;
+use super::{entry, info::Info};
 use crate::{
     host::redis::{Server, Trouble},
     operation::{Answer, Context, Probe},
@@ -65,27 +65,53 @@ struct Seen {
     append_failed: bool,
     /// Writes are refused while snapshots fail.
     stops_writes: bool,
-    master_down: bool,
+    /// Its master's address, where it is a replica whose link is down; and whether the data is being
+    /// copied meanwhile.
+    master_down: Option<(String, bool)>,
     fragmentation: f64,
-    /// The last snapshot is this old, where some are configured.
+    /// What this agent's user may not see, and what is not known without it.
+    hidden: Vec<(&'static str, &'static str)>,
+    /// The server knows no CONFIG, as some providers have it.
     save_unknown: bool,
 }
 
 async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
+    let mut hidden = Vec::new();
     let mut fastest = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
         match server.ask::<String>(&["PING"]).await {
             // Since version 7 it refuses PING as well as writes; INFO says why.
             Err(Trouble::Refused(said)) if said.starts_with("MISCONF") => {}
+            // A replica that may not serve old data refuses it, too.
+            Err(Trouble::Refused(said)) if said.starts_with("MASTERDOWN") => {}
+            Err(Trouble::Forbidden(_)) => {
+                hidden.push(("PING", "how fast it answers"));
+                break;
+            }
             answered => drop(answered?),
         }
         fastest = fastest.min(began.elapsed().as_secs_f64() * 1000.0);
     }
-    let info: String = server.ask(&["INFO", "everything"]).await?;
-    let bindings: u64 = server.ask(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await.unwrap_or(0);
+    let info = match server.ask::<String>(&["INFO", "everything"]).await {
+        Err(Trouble::Forbidden(_)) => {
+            hidden.push(("INFO", "how memory, clients, persistence and replication are"));
+            String::new()
+        }
+        info => info?,
+    };
+    let bindings = match server.ask::<u64>(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await {
+        Err(Trouble::Forbidden(_)) => {
+            hidden.push(("EXISTS", "whether Celery keeps its queues here"));
+            0
+        }
+        bindings => bindings.unwrap_or(0),
+    };
     // Not every user may ask for it, and some providers hide it.
     let save = server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await;
+    if let Err(Trouble::Forbidden(_)) = &save {
+        hidden.push(("CONFIG GET", "whether it writes snapshots, and refuses writes without"));
+    }
     let stops = server
         .ask::<HashMap<String, String>>(&["CONFIG", "GET", "stop-writes-on-bgsave-error"])
         .await
@@ -93,10 +119,11 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
     let info = Info::read(&info);
     let mut seen = info.seen();
     seen.place.clone_from(&server.place);
-    seen.report.ping_ms = fastest;
+    seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
     seen.report.celery_broker = bindings > 0;
     seen.stops_writes = stops;
-    seen.save_unknown = save.is_err();
+    seen.save_unknown = matches!(&save, Err(trouble) if !matches!(trouble, Trouble::Forbidden(_)));
+    seen.hidden = hidden;
     if save.is_ok_and(|c| c.values().any(|v| !v.is_empty())) {
         let age = now_s - i64::try_from(info.number("rdb_last_save_time")).unwrap_or(0);
         seen.report.snapshot_age_s = u64::try_from(age).ok();
@@ -104,33 +131,10 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
     Ok(seen)
 }
 
-/// The answer to INFO.
-struct Info<'a>(HashMap<&'a str, &'a str>);
-
-impl<'a> Info<'a> {
-    fn read(text: &'a str) -> Self {
-        Self(text.lines().filter_map(|l| l.trim_end().split_once(':')).collect())
-    }
-
-    fn text(&self, key: &str) -> &'a str {
-        self.0.get(key).copied().unwrap_or_default()
-    }
-
-    fn number(&self, key: &str) -> u64 {
-        self.text(key).parse().unwrap_or(0)
-    }
-
+impl Info<'_> {
     fn seen(&self) -> Seen {
         let (hits, misses) = (self.number("keyspace_hits"), self.number("keyspace_misses"));
-        let valkey = self.0.contains_key("valkey_version");
-        let keys = self
-            .0
-            .iter()
-            .filter(|(key, _)| key.strip_prefix("db").is_some_and(|n| n.parse::<u32>().is_ok()));
-        let count = |text: &str| {
-            let keys = text.split(',').find_map(|part| part.strip_prefix("keys="));
-            keys.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
-        };
+        let valkey = !self.text("valkey_version").is_empty();
         let report = Report {
             version: match valkey {
                 true => self.text("valkey_version"),
@@ -152,17 +156,20 @@ impl<'a> Info<'a> {
             operations_per_s: self.number("instantaneous_ops_per_sec"),
             #[expect(clippy::cast_precision_loss, reason = "a share")]
             hit_percent: (hits + misses > 0).then(|| hits as f64 * 100.0 / (hits + misses) as f64),
-            keys: keys.map(|(_, text)| count(text)).sum(),
+            keys: self.keys(),
             unsaved_changes: self.number("rdb_changes_since_last_save"),
             append_only: self.text("aof_enabled") == "1",
             replicas: u32::try_from(self.number("connected_slaves")).unwrap_or(u32::MAX),
+            replication: self.replication(),
             ..Report::default()
         };
+
         Seen {
             report,
             snapshot_failed: self.text("rdb_last_bgsave_status") == "err",
             append_failed: self.text("aof_last_write_status") == "err",
-            master_down: self.text("master_link_status") == "down",
+            master_down: (self.text("master_link_status") == "down")
+                .then(|| (self.master(), self.text("master_sync_in_progress") == "1")),
             fragmentation: self.text("mem_fragmentation_ratio").parse().unwrap_or(0.0),
             ..Seen::default()
         }
@@ -213,10 +220,40 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         let summary = format!("redis \"{name}\" cannot write its append-only file");
         found(Status::Critical, "append-only file", summary, "writes are refused", journal);
     }
-    if seen.master_down {
-        let summary = format!("redis \"{name}\" has lost its master");
-        let why = "what it answers gets older and older";
-        found(Status::Critical, "replication", summary, why, journal);
+    match &seen.master_down {
+        Some((master, true)) => {
+            let summary = format!("redis \"{name}\" copies the data of its master {master}");
+            let why = "until it has, what it answers is old, or it answers nothing";
+            found(Status::Warning, "replication", summary, why, "");
+        }
+        Some((master, false)) => {
+            let summary = format!("redis \"{name}\" has lost its master {master}");
+            let why = "what it answers gets older and older";
+            found(Status::Critical, "replication", summary, why, journal);
+        }
+        None => {}
+    }
+    for peer in report.replication.iter().filter(|_| seen.master_down.is_none()) {
+        let (role, at) = (&peer.role, &peer.peer);
+        let why = match role.as_str() {
+            "master" => "what it answers may be old",
+            _ => "what that one answers is old, and it would be lost if it took over",
+        };
+        let silent = peer.silent_s.filter(|s| *s >= u64::from(request.lag_warning_s));
+        if let Some(silent) = silent {
+            let summary =
+                format!("redis \"{name}\" has not heard from its {role} {at} for {silent} s");
+            found(Status::Warning, at, summary, why, "");
+        }
+        if role == "replica" && peer.state == "copying" {
+            let summary = format!("replica {at} of redis \"{name}\" copies the data");
+            found(Status::Warning, at, summary, "it cannot take over before it has", "");
+        }
+    }
+    for (command, what) in &seen.hidden {
+        let summary = format!("redis \"{name}\" does not allow {command} to the agent");
+        let why = format!("{what} is not known without it; docs/checks.md has the ACL");
+        found(Status::Unknown, command, summary, &why, "");
     }
     if let Some(age) = report.snapshot_age_s.filter(|a| *a > OLD_SNAPSHOT_S && !report.append_only)
         && report.unsaved_changes > 0
@@ -239,18 +276,26 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     }
     if seen.save_unknown {
         let summary = format!("whether redis \"{name}\" writes snapshots cannot be told");
-        found(Status::Ok, "snapshot", summary, "the agent's user may not use CONFIG GET", "");
+        found(Status::Ok, "snapshot", summary, "it knows no CONFIG GET", "");
     }
     let mib = report.used_memory_bytes as f64 / f64::from(1 << 20);
-    let summary = format!(
-        "{} {} ({}), {mib:.1} MiB, {} clients, {} keys",
-        report.flavour, report.version, report.role, report.clients, report.keys
-    );
+    let summary = match report.version.is_empty() {
+        true => format!("redis \"{name}\" answers"),
+        false => format!(
+            "{} {} ({}), {mib:.1} MiB, {} clients, {} keys",
+            report.flavour, report.version, report.role, report.clients, report.keys
+        ),
+    };
     let (used, limit) = (report.used_memory_bytes as f64, report.max_memory_bytes);
     let (clients, most, rate) =
         (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
-    let mut answer = Answer::ok(summary, seen.report)
-        .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place))
+    let answer = Answer::ok(summary, seen.report)
+        .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place));
+    let notable = findings.iter().any(|f| f.status() != Status::Ok);
+    if answer.data.version.is_empty() {
+        return findings.into_iter().fold(answer, Answer::finding).summed_up();
+    }
+    let mut answer = answer
         .figure("memory", "", used, "bytes")
         .figure("clients", "", clients, "")
         .figure("operations", "", rate, "/s");
@@ -260,7 +305,6 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     if let Some(figure) = answer.figures.get_mut(1) {
         figure.limit = Some(most);
     }
-    let notable = findings.iter().any(|f| f.status() != Status::Ok);
     let answer = findings.into_iter().fold(answer, Answer::finding);
     if notable { answer.summed_up() } else { answer }
 }
@@ -279,6 +323,7 @@ mod tests {
         RedisStatusRequest {
             memory_warning_percent: 90,
             clients_warning_percent: 90,
+            lag_warning_s: 30,
             ..RedisStatusRequest::default()
         }
     }
@@ -308,5 +353,16 @@ mod tests {
         seen.report.celery_broker = true;
         let answer = judge("main", seen, &request());
         assert!(answer.summary.contains("may evict them"), "{}", answer.summary);
+    }
+
+    #[test]
+    fn what_the_user_may_not_see_is_unknown_and_hides_nothing_worse() {
+        let hidden = vec![("CONFIG GET", "whether it writes snapshots")];
+        let seen = Seen { hidden: hidden.clone(), ..Info::read("").seen() };
+        let answer = judge("main", seen, &request());
+        assert_eq!((answer.status, answer.figures.len()), (Status::Unknown, 0));
+        let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
+        let answer = judge("main", Seen { hidden, ..Info::read(&text).seen() }, &request());
+        assert_eq!((answer.status, answer.figures.len()), (Status::Critical, 3));
     }
 }
