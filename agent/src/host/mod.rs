@@ -1,6 +1,7 @@
 //! The one door to the machine. Operations reach files, programs and the clock through it, and it
 //! holds them to the host's policy.
 
+pub mod connections;
 pub mod exec;
 pub mod files;
 pub mod mounts;

@@ -1,34 +1,124 @@
-//! `host.network-io`: what network interfaces do, over an interval.
+//! `host.network-io`: what network interfaces and connections do, over an interval.
 
-use std::{collections::HashMap, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use hostler_proto::{
     operation::HostNetworkIo,
-    ops::{HostNetworkIo as Report, HostNetworkIoRequest, InterfaceActivity},
+    ops::{ConnectionActivity, HostNetworkIo as Report, HostNetworkIoRequest, InterfaceActivity},
     wire::{ErrorCode, Failure, Finding, Status},
 };
 use tokio::time::Instant;
 
 use crate::{
-    host::kernel,
+    host::{
+        blocking,
+        connections::{self, Connection},
+        kernel,
+        processes::{self, Users},
+    },
     operation::{Answer, Context, Probe},
 };
 
 /// Share of packets with errors from which an interface is not well (awesome-prometheus-alerts).
 const ERRORS_PERCENT: f64 = 1.0;
+/// Connections whose bytes are kept over the interval; they take some five MiB.
+const CONNECTIONS: usize = 100_000;
 
 impl Probe for HostNetworkIo {
     async fn observe(
         request: HostNetworkIoRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
+        let earlier = blocking(|| Ok(Earlier::look())).await?;
         let (before, began) = (kernel("/proc/self/net/dev")?, Instant::now());
         if !cx.pause(Duration::from_secs(request.interval_s.into())).await {
             return Err(Failure::new(ErrorCode::Cancelled, "host.network-io was cancelled"));
         }
         let (after, window) = (kernel("/proc/self/net/dev")?, began.elapsed().as_secs_f64());
-        Ok(judge(activity(&before, &after, window)))
+        let mut report = activity(&before, &after, window);
+        let top = request.top as usize;
+        let (connections, unseen) = blocking(move || Ok(busiest(earlier, window, top))).await?;
+        report.connections = connections;
+        let answer = judge(report);
+        let unseen = unseen.map(|why| {
+            Finding::new(Status::Unknown, "connections", "not every connection was seen").why(why)
+        });
+        Ok(unseen.into_iter().fold(answer, Answer::finding))
     }
+}
+
+/// What had gone through each connection when the interval began.
+struct Earlier {
+    bytes: HashMap<[u8; 8], (u64, u64)>,
+    /// Why not every one is in it.
+    unseen: Option<String>,
+}
+
+impl Earlier {
+    fn look() -> Self {
+        let mut bytes = HashMap::new();
+        let told = connections::each(|c| {
+            bytes.insert(c.cookie, (c.sent, c.received));
+            bytes.len() < CONNECTIONS
+        });
+        let unseen = match told {
+            Err(failure) => Some(failure.message),
+            Ok(()) if bytes.len() >= CONNECTIONS => {
+                Some(format!("there are more than {CONNECTIONS}"))
+            }
+            Ok(()) => None,
+        };
+        Self { bytes, unseen }
+    }
+}
+
+/// The connections through which most went, and why not every one was seen.
+fn busiest(earlier: Earlier, window: f64, top: usize) -> (Vec<ConnectionActivity>, Option<String>) {
+    let mut found: Vec<(u64, u64, Connection)> = Vec::new();
+    let most = |found: &mut Vec<(u64, u64, Connection)>| {
+        found.sort_by_key(|(sent, received, _)| Reverse(sent + received));
+        found.truncate(top);
+    };
+    let told = connections::each(|c| {
+        let before = earlier.bytes.get(&c.cookie).copied();
+        // One that is new began within the interval.
+        let (sent, received) = match before {
+            None if earlier.unseen.is_some() => return true,
+            before => before.unwrap_or_default(),
+        };
+        let (sent, received) = (c.sent.saturating_sub(sent), c.received.saturating_sub(received));
+        if sent + received > 0 {
+            found.push((sent, received, c));
+            if found.len() > top * 4 {
+                most(&mut found);
+            }
+        }
+        true
+    });
+    most(&mut found);
+    let unseen = earlier.unseen.or_else(|| told.err().map(|failure| failure.message));
+    if found.is_empty() {
+        return (Vec::new(), unseen);
+    }
+    let (holders, users) = (processes::sockets(), Users::read());
+    let activity = |(sent, received, c): (u64, u64, Connection)| {
+        let pid = holders.get(&c.inode).and_then(|pids| pids.first()).copied();
+        let process = pid.and_then(processes::one);
+        let (command, unit) = process.map(|p| (p.command, p.unit)).unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "bytes of a minute at most")]
+        let rate = |bytes: u64| bytes as f64 / window;
+        ConnectionActivity {
+            local: c.local.to_string(),
+            remote: c.remote.to_string(),
+            sent_bytes_per_s: rate(sent),
+            received_bytes_per_s: rate(received),
+            command,
+            pid: pid.unwrap_or(0),
+            unit,
+            user: users.name(c.uid),
+        }
+    };
+    (found.into_iter().map(activity).collect(), unseen)
 }
 
 /// Eight counters received, eight sent: bytes, packets, errors, drops, and four more.
@@ -66,7 +156,7 @@ fn activity(before: &str, after: &str, window: f64) -> Report {
     }
     let busy = |i: &InterfaceActivity| i.received_bytes_per_s + i.sent_bytes_per_s;
     interfaces.sort_by(|a, b| busy(b).total_cmp(&busy(a)).then(a.interface.cmp(&b.interface)));
-    Report { interfaces, window_s: window }
+    Report { interfaces, window_s: window, ..Report::default() }
 }
 
 fn judge(report: Report) -> Answer<Report> {
@@ -94,7 +184,9 @@ fn judge(report: Report) -> Answer<Report> {
             mbit(busiest.sent_bytes_per_s)
         ),
     };
-    let answer = Answer::ok(summary, report).evidence("file", "/proc/self/net/dev");
+    let answer = Answer::ok(summary, report)
+        .evidence("file", "/proc/self/net/dev")
+        .evidence("netlink", "sock_diag: TCP sockets with tcp_info");
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
@@ -114,5 +206,27 @@ mod tests {
         assert!((interface.received_bytes_per_s - 1000.0).abs() < 0.01);
         assert_eq!((interface.errors, interface.drops), (1, 2));
         assert_eq!(judge(report).status, Status::Warning);
+    }
+
+    #[test]
+    fn connections_are_listed_by_what_went_through_them_in_the_interval_with_their_process() {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let address = listener.local_addr().expect("an address");
+        let mut here = std::net::TcpStream::connect(address).expect("connected");
+        let (mut there, _) = listener.accept().expect("accepted");
+        let mut send = |bytes: usize| {
+            here.write_all(&vec![7; bytes]).expect("sent");
+            there.read_exact(&mut vec![0; bytes]).expect("received");
+        };
+        send(30_000);
+        let earlier = Earlier::look();
+        send(20_000);
+        let (found, unseen) = busiest(earlier, 2.0, 200);
+        assert_eq!(unseen, None);
+        let ours = found.iter().find(|c| c.local == address.to_string()).expect("listed");
+        assert!((ours.received_bytes_per_s - 10_000.0).abs() < 0.1, "{ours:?}");
+        assert_eq!(ours.pid, std::process::id());
+        assert!(found.is_sorted_by_key(|c| -(c.received_bytes_per_s + c.sent_bytes_per_s)));
     }
 }
