@@ -1,0 +1,293 @@
+//! Redis and Valkey servers of several versions, with TLS, with users of few rights, with replicas.
+//! `tests/run` brings the programs; HOSTLER_TEST_REDIS names them.
+
+use std::{fs, path::PathBuf};
+
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    process::eventually,
+    servers::{Redis, free_port},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// The ACL of the agent as it is documented, so that what is documented suffices.
+fn documented_acl(password: &str) -> Vec<String> {
+    let text = include_str!("../../docs/checks.md");
+    let line = text.split("    ACL SETUSER").nth(1).expect("an ACL");
+    let line = line.split("\n\n").next().expect("its end").replace('\\', " ");
+    let words = line.split_whitespace().map(|w| w.replace("PASSWORD", password));
+    ["acl".to_owned(), "setuser".to_owned()].into_iter().chain(words).collect()
+}
+
+/// A fleet whose one agent has this stack file.
+fn fleet(stack: &dyn Fn(&Fleet) -> String) -> Fleet {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let file = fleet.path("stack.toml");
+    fs::write(&file, stack(&fleet)).expect("written");
+    fs::write(fleet.path("password"), "secret-1\n").expect("written");
+    fleet.join("db-1", &[], &format!("stack = \"{}\"", file.display()));
+    fleet
+}
+
+fn asked(fleet: &Fleet, args: &[&str], code: i32) -> Value {
+    let args = [args, &["--on", "db-1", "-o", "json"]].concat();
+    fleet.ctl(&args).exits(code).json()[0].clone()
+}
+
+fn server(name: &str, port: u16, more: &str) -> String {
+    format!("[[redis]]\nname = \"{name}\"\nurl = \"redis://127.0.0.1:{port}/0\"\n{more}\n")
+}
+
+fn redis() -> PathBuf {
+    let programs = Redis::programs();
+    programs.into_iter().find(|(kind, _)| kind == "redis").expect("a Redis").1
+}
+
+fn has_finding(answer: &Value, subject: &str, status: &str) -> bool {
+    let findings = answer["findings"].as_array().expect("findings");
+    findings.iter().any(|f| f["subject"] == subject && f["status"] == status)
+}
+
+#[test]
+fn every_operation_works_on_every_server_for_the_user_that_is_documented() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let programs = Redis::programs();
+    assert!(programs.iter().any(|(kind, _)| kind == "valkey"), "{programs:?}");
+    let servers: Vec<(String, Redis)> = programs
+        .iter()
+        .enumerate()
+        .map(|(n, (kind, program))| {
+            let server = Redis::start(program, &directory.path().join(n.to_string()), &[]);
+            (kind.clone(), server)
+        })
+        .collect();
+    let fleet = fleet(&|fleet| {
+        let user = format!(
+            "username = \"hostler\"\npassword_file = \"{}\"",
+            fleet.path("password").display()
+        );
+        let entries = servers.iter().enumerate();
+        entries.map(|(n, (_, s))| server(&format!("s{n}"), s.port, &user)).collect()
+    });
+    for (n, (kind, server)) in servers.iter().enumerate() {
+        let name = format!("s{n}");
+        let denied = asked(&fleet, &["redis", "status", &name], 1);
+        assert!(denied["summary"].as_str().expect("text").contains("does not let the agent in"));
+        let acl = documented_acl("secret-1");
+        let words: Vec<&str> = acl.iter().map(String::as_str).collect();
+        assert_eq!(server.cli(&words).trim(), "OK", "{kind}");
+        server.cli(&["set", "cache:1", &"x".repeat(5000)]);
+        let seen = asked(&fleet, &["redis", "status", &name], 0);
+        assert_eq!(
+            (&seen["status"], &seen["data"]["flavour"]),
+            (&"ok".into(), &kind.as_str().into())
+        );
+        let info = server.cli(&["info", "server"]);
+        let field = format!("{kind}_version:");
+        let version = info.lines().find_map(|l| l.strip_prefix(field.as_str())).expect("a version");
+        assert_eq!(seen["data"]["version"], version.trim(), "{seen}");
+        assert_eq!(seen["data"]["keys"], 1);
+        let keys = asked(&fleet, &["redis", "big-keys", &name], 0);
+        assert_eq!(
+            (&keys["status"], &keys["data"]["keys"][0]["key"]),
+            (&"ok".into(), &"cache:1".into())
+        );
+        assert_eq!(
+            (&keys["data"]["looked_at"], &keys["data"]["hidden"]),
+            (&name.as_str().into(), &0.into())
+        );
+        server.cli(&["config", "set", "slowlog-log-slower-than", "0"]);
+        server.cli(&["get", "cache:1"]);
+        let slow = asked(&fleet, &["redis", "slow-log", &name], 0);
+        assert_eq!(slow["status"], "ok");
+        let commands = slow["data"]["commands"].as_array().expect("commands");
+        assert!(commands.iter().any(|c| c["command"] == "get cache:1"), "{slow}");
+        let config = asked(&fleet, &["redis", "config", "maxmemory-policy", "--server", &name], 0);
+        assert_eq!(config["data"]["settings"][0]["value"], "noeviction");
+        let monitor = asked(&fleet, &["redis", "monitor", &name, "--time", "1s"], 0);
+        assert_eq!(monitor["status"], "ok", "{monitor}");
+        assert!(!fleet.path("db-1.log").to_string_lossy().contains("secret-1"));
+    }
+}
+
+#[test]
+fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let own = Redis::start(&redis(), directory.path(), &[]);
+    for (user, rights) in [
+        ("pings", "+ping"),
+        ("half", "+ping +info +exists +slowlog|get +slowlog|len ~*"),
+        ("scans", "+dbsize +scan +type +memory|usage +info ~cache:*"),
+    ] {
+        let words: Vec<&str> = rights.split(' ').collect();
+        let acl = [&["acl", "setuser", user, "on", ">secret-1"], &words[..]].concat();
+        assert_eq!(own.cli(&acl).trim(), "OK");
+    }
+    own.cli(&["set", "cache:1", "x"]);
+    own.cli(&["set", "session:1", "x"]);
+    let fleet = fleet(&|fleet| {
+        let file = fleet.path("password").display().to_string();
+        let user = |user: &str| format!("username = \"{user}\"\npassword_file = \"{file}\"");
+        let entries = ["pings", "half", "scans"].map(|name| server(name, own.port, &user(name)));
+        entries.concat()
+    });
+    // The server answers: that much is known.
+    let pings = asked(&fleet, &["redis", "status", "pings"], 3);
+    assert_eq!(pings["status"], "unknown", "{pings}");
+    for command in ["INFO", "EXISTS", "CONFIG GET"] {
+        assert!(has_finding(&pings, command, "unknown"), "{command}: {pings}");
+    }
+    assert!(pings["data"]["ping_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{pings}");
+    let half = asked(&fleet, &["redis", "status", "half"], 3);
+    assert_eq!(
+        (&half["data"]["keys"], &half["findings"].as_array().map(Vec::len)),
+        (&2.into(), &Some(1))
+    );
+    assert!(has_finding(&half, "CONFIG GET", "unknown"), "{half}");
+    let slow = asked(&fleet, &["redis", "slow-log", "half"], 3);
+    assert!(has_finding(&slow, "LATENCY LATEST", "unknown"), "{slow}");
+    let keys = asked(&fleet, &["redis", "big-keys", "scans"], 3);
+    assert_eq!((&keys["data"]["scanned"], &keys["data"]["hidden"]), (&1.into(), &1.into()));
+    assert!(keys["findings"][0]["summary"].as_str().expect("text").contains("1 of 2 keys"));
+    // Where there is nothing but what is forbidden, it is a failure that says so.
+    let monitor = asked(&fleet, &["redis", "monitor", "half", "--time", "1s"], 4);
+    assert_eq!(monitor["error"]["code"], "permission-denied", "{monitor}");
+    assert!(monitor["error"]["hint"].as_str().expect("a hint").contains("ACL"), "{monitor}");
+}
+
+/// An authority and a certificate of it for 127.0.0.1, in files.
+fn certificates(directory: &std::path::Path) {
+    let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = key();
+    let certificate = authority.self_signed(&authority_key).expect("signed");
+    fs::write(directory.join("ca.pem"), certificate.pem()).expect("written");
+    let issuer = Issuer::new(authority, authority_key);
+    let own_key = key();
+    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let own = own.signed_by(&own_key, &issuer).expect("signed");
+    fs::write(directory.join("own.pem"), own.pem()).expect("written");
+    fs::write(directory.join("own.key"), own_key.serialize_pem()).expect("written");
+}
+
+#[test]
+fn a_server_with_tls_is_trusted_by_its_authority_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    certificates(directory.path());
+    fs::create_dir(directory.path().join("other")).expect("a directory");
+    certificates(&directory.path().join("other"));
+    let port = free_port();
+    let tls = ["--tls-cert-file", "own.pem", "--tls-key-file", "own.key", "--tls-ca-cert-file"];
+    let tls = [&tls[..], &["ca.pem", "--tls-auth-clients", "no", "--tls-port"]].concat();
+    let tls_port = port.to_string();
+    let own = Redis::start(&redis(), directory.path(), &[&tls[..], &[&tls_port]].concat());
+    own.cli(&["acl", "setuser", "hostler", "on", ">secret-1", "~*", "+@all"]);
+    let fleet = fleet(&|fleet| {
+        let entry = |name: &str, host: &str, ca: &str| {
+            let ca = directory.path().join(ca).display().to_string();
+            let password = fleet.path("password").display().to_string();
+            format!(
+                "[[redis]]\nname = \"{name}\"\nurl = \"rediss://{host}:{port}/0\"\nca_file = \"{ca}\"\n\
+                 username = \"hostler\"\npassword_file = \"{password}\"\n"
+            )
+        };
+        let system = entry("system", "127.0.0.1", "ca.pem").replace("ca_file", "# ca_file");
+        let others =
+            entry("other", "127.0.0.1", "other/ca.pem") + &entry("none", "127.0.0.1", "none.pem");
+        entry("main", "127.0.0.1", "ca.pem")
+            + &entry("name", "localhost", "ca.pem")
+            + &others
+            + &system
+    });
+    assert_eq!(asked(&fleet, &["redis", "status", "main"], 0)["status"], "ok");
+    asked(&fleet, &["redis", "monitor", "main", "--time", "1s"], 0);
+    for (name, code, words) in [
+        ("other", 1, "is not trusted: invalid peer certificate"),
+        ("name", 1, "is not trusted: invalid peer certificate"),
+        ("system", 1, "is not trusted: invalid peer certificate"),
+        ("none", 3, "none.pem"),
+    ] {
+        let refused = asked(&fleet, &["redis", "status", name], code);
+        let summary = refused["summary"].as_str().expect("text");
+        assert!(summary.contains(words), "{name}: {refused}");
+        assert!(!refused.to_string().contains("secret-1"));
+    }
+}
+
+#[test]
+fn a_replica_is_watched_and_takes_the_reading_of_every_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = redis();
+    let main = Redis::start(&program, &directory.path().join("main"), &[]);
+    let of = ["--replicaof", &format!("127.0.0.1 {}", main.port)].map(ToOwned::to_owned);
+    let of: Vec<&str> = of.iter().map(String::as_str).collect();
+    let standby = Redis::start(&program, &directory.path().join("standby"), &of);
+    let fleet = fleet(&|_| {
+        server("main", main.port, "replica = \"standby\"")
+            + &server("standby", standby.port, "")
+            + &server("plain", main.port, "")
+    });
+    main.cli(&["set", "cache:1", "x"]);
+    eventually("the replica follows", || standby.cli(&["dbsize"]).trim() == "1");
+
+    let status = asked(&fleet, &["redis", "status", "standby"], 0);
+    let master = &status["data"]["replication"][0];
+    assert_eq!((&master["role"], &master["state"]), (&"master".into(), &"up".into()), "{status}");
+    assert_eq!(master["peer"], format!("127.0.0.1:{}", main.port));
+    let status = asked(&fleet, &["redis", "status", "main"], 0);
+    assert_eq!(status["data"]["replication"][0]["state"], "up", "{status}");
+    assert!(status["data"]["replication"][0]["behind_bytes"].is_u64(), "{status}");
+
+    let keys = asked(&fleet, &["redis", "big-keys", "main"], 0);
+    assert_eq!((&keys["status"], &keys["data"]["looked_at"]), (&"ok".into(), &"standby".into()));
+    assert!(!main.cli(&["info", "commandstats"]).contains("cmdstat_scan"), "not on the primary");
+    assert!(standby.cli(&["info", "commandstats"]).contains("cmdstat_scan"));
+    // That there is one is told where the stack file does not name it.
+    let keys = asked(&fleet, &["redis", "big-keys", "plain"], 0);
+    assert_eq!(keys["data"]["looked_at"], "plain");
+    assert!(keys["findings"][0]["summary"].as_str().expect("text").contains("has a replica"));
+
+    standby.process.signal(Signal::STOP);
+    eventually("the primary misses the replica", || {
+        let status = fleet.ctl(&["redis", "status", "main", "--lag-warning", "2s", "--on", "db-1"]);
+        status.out.contains("has not heard from its replica")
+    });
+    standby.process.signal(Signal::CONT);
+    eventually("it is back", || {
+        let status = fleet.ctl(&["redis", "status", "main", "--lag-warning", "2s", "--on", "db-1"]);
+        !status.out.contains("has not heard")
+    });
+    main.process.signal(Signal::STOP);
+    eventually("the replica misses the primary", || {
+        let status =
+            fleet.ctl(&["redis", "status", "standby", "--lag-warning", "2s", "--on", "db-1"]);
+        status.out.contains("has not heard from its master")
+    });
+    main.process.signal(Signal::CONT);
+    drop(main);
+    eventually("the replica has lost its master", || {
+        let status = fleet.ctl(&["redis", "status", "standby", "--on", "db-1", "-o", "json"]);
+        status.code == 1 && status.json()[0]["summary"].to_string().contains("has lost its master")
+    });
+    let alone = Redis::start(&program, &directory.path().join("alone"), &[]);
+    drop(standby);
+    // A replica that is away is told, and the reading goes on where it can.
+    fs::write(
+        fleet.path("stack.toml"),
+        server("main", alone.port, "replica = \"standby\"") + &server("standby", free_port(), ""),
+    )
+    .expect("written");
+    let mut fleet = fleet;
+    fleet.take_agent("db-1").stop();
+    fleet.start_agent("db-1");
+    fleet.wait_for("db-1", "up");
+    let keys = asked(&fleet, &["redis", "big-keys", "main"], 0);
+    assert_eq!((&keys["status"], &keys["data"]["looked_at"]), (&"warning".into(), &"main".into()));
+    assert!(
+        keys["findings"][0]["why"].as_str().expect("text").contains("does not answer"),
+        "{keys}"
+    );
+}
