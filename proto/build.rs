@@ -27,6 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The encoded form keeps custom options, which prost's own descriptor types drop.
     let encoded = compiler.encode_file_descriptor_set();
     fs::write(out.join("descriptors.bin"), &encoded)?;
+    let mut bare = protox::Compiler::new(["."])?;
+    bare.include_source_info(false).include_imports(true).open_files(&files)?;
+    fs::write(out.join("bare.bin"), bare.encode_file_descriptor_set())?;
 
     let mut fds = compiler.file_descriptor_set();
     for file in &mut fds.file {

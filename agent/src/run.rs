@@ -51,7 +51,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let keepalive = config.link.keepalive()?;
     let backoff = config.link.backoff()?;
 
-    let (stack, catalogue) = (config.stack()?, Catalogue::embedded()?);
+    let (stack, catalogue) = (config.stack()?, Catalogue::bare()?);
     let checks = definition::checks(&stack, definition::has_systemd(), &catalogue)?;
     let policy = config.policy.clone();
     let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
@@ -59,7 +59,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let memory = config.state_dir.join("checks.json");
     let checks = Checks::new(checks, dispatcher.clone(), memory, Arc::clone(&clock))?;
     let hello = hello(&config, &*clock);
-    let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello, checks.clone())?;
+    let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello, checks.clone());
     let dialler = Dialler { trust: trust.clone(), credentials: Arc::clone(&credentials) };
     let addresses = match config.controllers.is_empty() {
         true => enrolled.controllers.clone(),

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -38,7 +38,7 @@ use tonic::{
     server::{NamedService, ServerStreamingService},
 };
 use tonic_health::pb::health_server::HealthServer;
-use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
 
 use crate::{
@@ -46,6 +46,9 @@ use crate::{
     dispatch::{Dispatcher, Events},
     journal::Known,
 };
+
+/// The name of the reflection service.
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Route = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
@@ -66,23 +69,17 @@ impl std::fmt::Debug for Server {
 
 impl Server {
     /// A server for one host; `hello` is what it tells a controller first.
-    ///
-    /// # Errors
-    /// When the embedded descriptors do not serve reflection, which a test excludes.
     pub fn new(
         dispatcher: Dispatcher,
         clock: Arc<dyn Clock>,
         hello: HelloReply,
         checks: Checks,
-    ) -> Result<Self, tonic_reflection::server::Error> {
+    ) -> Self {
         let agent = AgentServer::new(Own { dispatcher: dispatcher.clone(), hello, checks });
         let reporter = tonic_health::server::HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .build_v1()?;
-        let routes = [route(agent), route(HealthServer::new(health)), route(reflection)];
-        Ok(Self { dispatcher, clock, routes: Arc::new(routes.into_iter().collect()) })
+        let routes = [route(agent), route(HealthServer::new(health)), (REFLECTION, reflection())];
+        Self { dispatcher, clock, routes: Arc::new(routes.into_iter().collect()) }
     }
 
     fn operation(&self, request: Request<Incoming>) -> Answering {
@@ -94,6 +91,23 @@ impl Server {
         let mut grpc = tonic::server::Grpc::new(Raw);
         Box::pin(async move { Ok(grpc.server_streaming(call, request).await) })
     }
+}
+
+/// What any gRPC client can be told. It is made when it is first asked for: people ask who try
+/// things, and an agent on its own would keep megabytes for nobody.
+fn reflection() -> Route {
+    static MADE: OnceLock<Option<Route>> = OnceLock::new();
+    let make = || {
+        let builder = tonic_reflection::server::Builder::configure();
+        let made = builder.register_encoded_file_descriptor_set(DESCRIPTORS).build_v1();
+        made.ok().map(|service| route(service).1)
+    };
+    BoxCloneSyncService::new(service_fn(move |request| async move {
+        match MADE.get_or_init(make) {
+            Some(service) => service.clone().oneshot(request).await,
+            None => Ok(Status::internal("the descriptors do not serve reflection").into_http()),
+        }
+    }))
 }
 
 fn route<S>(service: S) -> (&'static str, Route)
@@ -222,5 +236,41 @@ impl Agent for Own {
     ) -> Result<tonic::Response<CancelInvocationReply>, Status> {
         let running = self.dispatcher.cancel(id(&request.get_ref().id)?);
         Ok(tonic::Response::new(CancelInvocationReply { running }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_core::link::{self, Keepalive};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn any_grpc_client_can_ask_which_services_there_are() {
+        let (agent, client) = tokio::io::duplex(64 << 10);
+        let keepalive = Keepalive::default();
+        tokio::spawn(link::serve(agent, reflection(), keepalive, std::future::pending()));
+        let (channel, driver) = link::connect(client, keepalive).await.expect("connected");
+        tokio::spawn(driver);
+        let origin = http::Uri::from_static("https://agent");
+        let mut reflection = ServerReflectionClient::with_origin(channel, origin);
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let asked = tokio_stream::iter([request]);
+        let mut answers =
+            reflection.server_reflection_info(asked).await.expect("answered").into_inner();
+        let answer = answers.message().await.expect("an answer").expect("one");
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            panic!("another answer: {answer:?}");
+        };
+        let names: Vec<_> = list.service.iter().map(|s| s.name.as_str()).collect();
+        assert!(names.contains(&"hostler.ops.v1.Systemd"), "{names:?}");
+        assert!(names.contains(&"hostler.v1.Agent"), "{names:?}");
     }
 }

@@ -53,7 +53,7 @@ async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result
         links: Links::default(),
         sessions: Sessions::default(),
         runs: Runs::default(),
-        catalogue: Catalogue::embedded()?,
+        catalogue: Catalogue::bare()?,
         metrics,
         clock,
     })

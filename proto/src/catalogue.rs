@@ -128,6 +128,14 @@ impl Catalogue {
         Self::read(crate::DESCRIPTORS)
     }
 
+    /// The same without their help.
+    ///
+    /// # Errors
+    /// As [`Catalogue::embedded`].
+    pub fn bare() -> Result<Self, CatalogueError> {
+        Self::read(crate::BARE)
+    }
+
     /// Reads the operations from an encoded `FileDescriptorSet`, for example an agent's.
     ///
     /// # Errors
@@ -286,6 +294,24 @@ mod tests {
 
     fn catalogue() -> Catalogue {
         Catalogue::embedded().expect("the embedded descriptors are a catalogue")
+    }
+
+    #[test]
+    fn without_comments_the_operations_are_the_same() {
+        let bare = Catalogue::bare().expect("the bare descriptors are a catalogue");
+        let of = |c: &Catalogue| {
+            let parameters = |s: &OperationSpec| {
+                s.parameters.iter().map(|p| p.options.clone()).collect::<Vec<_>>()
+            };
+            c.iter()
+                .map(|s| (s.name.clone(), s.effect, s.deadline, parameters(s)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&bare), of(&catalogue()));
+        assert!(
+            bare.iter().all(|s| s.help.is_empty())
+                && catalogue().iter().all(|s| !s.help.is_empty())
+        );
     }
 
     #[test]
