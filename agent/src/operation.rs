@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use hostler_proto::{
     operation::Operation,
-    wire::{Event, Evidence, Failure, Figure, Finding, LogLine, PlanStep, Progress, Status, event},
+    wire::{
+        ErrorCode, Event, Evidence, Failure, Figure, Finding, LogLine, PlanStep, Progress, Status,
+        event,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -167,6 +170,27 @@ impl Context {
         tokio::select! {
             () = tokio::time::sleep(time) => true,
             () = self.cancelled.cancelled() => false,
+        }
+    }
+
+    /// Waits for work, but not beyond its own deadline, nor when nobody waits any more.
+    ///
+    /// # Errors
+    /// What the work says, or that it did not end in time.
+    pub async fn within<T>(
+        &self,
+        deadline: Duration,
+        what: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = tokio::time::timeout(deadline, work) => done.unwrap_or_else(|_| {
+                let message = format!("{what} did not end within {} s", deadline.as_secs());
+                Err(Failure::new(ErrorCode::Timeout, message))
+            }),
+            () = self.cancelled.cancelled() => {
+                Err(Failure::new(ErrorCode::Cancelled, format!("{what} was cancelled")))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! its input, a clean environment, lines of bounded length, and a process group of its own that
 //! does not outlive whoever waits for it.
 
-use std::{borrow::Cow, collections::VecDeque, ffi::OsString, process::Stdio};
+use std::{borrow::Cow, collections::VecDeque, ffi::OsString, path::PathBuf, process::Stdio};
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -17,6 +17,8 @@ use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 
 /// The longest line that is given out.
 pub const LINE: usize = 256 * 1024;
+/// Bytes that [`Program::output`] keeps.
+const PRINTED: usize = 4 << 20;
 /// Lines of the error output that are kept.
 const TAIL: usize = 20;
 
@@ -28,6 +30,7 @@ pub struct Program {
     variables: Vec<(String, OsString)>,
     user: Option<(u32, u32)>,
     longest_line: usize,
+    directory: Option<PathBuf>,
 }
 
 /// One that runs. Dropping it ends the program and everything that it started.
@@ -55,7 +58,14 @@ impl Program {
     /// The program at an absolute path.
     pub fn new(path: impl Into<Cow<'static, str>>) -> Self {
         let (args, variables) = (Vec::new(), Vec::new());
-        Self { path: path.into(), args, variables, user: None, longest_line: LINE }
+        Self {
+            path: path.into(),
+            args,
+            variables,
+            directory: None,
+            user: None,
+            longest_line: LINE,
+        }
     }
 
     /// The program, run as another user, with that user's groups and nothing of this one's. Where
@@ -103,6 +113,31 @@ impl Program {
         self
     }
 
+    /// The directory in which it starts; this process's own when it is left out.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
+    /// Runs it to its end, and takes what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be started, or its output cannot be read. A status that says no is none.
+    pub async fn output(self) -> Result<Output, Failure> {
+        let mut running = self.start()?;
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        while let Some(line) = running.line().await? {
+            if let Line::Text(text) = line {
+                bytes += text.len();
+                if bytes <= PRINTED {
+                    lines.push(String::from_utf8_lossy(&text).into_owned());
+                }
+            }
+        }
+        Ok(Output { lines, end: running.end().await? })
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -130,6 +165,9 @@ impl Program {
         if let Some((uid, gid)) = self.user {
             // The standard library takes root's other groups away with it.
             command.uid(uid).gid(gid);
+        }
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
         }
         let mut child = command.spawn().map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -208,6 +246,15 @@ impl Running {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
+}
+
+/// What a program printed, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its lines; without those that are too long, and those beyond four MiB.
+    pub lines: Vec<String>,
+    /// How it ended.
+    pub end: End,
 }
 
 /// How a program ended.
@@ -307,6 +354,13 @@ mod tests {
         }
         let all = "65534\t65534\t65534\t65534";
         assert_eq!(lines, [format!("Uid:\t{all}"), format!("Gid:\t{all}"), "Groups:".to_owned()]);
+    }
+
+    #[tokio::test]
+    async fn a_program_has_the_variables_and_the_directory_that_it_is_given() {
+        let shell = Program::new("/bin/sh").arg("-c").arg("pwd; echo \"$HOME\"; exit 3");
+        let said = shell.env("HOME", "/nowhere").directory("/usr").output().await.expect("run");
+        assert_eq!((said.lines, said.end.code), (vec!["/usr".into(), "/nowhere".into()], Some(3)));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ pub mod connections;
 pub mod exec;
 pub mod files;
 pub mod mounts;
+pub mod owner;
 pub mod postgres;
 pub mod processes;
 pub mod redis;
