@@ -42,6 +42,14 @@ pub struct Stack {
     pub git: Vec<Git>,
     /// Log files whose errors are counted.
     pub logs: Vec<Logs>,
+    /// Python environments of applications.
+    #[serde(rename = "virtualenv")]
+    pub virtualenvs: Vec<Virtualenv>,
+    /// Front ends whose packages pnpm installs.
+    #[serde(rename = "frontend")]
+    pub frontends: Vec<Frontend>,
+    /// Directories that backups of databases are put into.
+    pub backups: Vec<Backups>,
     /// Programs that check, as Nagios knows them.
     #[serde(rename = "plugin")]
     pub plugins: Vec<Plugin>,
@@ -258,6 +266,75 @@ pub struct Logs {
     pub paths: Vec<String>,
 }
 
+/// A Python environment of an application.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Virtualenv {
+    /// Its name on this host.
+    pub name: String,
+    /// Its directory, that with `pyvenv.cfg`.
+    pub path: PathBuf,
+    /// Checks that it needs to be well.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
+/// A front end.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frontend {
+    /// Its name on this host.
+    pub name: String,
+    /// Its directory, that with `package.json`.
+    pub path: PathBuf,
+    /// The pnpm to use, where it is none of the usual places.
+    #[serde(default)]
+    pub pnpm: Option<PathBuf>,
+    /// Checks that it needs to be well.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
+/// A directory that backups of one database, or of one whole server, are put into.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backups {
+    /// Its name on this host.
+    pub name: String,
+    /// Where they are.
+    pub directory: PathBuf,
+    /// Names that they have.
+    #[serde(default = "every")]
+    pub pattern: String,
+    /// The database that they are of.
+    #[serde(default)]
+    pub database: Option<String>,
+    /// Age that the newest one must not reach.
+    #[serde(with = "humantime_serde", default = "a_day_and_two_hours")]
+    pub newer_than: Duration,
+    /// Bytes that the newest one must have.
+    #[serde(default)]
+    pub smallest: u64,
+    /// Whole ones that must be there.
+    #[serde(default = "one")]
+    pub keep: usize,
+    /// Checks that they need to be well.
+    #[serde(default)]
+    pub after: Vec<String>,
+}
+
+fn every() -> String {
+    "*".to_owned()
+}
+
+fn a_day_and_two_hours() -> Duration {
+    Duration::from_secs(26 * 3600)
+}
+
+fn one() -> usize {
+    1
+}
+
 /// A program that checks, as Nagios knows them: exit status, a line of text, figures after a bar.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -329,6 +406,22 @@ pub fn named<'s, T>(
     }
 }
 
+/// The entry of that name among those of one kind; all of them when no name is given.
+///
+/// # Errors
+/// When there is none.
+pub fn chosen<'s, T>(
+    entries: &'s [T],
+    kind: &str,
+    name: &str,
+    name_of: impl Fn(&T) -> &str,
+) -> Result<Vec<&'s T>, Failure> {
+    match name.is_empty() && !entries.is_empty() {
+        true => Ok(entries.iter().collect()),
+        false => named(entries, kind, name, name_of).map(|entry| vec![entry]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,5 +454,16 @@ mod tests {
         assert!(way(&format!("broker = \"main\"\n{tool}")).is_err());
         assert!(way(&tool.replace("/v/bin", "bin")).expect_err("path").contains("absolute"));
         assert!(way(&tool.replace("a.b", "--help")).is_err());
+    }
+
+    #[test]
+    fn without_a_name_all_are_meant_but_there_must_be_one() {
+        let of = |entries: &[&'static str], name: &str| {
+            let found = chosen(entries, "virtualenv", name, |e| e);
+            found.map(|all| all.into_iter().copied().collect::<Vec<_>>()).map_err(|f| f.message)
+        };
+        assert_eq!(of(&["a", "b"], ""), Ok(vec!["a", "b"]));
+        assert_eq!(of(&["a", "b"], "b"), Ok(vec!["b"]));
+        assert!(of(&["a", "b"], "c").is_err() && of(&[], "").is_err());
     }
 }

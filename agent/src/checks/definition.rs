@@ -18,6 +18,7 @@ use crate::stack::{Change, Pace, Stack, Way};
 
 /// Shorter intervals would make a check a load.
 const SHORTEST: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 /// More checks than this on one host are a mistake.
 const MOST: usize = 500;
 
@@ -215,12 +216,42 @@ impl Drafts {
             let parameters = json!({ "path": git.path });
             drafts.add(format!("git:{}", git.name), "git.status", parameters, slow, &[])?;
         }
+        drafts.applications(stack)?;
         for plugin in &stack.plugins {
             let parameters = json!({ "name": plugin.name });
             let name = format!("plugin:{}", plugin.name);
             drafts.add(name, "plugin.run", parameters, pace, &plugin.after)?;
         }
         Ok(drafts)
+    }
+
+    /// Those of what changes slowly: packages of applications, and backups.
+    fn applications(&mut self, stack: &Stack) -> Result<(), InvalidCheck> {
+        let pace = stack.defaults;
+        let hourly = Pace { interval: pace.interval.max(HOUR), attempts: 1, ..pace };
+        // An index that is away for a moment is nobody's problem for a whole day.
+        let retry = pace.retry.max(HOUR / 4);
+        let daily = Pace { interval: pace.interval.max(24 * HOUR), retry, attempts: 2 };
+        for environment in &stack.virtualenvs {
+            let (name, after) = (&environment.name, &environment.after);
+            let parameters = json!({ "name": name });
+            self.add(format!("pip:{name}"), "pip.outdated", parameters, daily, after)?;
+        }
+        for frontend in &stack.frontends {
+            let (name, after) = (&frontend.name, &frontend.after);
+            let parameters = json!({ "name": name });
+            self.add(format!("pnpm:{name}"), "pnpm.outdated", parameters, daily, after)?;
+        }
+        for backups in &stack.backups {
+            let (name, parameters) =
+                (format!("backups:{}", backups.name), json!({ "name": backups.name }));
+            if let Err(error) = glob::Pattern::new(&backups.pattern) {
+                let problem = format!("its pattern {} cannot be read: {error}", backups.pattern);
+                return Err(InvalidCheck::Check { name, problem });
+            }
+            self.add(name, "postgres.backups", parameters, hourly, &backups.after)?;
+        }
+        Ok(())
     }
 
     fn change(&mut self, name: &str, change: &Change, pace: Pace) -> Result<(), InvalidCheck> {
@@ -378,6 +409,29 @@ mod tests {
     }
 
     #[test]
+    fn packages_are_looked_at_daily_and_backups_every_hour() {
+        let text = r#"
+            [[virtualenv]]
+            name = "app"
+            path = "/opt/app/.venv"
+            [[frontend]]
+            name = "web"
+            path = "/opt/web"
+            [[backups]]
+            name = "app"
+            directory = "/opt/app/backups"
+            newer_than = "50h"
+        "#;
+        let checks = read(text).expect("checks");
+        let seen: Vec<_> = checks
+            .iter()
+            .map(|c| (c.name.as_str(), c.pace.interval.as_secs() / 3600, c.pace.attempts))
+            .filter(|(name, ..)| name.contains(':'))
+            .collect();
+        assert_eq!(seen, [("backups:app", 1, 1), ("pip:app", 24, 2), ("pnpm:web", 24, 2)]);
+    }
+
+    #[test]
     fn every_stack_file_that_is_shipped_can_be_used() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/stacks");
         let files = std::fs::read_dir(directory).expect("the directory");
@@ -423,6 +477,7 @@ mod tests {
                 "[[redis]]\nname = \"a\"\nurl = \"redis://a/0\"\nreplica = \"b\"",
                 "replica \"b\" is no other",
             ),
+            ("[[backups]]\nname = \"a\"\ndirectory = \"/b\"\npattern = \"[\"", "its pattern ["),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(words), "{text}: {said}");

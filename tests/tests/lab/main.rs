@@ -4,6 +4,7 @@
 mod absence;
 mod celery;
 mod diagnose;
+mod packages;
 mod postgres;
 mod programs;
 mod redis;
@@ -140,12 +141,13 @@ fn every() -> impl Iterator<Item = (&'static str, Try)> {
         .chain(celery::OPERATIONS)
         .chain(postgres::OPERATIONS)
         .chain(programs::OPERATIONS)
+        .chain(packages::OPERATIONS)
         .chain(diagnose::OPERATIONS)
 }
 
 fn try_all(operations: &[(&str, Try)]) {
     let lab = Lab::take();
-    let fleet = fleet_with(&lab, WRONG);
+    let fleet = fleet_with(&lab, &[WRONG, packages::STACK].concat());
     for (name, test) in operations {
         eprintln!("{name}");
         test(&fleet, &lab);
@@ -176,6 +178,11 @@ fn operations_on_postgresql_say_what_its_own_tools_say() {
 #[test]
 fn operations_on_programs_say_what_their_own_tools_say() {
     try_all(&programs::OPERATIONS);
+}
+
+#[test]
+fn operations_on_packages_and_backups_say_what_their_own_tools_say() {
+    try_all(&packages::OPERATIONS);
 }
 
 #[test]
@@ -613,6 +620,7 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     let lab = Lab::take();
     let fleet = fleet(&lab);
     let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml"];
+    lab.exec("h1", &["su", "omnidoc", "-c", "/opt/omnidoc/scripts/backup_db.sh"]);
     let said = lab.exec("h1", &[&agent[..], &["discover"]].concat());
     for part in [
         "[[unit]]\nname = \"omnidoc-backend.service\"",
@@ -623,6 +631,8 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
         "[[celery]]",
         "[pm2]",
         "[nginx]",
+        "[[virtualenv]]\nname = \"omnidoc\"\npath = \"/opt/omnidoc/.venv\"",
+        "[[backups]]\nname = \"omnidoc\"\ndirectory = \"/opt/omnidoc/backups\"",
     ] {
         assert!(said.contains(part), "{part} is missing in {said}");
     }

@@ -1,6 +1,7 @@
 //! PostgreSQL servers.
 
 mod activity;
+mod backups;
 mod bloat;
 mod connections;
 mod indexes;

@@ -1,0 +1,3 @@
+//! Python environments.
+
+mod outdated;

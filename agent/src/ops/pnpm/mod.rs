@@ -1,0 +1,3 @@
+//! Front ends whose packages pnpm installs.
+
+mod outdated;
