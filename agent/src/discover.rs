@@ -1,6 +1,8 @@
 //! What runs on this host, as a stack file could say it: found from processes, their units, their
 //! directories and their sockets. Nothing is asked over the network, and no password is looked for.
 
+mod applications;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -51,15 +53,26 @@ pub struct Found {
     pub nginx: bool,
     /// Checkouts from which processes run.
     pub git: BTreeSet<PathBuf>,
+    /// Python environments from which processes run, and those of checkouts.
+    pub virtualenvs: BTreeSet<PathBuf>,
+    /// Front ends with a lock file of pnpm.
+    pub frontends: BTreeSet<PathBuf>,
+    /// Directories that hold dumps of databases.
+    pub backups: BTreeSet<PathBuf>,
 }
 
 impl Found {
-    /// Looks. Blocks on /proc for some milliseconds.
+    /// Looks. Blocks on /proc and the disk for some milliseconds.
     pub fn look() -> Self {
         let mut found = Self::default();
         for (seen, arguments) in with_arguments() {
             found.process(&seen, &arguments);
         }
+        for checkout in &found.git {
+            found.virtualenvs.extend(applications::environments(checkout));
+            found.frontends.extend(applications::frontends(checkout));
+        }
+        found.backups = applications::backups(&found.git).collect();
         found
     }
 
@@ -100,8 +113,12 @@ impl Found {
         let own = unit.ends_with(".service") && !SYSTEM.iter().any(|s| unit.starts_with(s));
         if own {
             self.units.insert(unit);
-            if let Some(checkout) = working_directory(seen.pid).as_deref().and_then(checkout) {
-                self.git.insert(checkout);
+            let programs = arguments.iter().take(2);
+            self.virtualenvs.extend(programs.filter_map(|a| applications::environment(a)));
+            if let Some(directory) = working_directory(seen.pid) {
+                // PM2's applications run in theirs.
+                self.frontends.extend(applications::frontends(&directory));
+                self.git.extend(checkout(&directory));
             }
         }
     }
@@ -169,6 +186,20 @@ impl Found {
             let path = path.display();
             add(format!("\n[[git]]\nname = \"{name}\"\npath = \"{path}\"\n"));
         }
+        for (kind, paths) in [("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)] {
+            for (name, path) in applications::named(paths) {
+                let path = path.display();
+                add(format!("\n[[{kind}]]\nname = \"{name}\"\npath = \"{path}\"\n"));
+            }
+        }
+        for (name, path) in applications::named(&self.backups) {
+            let path = path.display();
+            add(format!(
+                "\n[[backups]]\nname = \"{name}\"\ndirectory = \"{path}\"\n\
+                 newer_than = \"26h\"   # age that the newest must not reach\n\
+                 # pattern = \"*.dump\"   # names that they have\n"
+            ));
+        }
         text
     }
 
@@ -208,6 +239,19 @@ impl Found {
                     "processes run from {}, which is not in the stack file",
                     path.display()
                 ));
+            }
+        }
+        let virtualenvs = stack.virtualenvs.iter().map(|v| &v.path).collect();
+        let frontends = stack.frontends.iter().map(|f| &f.path).collect();
+        let backups = stack.backups.iter().map(|b| &b.directory).collect();
+        for (what, paths, named) in [
+            ("a Python environment", &self.virtualenvs, virtualenvs),
+            ("a front end of pnpm", &self.frontends, frontends),
+            ("a directory with dumps of databases", &self.backups, backups),
+        ] {
+            let named: BTreeSet<&PathBuf> = named;
+            for path in paths.iter().filter(|p| !named.contains(p)) {
+                said.push(format!("{} is {what} and not in the stack file", path.display()));
             }
         }
         if !self.celery.is_empty() && stack.celery.is_empty() {
@@ -307,12 +351,15 @@ mod tests {
             .insert(5432, ("/run/postgresql".into(), "postgresql@15-main.service".into()));
         found.units.insert("postgresql@15-main.service".into());
         found.git.insert("/opt/omnidoc".into());
+        found.virtualenvs.extend(["/opt/omnidoc/.venv".into(), "/opt/other/.venv".into()]);
+        found.frontends.insert("/opt/omnidoc/frontend".into());
+        found.backups.insert("/opt/omnidoc/backups".into());
         let text = found.to_toml();
         let stack: Stack = toml::from_str(&text).expect(&text);
         assert_eq!(found.differences(&stack), Vec::<String>::new());
         let catalogue = hostler_proto::catalogue::Catalogue::embedded().expect("embedded");
         crate::checks::definition::checks(&stack, true, &catalogue).expect("checks");
         let nothing = found.differences(&Stack::default());
-        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 3, "{nothing:?}");
+        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");
     }
 }
