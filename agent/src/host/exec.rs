@@ -58,14 +58,7 @@ impl Program {
     /// The program at an absolute path.
     pub fn new(path: impl Into<Cow<'static, str>>) -> Self {
         let (args, variables) = (Vec::new(), Vec::new());
-        Self {
-            path: path.into(),
-            args,
-            variables,
-            directory: None,
-            user: None,
-            longest_line: LINE,
-        }
+        Self { path: path.into(), args, variables, directory: None, user: None, longest_line: LINE }
     }
 
     /// The program, run as another user, with that user's groups and nothing of this one's. Where
