@@ -138,14 +138,14 @@ impl Found {
         );
         let mut add = |part: String| text.push_str(&part);
         for unit in &self.units {
-            add(format!("\n[[unit]]\nname = \"{unit}\"\n"));
+            add(format!("\n[[unit]]\nname = {}\n", quoted(unit)));
         }
         for (port, (socket, unit)) in &self.postgres {
             let name =
                 if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
             add(format!(
                 "\n# A role for the agent: CREATE ROLE hostler LOGIN; GRANT pg_monitor TO hostler;\n\
-                 # its password in a file of mode 0600. The socket is in {socket}.\n\
+                 # its password in a file of mode 0600. The socket is in {socket:?}.\n\
                  [[postgres]]\nname = \"{name}\"\nurl = \"postgres://hostler@127.0.0.1:{port}/postgres\"\n\
                  password_file = \"/etc/hostler/postgres.password\"\n{}",
                 after(unit)
@@ -154,8 +154,10 @@ impl Found {
         for (address, unit) in &self.redis {
             let name = if self.redis.len() == 1 { "main" } else { address.as_str() };
             add(format!(
-                "\n[[redis]]\nname = \"{name}\"\nurl = \"redis://{address}/0\"\n\
+                "\n[[redis]]\nname = {}\nurl = {}\n\
                  # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
+                quoted(name),
+                quoted(&format!("redis://{address}/0")),
                 after(unit)
             ));
         }
@@ -168,7 +170,7 @@ impl Found {
                         .to_owned()
                 }
             };
-            add(format!("\n[[celery]]\nname = \"{app}\"\n{broker}\n{}", after(unit)));
+            add(format!("\n[[celery]]\nname = {}\n{broker}\n{}", quoted(app), after(unit)));
         }
         if !self.pm2.is_empty() {
             add(
@@ -183,19 +185,19 @@ impl Found {
         }
         for path in &self.git {
             let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
-            let path = path.display();
-            add(format!("\n[[git]]\nname = \"{name}\"\npath = \"{path}\"\n"));
+            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
+            add(format!("\n[[git]]\nname = {name}\npath = {path}\n"));
         }
         for (kind, paths) in [("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)] {
             for (name, path) in applications::named(paths) {
-                let path = path.display();
-                add(format!("\n[[{kind}]]\nname = \"{name}\"\npath = \"{path}\"\n"));
+                let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
+                add(format!("\n[[{kind}]]\nname = {name}\npath = {path}\n"));
             }
         }
         for (name, path) in applications::named(&self.backups) {
-            let path = path.display();
+            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
             add(format!(
-                "\n[[backups]]\nname = \"{name}\"\ndirectory = \"{path}\"\n\
+                "\n[[backups]]\nname = {name}\ndirectory = {path}\n\
                  newer_than = \"26h\"   # age that the newest must not reach\n\
                  # pattern = \"*.dump\"   # names that they have\n"
             ));
@@ -269,9 +271,14 @@ impl Found {
 
 fn after(unit: &str) -> String {
     match unit.strip_suffix(".service") {
-        Some(short) => format!("after = [\"unit:{short}\"]\n"),
+        Some(short) => format!("after = [{}]\n", quoted(&format!("unit:{short}"))),
         None => String::new(),
     }
+}
+
+/// A string of TOML. Who names directories and processes must not write the stack file.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
 }
 
 /// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
@@ -361,5 +368,27 @@ mod tests {
         crate::checks::definition::checks(&stack, true, &catalogue).expect("checks");
         let nothing = found.differences(&Stack::default());
         assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");
+    }
+
+    #[test]
+    fn a_name_that_would_write_the_stack_file_is_a_name_and_nothing_else() {
+        let evil = "a\"\n[[plugin]]\nname = \"x\"\ncommand = [\"/bin/id\"]\n# '''\"\"\"\\";
+        let path = PathBuf::from(format!("/opt/{evil}"));
+        let mut found = Found::default();
+        found.units.insert(format!("{evil}.service"));
+        found.postgres.insert(5432, (evil.to_owned(), format!("{evil}.service")));
+        found.redis.insert(evil.to_owned(), format!("{evil}.service"));
+        found.celery.insert(evil.to_owned(), String::new());
+        let paths =
+            [&mut found.git, &mut found.virtualenvs, &mut found.frontends, &mut found.backups];
+        for paths in paths {
+            paths.insert(path.clone());
+        }
+        let text = found.to_toml();
+        let stack: Stack = toml::from_str(&text).expect(&text);
+        assert!(stack.plugins.is_empty());
+        assert_eq!(stack.units[0].name, format!("{evil}.service"));
+        assert_eq!((&stack.git[0].path, &stack.virtualenvs[0].path), (&path, &path));
+        assert_eq!((&stack.frontends[0].path, &stack.backups[0].directory), (&path, &path));
     }
 }

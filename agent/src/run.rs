@@ -102,6 +102,10 @@ async fn obey(mut told: Signal, file: PathBuf, dispatcher: Dispatcher, stop: Can
             () = stop.cancelled() => return,
         }
         let read = || -> Result<Config, Error> {
+            // In the moment in which it is written anew the defaults would count, which allow all.
+            if !file.exists() {
+                return Err(format!("{} is not there", file.display()).into());
+            }
             let config = Config::read(&file)?;
             config.check()?;
             Ok(config)

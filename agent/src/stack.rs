@@ -287,7 +287,7 @@ pub struct Frontend {
     pub name: String,
     /// Its directory, that with `package.json`.
     pub path: PathBuf,
-    /// The pnpm to use, where it is none of the usual places.
+    /// The pnpm to use, where it is none of the usual places; an absolute path.
     #[serde(default)]
     pub pnpm: Option<PathBuf>,
     /// Checks that it needs to be well.

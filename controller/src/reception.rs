@@ -254,16 +254,17 @@ impl Api {
 /// How a link was lost, and why, in words.
 fn lost(error: &Broken) -> (Lost, String) {
     let Broken::Failed(failed) = error else { return (Lost::Silent, error.to_string()) };
-    // What was sent found no way, or was never answered.
-    let silent = failed.get_io().is_some_and(|io| {
-        matches!(
-            io.kind(),
+    let lost = match failed.get_io().map(io::Error::kind) {
+        // The kernel of the host closed what its agent had open.
+        Some(io::ErrorKind::UnexpectedEof) => Lost::Closed,
+        // What was sent found no way, or was never answered.
+        Some(
             io::ErrorKind::TimedOut
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::NetworkDown
-        )
-    });
-    let lost = if silent { Lost::Silent } else { Lost::Closed };
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown,
+        ) => Lost::Silent,
+        _ => Lost::Broken,
+    };
     (lost, format!("the connection broke: {failed}"))
 }

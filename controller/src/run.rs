@@ -1,6 +1,6 @@
 //! Puts the controller together: makes a fleet, and runs it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hostler_core::{
     clock::{Clock, SystemClock},
@@ -131,6 +131,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         health: app.health.clone(),
         clock: Arc::clone(&app.clock),
         sender: Sender::new()?,
+        told: HashSet::new(),
     };
     let notifying = tokio::spawn(notifier.run(stop.clone()));
     let dialling = TaskTracker::new();

@@ -82,7 +82,8 @@ fn asked(mut arguments: impl Iterator<Item = String>) -> Option<String> {
 /// The fleet's hosts, if its controller answers at once.
 fn live_hosts() -> Option<Vec<String>> {
     let contexts = Contexts::of_user().ok()?;
-    let asked = asked(std::env::args());
+    let arguments = std::env::args_os().filter_map(|a| a.into_string().ok());
+    let asked = asked(arguments);
     let (_, context) = admin::contexts::chosen(&contexts, asked.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {

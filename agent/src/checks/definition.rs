@@ -239,6 +239,10 @@ impl Drafts {
         }
         for frontend in &stack.frontends {
             let (name, after) = (&frontend.name, &frontend.after);
+            if let Some(pnpm) = frontend.pnpm.as_ref().filter(|path| !path.is_absolute()) {
+                let problem = format!("its pnpm {} is no absolute path", pnpm.display());
+                return Err(InvalidCheck::Check { name: format!("pnpm:{name}"), problem });
+            }
             let parameters = json!({ "name": name });
             self.add(format!("pnpm:{name}"), "pnpm.outdated", parameters, daily, after)?;
         }
@@ -478,6 +482,7 @@ mod tests {
                 "replica \"b\" is no other",
             ),
             ("[[backups]]\nname = \"a\"\ndirectory = \"/b\"\npattern = \"[\"", "its pattern ["),
+            ("[[frontend]]\nname = \"a\"\npath = \"/a\"\npnpm = \"bin/pnpm\"", "no absolute path"),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(words), "{text}: {said}");

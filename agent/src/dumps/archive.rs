@@ -15,6 +15,11 @@ const PARTS: u64 = 20_000;
 const BEAT: u64 = 256;
 /// The largest number of entries that is believed.
 const ENTRIES: u64 = 50_000_000;
+/// Files that a table of contents may name, and bytes of a name.
+const FILES: usize = 200_000;
+const NAME: usize = 255;
+/// Longest text that is passed over; PostgreSQL has none above this.
+const PASSED: u64 = 1 << 30;
 
 /// What the begin of an archive tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl Archive {
     ///
     /// # Errors
     /// When it ends too early, cannot be understood, or the reading is to end early.
-    pub fn contents(
+    pub(super) fn contents(
         reader: &mut impl Read,
         directory: bool,
         effort: &Effort<'_>,
@@ -121,6 +126,10 @@ impl Archive {
         let version = archive.pg_dump.split(' ').next().unwrap_or_default().to_owned();
         archive.pg_dump = version;
         let entries = input.number()?;
+        // pg_dump writes the encoding, at least.
+        if entries == 0 {
+            return Err(invalid("its table of contents is empty"));
+        }
         if entries > ENTRIES {
             return Err(invalid("it has an impossible number of entries"));
         }
@@ -167,6 +176,13 @@ impl Archive {
         while input.pass()? {}
         if directory {
             let file = input.text()?;
+            if file.len() > NAME {
+                return Err(invalid("it names a file that cannot be there"));
+            }
+            if self.files.len() >= FILES {
+                let what = format!("it names more than {FILES} files");
+                return Err(io::Error::new(ErrorKind::Unsupported, what));
+            }
             if !file.is_empty() {
                 self.files.push(file);
             }
@@ -233,6 +249,9 @@ impl<R: Read> Input<R> {
     /// Passes over a text; false when there is none.
     fn pass(&mut self) -> io::Result<bool> {
         let Some(length) = self.signed()? else { return Ok(false) };
+        if length > PASSED {
+            return Err(invalid("it has a text that is too long"));
+        }
         let passed = io::copy(&mut (&mut self.reader).take(length), &mut io::sink())?;
         self.at += passed;
         match passed == length {

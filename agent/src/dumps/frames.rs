@@ -8,43 +8,72 @@ use ruzstd::decoding::{
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 
-use super::{Counted, Dump, Effort, SMALL, State, packed};
+use super::{Counted, Dump, Effort, SMALL, State, damaged, packed, through};
 
-/// Largest window that is taken: more memory for one dump is not worth it.
-const WINDOW: u64 = 128 << 20;
+/// Largest window that is taken: more memory for one dump is not worth it, and the agent's is bounded.
+const WINDOW: u64 = 32 << 20;
 /// Blocks after which it is asked whether to end early.
 const BEAT: u64 = 1024;
+/// Bytes that are read at a time where only headers are looked at, which lie far from each other.
+const HEADER: usize = 64;
 
 pub(super) fn look(
     file: &mut (impl Read + Seek),
     size: u64,
     effort: &Effort<'_>,
 ) -> io::Result<Dump> {
+    let patient = effort.verify || size <= SMALL;
+    match open(file, size, effort)? {
+        Ok(inside) => packed(inside, "zstd", patient, effort),
+        Err(state) => Ok(Dump { kind: "zstd".into(), state, ..Dump::default() }),
+    }
+}
+
+/// Reads a part of a dump to its end.
+pub(super) fn part(
+    file: &mut (impl Read + Seek),
+    size: u64,
+    effort: &Effort<'_>,
+) -> io::Result<State> {
+    match open(file, size, effort)? {
+        Ok(inside) => match through(inside, effort) {
+            Ok(()) => Ok(State::Whole),
+            Err(error) => damaged(error).map(State::Broken),
+        },
+        Err(state) => Ok(state),
+    }
+}
+
+/// What is in a file, decompressed.
+type Content<'a, R> = Inside<Counted<'a, BufReader<&'a mut R>>>;
+
+/// Opens the frames, after a way along their headers; or says why that is not possible.
+fn open<'a, R: Read + Seek>(
+    file: &'a mut R,
+    size: u64,
+    effort: &'a Effort<'_>,
+) -> io::Result<Result<Content<'a, R>, State>> {
     let frames = match walk(file, size, effort) {
         Ok(frames) => frames,
-        Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
         Err(error) => {
-            let state = match error.kind() {
+            let why = match error.kind() {
                 ErrorKind::UnexpectedEof => "it ends in the middle".to_owned(),
-                _ => format!("its zstd frames cannot be read: {error}"),
+                ErrorKind::InvalidData => format!("its zstd frames cannot be read: {error}"),
+                ErrorKind::Unsupported => return Ok(Err(State::Unknown(error.to_string()))),
+                _ => return Err(error),
             };
-            return Ok(Dump {
-                kind: "zstd".into(),
-                state: State::Broken(state),
-                ..Dump::default()
-            });
+            return Ok(Err(State::Broken(why)));
         }
     };
     file.rewind()?;
     if frames.window > WINDOW {
         let why = format!("it would take {} MiB to decompress it", frames.window >> 20);
-        return Ok(Dump { kind: "zstd".into(), state: State::Unknown(why), ..Dump::default() });
+        return Ok(Err(State::Unknown(why)));
     }
-    let patient = effort.verify || size <= SMALL;
     let source = Counted { inner: BufReader::new(file), progress: effort.progress };
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW);
-    packed(Inside { source, decoder, left: frames.count, begun: false }, "zstd", patient, effort)
+    Ok(Ok(Inside { source, decoder, left: frames.count, begun: false }))
 }
 
 /// What the headers tell.
@@ -58,7 +87,7 @@ struct Frames {
 
 /// Goes from header to header to the end (RFC 8878, 3.1.1).
 fn walk(file: &mut (impl Read + Seek), size: u64, effort: &Effort<'_>) -> io::Result<Frames> {
-    let mut file = BufReader::new(file);
+    let mut file = BufReader::with_capacity(HEADER, file);
     let mut frames = Frames::default();
     let (mut at, mut blocks) = (0_u64, 0_u64);
     let odd = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());

@@ -9,7 +9,10 @@
 mod archive;
 mod frames;
 
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::{
+    cell::Cell,
+    io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom},
+};
 
 use flate2::read::MultiGzDecoder;
 
@@ -21,6 +24,8 @@ const EDGE: usize = 4096;
 const SMALL: u64 = 1 << 20;
 /// Bytes of a small one that are decompressed; beyond that it is not small.
 const SMALL_INSIDE: u64 = 64 << 20;
+/// Bytes of a file that are read when nobody asks for all of it.
+const MOST: u64 = 256 << 20;
 /// How plain dumps begin: of one database, and of a whole server.
 const DATABASE: &str = "-- PostgreSQL database dump";
 const CLUSTER: &str = "-- PostgreSQL database cluster dump";
@@ -69,9 +74,71 @@ pub struct Effort<'a> {
 impl Effort<'_> {
     fn go_on(&self) -> io::Result<()> {
         match (self.stop)() {
-            true => Err(io::Error::new(ErrorKind::Interrupted, "it was cancelled")),
+            true => Err(cancelled()),
             false => Ok(()),
         }
+    }
+
+    /// How much of a file may be read.
+    fn most(&self) -> u64 {
+        if self.verify { u64::MAX } else { MOST }
+    }
+}
+
+fn cancelled() -> io::Error {
+    io::Error::new(ErrorKind::Interrupted, "it was cancelled")
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(ErrorKind::Unsupported, "too much of it would have to be read")
+}
+
+/// A file of which so much is read and no more, and that asks each time whether to end early:
+/// whatever is in it, a look at it ends.
+struct Bounded<'a, R> {
+    inner: R,
+    effort: &'a Effort<'a>,
+    left: u64,
+    /// Why it could not be read on. Whoever reads may pass that on as something else, and would read
+    /// again after [`ErrorKind::Interrupted`].
+    ended: &'a Cell<Option<io::Error>>,
+}
+
+impl<R> Bounded<'_, R> {
+    fn end(&self, error: io::Error) -> io::Error {
+        let kind = match error.kind() {
+            ErrorKind::Interrupted => ErrorKind::Other,
+            kind => kind,
+        };
+        let told = io::Error::new(kind, error.to_string());
+        self.ended.set(Some(error));
+        told
+    }
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.effort.stop)() {
+            return Err(self.end(cancelled()));
+        }
+        if self.left == 0 {
+            return Err(self.end(too_much()));
+        }
+        match self.inner.read(buffer) {
+            Ok(read) => {
+                self.left = self.left.saturating_sub(read as u64);
+                Ok(read)
+            }
+            // A signal came; it is read again.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            Err(error) => Err(self.end(error)),
+        }
+    }
+}
+
+impl<R: Seek> Seek for Bounded<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 
@@ -80,6 +147,22 @@ impl Effort<'_> {
 /// # Errors
 /// When it cannot be read, or the look is to end early.
 pub fn look(file: &mut (impl Read + Seek), size: u64, effort: &Effort<'_>) -> io::Result<Dump> {
+    let ended = Cell::new(None);
+    let mut file = Bounded { inner: file, effort, left: effort.most(), ended: &ended };
+    let looked = whatever(&mut file, size, effort);
+    match (ended.take(), looked) {
+        (None, looked) => looked,
+        // What was seen of it until then counts.
+        (Some(error), Ok(dump)) if error.kind() == ErrorKind::Unsupported => {
+            let more = if effort.verify { "" } else { "; --verify does" };
+            Ok(Dump { state: State::Unknown(format!("{error}{more}")), read: false, ..dump })
+        }
+        (Some(error), _) => Err(error),
+    }
+}
+
+/// A dump of whatever kind.
+fn whatever(file: &mut (impl Read + Seek), size: u64, effort: &Effort<'_>) -> io::Result<Dump> {
     let head = first(file, EDGE)?;
     file.rewind()?;
     match &head[..] {
@@ -188,16 +271,46 @@ fn gzip(file: &mut impl Read, size: u64, effort: &Effort<'_>) -> io::Result<Dump
     packed(MultiGzDecoder::new(counted), "gzip", patient, effort)
 }
 
-/// What is wrong with a gzip file that is a part of a dump; all of it is read.
+/// Reads a file that is a part of a dump to its end, compressed as the ending of its name says.
 ///
 /// # Errors
 /// As [`look`].
-pub fn decompressed(file: impl Read, effort: &Effort<'_>) -> io::Result<Option<String>> {
-    let inside = MultiGzDecoder::new(Counted { inner: file, progress: effort.progress });
-    match through(inside, effort) {
-        Ok(()) => Ok(None),
-        Err(error) => damaged(error).map(Some),
-    }
+pub fn part(
+    file: &mut (impl Read + Seek),
+    size: u64,
+    name: &str,
+    effort: &Effort<'_>,
+) -> io::Result<State> {
+    let ended = Cell::new(None);
+    let mut file = Bounded { inner: file, effort, left: effort.most(), ended: &ended };
+    let whole = |read: io::Result<()>| match read {
+        Ok(()) => Ok(State::Whole),
+        Err(error) => damaged(error).map(State::Broken),
+    };
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let state = match ending {
+        "lz4" => Ok(State::Unknown("what is compressed with lz4 cannot be read here".into())),
+        "zst" => frames::part(&mut file, size, effort),
+        "gz" => {
+            let counted = Counted { inner: &mut file, progress: effort.progress };
+            whole(through(MultiGzDecoder::new(counted), effort))
+        }
+        _ => whole(through(Counted { inner: &mut file, progress: effort.progress }, effort)),
+    };
+    ended.take().map_or(state, Err)
+}
+
+/// Reads the table of contents of a dump in the directory format.
+///
+/// # Errors
+/// As [`look`], and when it cannot be understood: of the kind [`ErrorKind::Unsupported`], when that
+/// does not mean that something is wrong with it.
+pub fn contents(file: &mut impl Read, effort: &Effort<'_>) -> io::Result<Archive> {
+    let ended = Cell::new(None);
+    // All of it is kept in mind, whoever asks.
+    let file = Bounded { inner: file, effort, left: MOST, ended: &ended };
+    let contents = Archive::contents(&mut BufReader::new(file), true, effort);
+    ended.take().map_or(contents, Err)
 }
 
 /// A dump behind a decompressor: its begin, and when `patient` all of it in bounded memory.

@@ -15,6 +15,10 @@ fn with(bytes: &[u8], verify: bool) -> Dump {
     look(&mut Cursor::new(bytes), bytes.len() as u64, &effort).expect("read")
 }
 
+fn quick() -> Effort<'static> {
+    Effort { verify: false, stop: &|| false, progress: &|_| {} }
+}
+
 fn of(bytes: &[u8]) -> Dump {
     with(bytes, false)
 }
@@ -240,6 +244,49 @@ fn a_look_that_is_cancelled_ends_and_is_not_taken_for_a_broken_dump() {
     assert_eq!(ended.kind(), ErrorKind::Interrupted);
 }
 
+#[test]
+fn a_file_of_nothing_but_empty_members_or_frames_can_be_cancelled() {
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0].repeat(1 << 17);
+    for bytes in [gzip(b"").repeat(1 << 16), [zstd(b"x"), skipped].concat()] {
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 20
+        };
+        let effort = Effort { verify: true, stop: &stop, progress: &|_| {} };
+        let ended = look(&mut Cursor::new(&bytes), bytes.len() as u64, &effort);
+        assert_eq!(ended.expect_err("ended").kind(), ErrorKind::Interrupted);
+        assert!(asked.get() < 30, "{}", asked.get());
+    }
+}
+
+#[test]
+fn what_would_be_read_without_end_is_not() {
+    let (effort, ended) = (quick(), Cell::new(None));
+    let mut file = Bounded { inner: io::repeat(0), effort: &effort, left: 100, ended: &ended };
+    let bounded = file.read_to_end(&mut Vec::new()).expect_err("bounded");
+    assert_eq!(bounded.kind(), ErrorKind::Unsupported);
+    assert_eq!(ended.take().map(|e| e.kind()), Some(ErrorKind::Unsupported));
+    let mut long = Maker { minor: 14, places: true, directory: false }.contents(&[]);
+    // The length of the second text.
+    long[60..64].fill(0xff);
+    let State::Broken(why) = of(&long).state else { panic!("not broken") };
+    assert!(why.contains("too long"), "{why}");
+}
+
+#[test]
+fn a_part_is_read_as_the_ending_of_its_name_says() {
+    let read = |name: &str, bytes: &[u8]| {
+        part(&mut Cursor::new(bytes), bytes.len() as u64, name, &quick()).expect("read")
+    };
+    assert_eq!(read("1.dat", b"1"), State::Whole);
+    for (name, bytes) in [("1.dat.gz", gzip(b"1\n")), ("1.dat.zst", zstd(b"1\n"))] {
+        assert_eq!(read(name, &bytes), State::Whole, "{name}");
+        assert!(matches!(read(name, &bytes[..bytes.len() - 1]), State::Broken(_)), "{name}");
+    }
+    assert!(matches!(read("1.dat.lz4", b"1"), State::Unknown(_)));
+}
+
 proptest! {
     #[test]
     fn whatever_a_file_holds_it_is_looked_at(
@@ -251,6 +298,12 @@ proptest! {
         let bytes = [begin, &rest].concat();
         prop_assert!(of(&bytes).state != State::Whole);
         prop_assert!(with(&bytes, true).state != State::Whole);
+    }
+
+    #[test]
+    fn an_archive_of_zeros_is_no_archive(zeros in 0..200_usize) {
+        let bytes = [&b"PGDMP\x01\x0e\x00\x04\x08\x01"[..], &vec![0; zeros]].concat();
+        prop_assert!(of(&bytes).state != State::Whole);
     }
 
     #[test]

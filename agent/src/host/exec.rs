@@ -1,6 +1,6 @@
 //! The one place that starts programs: an absolute path and arguments, never a shell; nothing on
 //! its input, a clean environment, lines of bounded length, and a process group of its own that
-//! does not outlive whoever waits for it.
+//! does not outlive whoever waits for it. A process that leaves that group (setsid) does.
 
 use std::{borrow::Cow, collections::VecDeque, ffi::OsString, path::PathBuf, process::Stdio};
 
@@ -19,8 +19,11 @@ use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 pub const LINE: usize = 256 * 1024;
 /// Bytes that [`Program::output`] keeps.
 const PRINTED: usize = 4 << 20;
-/// Lines of the error output that are kept.
+/// What a line takes beside its text: empty ones are not free.
+const EACH: usize = 64;
+/// Lines of the error output that are kept, and characters of each.
 const TAIL: usize = 20;
+const SAID: usize = 1000;
 
 /// A program with its arguments.
 #[derive(Debug, Clone)]
@@ -33,7 +36,8 @@ pub struct Program {
     directory: Option<PathBuf>,
 }
 
-/// One that runs. Dropping it ends the program and everything that it started.
+/// One that runs. Dropping it ends the program and what it started, but for what has left its process
+/// group.
 #[derive(Debug)]
 pub struct Running {
     argv: String,
@@ -122,7 +126,7 @@ impl Program {
         let (mut lines, mut bytes) = (Vec::new(), 0);
         while let Some(line) = running.line().await? {
             if let Line::Text(text) = line {
-                bytes += text.len();
+                bytes += text.len() + EACH;
                 if bytes <= PRINTED {
                     lines.push(String::from_utf8_lossy(&text).into_owned());
                 }
@@ -227,7 +231,8 @@ impl Running {
                 format!("nobody can tell how {} ended: {e}", self.argv),
             )
         })?;
-        // What it left behind in its group keeps its error output open.
+        // What it left behind in its group keeps its error output open. What left the group may keep it
+        // open still: whoever runs a program of others has a deadline for it.
         self.end_group();
         let tail = (&mut self.errors).await.unwrap_or_default().into();
         Ok(End { argv: self.argv.clone(), code: status.code(), status: status.to_string(), tail })
@@ -304,7 +309,9 @@ async fn tail(output: impl AsyncRead + Unpin) -> VecDeque<String> {
             last.pop_front();
         }
         match line {
-            Ok(line) => last.push_back(String::from_utf8_lossy(&line).into_owned()),
+            Ok(line) => {
+                last.push_back(String::from_utf8_lossy(&line).chars().take(SAID).collect());
+            }
             Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {}
             Err(AnyDelimiterCodecError::Io(_)) => break,
         }
@@ -366,6 +373,15 @@ mod tests {
         assert_eq!(failure.evidence[0].exit_code, Some(2));
         let missing = Program::new("/no/such/program").start().expect_err("missing");
         assert_eq!(missing.code(), ErrorCode::Unsupported);
+    }
+
+    #[tokio::test]
+    async fn empty_lines_are_bounded_and_a_long_complaint_is_cut() {
+        let script = "head -c 200000 /dev/zero | tr '\\0' '\\n'
+                      head -c 5000 /dev/zero | tr '\\0' x >&2";
+        let said = Program::new("/bin/sh").arg("-c").arg(script).output().await.expect("run");
+        assert_eq!(said.lines.len(), PRINTED / EACH);
+        assert_eq!(said.end.tail.iter().map(String::len).collect::<Vec<_>>(), [SAID]);
     }
 
     #[tokio::test]

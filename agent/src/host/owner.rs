@@ -40,17 +40,19 @@ impl Owner {
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let uid = looked_at(path)?.uid();
         let own = rustix::process::geteuid();
-        if uid == 0 {
+        let owner = match uid {
             // What only reads needs no more than this.
-            return Ok(NOBODY);
-        }
-        let owner = account(&users, uid).unwrap_or_else(|| Self {
-            uid,
-            gid: uid,
-            name: Cow::Owned(uid.to_string()),
-            home: NOBODY.home,
-        });
-        if !own.is_root() && own.as_raw() != uid {
+            0 => NOBODY,
+            _ => account(&users, uid).unwrap_or_else(|| Self {
+                uid,
+                gid: uid,
+                name: Cow::Owned(uid.to_string()),
+                home: NOBODY.home,
+            }),
+        };
+        // Nobody's group is no reason to trust what lies in root's directory.
+        let (who, group) = if uid == 0 { ("root", 0) } else { (owner.name(), owner.gid) };
+        if uid != 0 && !own.is_root() && own.as_raw() != uid {
             let message = format!("the agent is not root, and cannot be {}", owner.name);
             return Err(Failure::new(ErrorCode::PreconditionFailed, message)
                 .hint("as itself it must not run what another user wrote"));
@@ -59,12 +61,11 @@ impl Owner {
             let seen = looked_at(above)?;
             let (mode, sticky) = (seen.mode(), seen.mode() & 0o1000 != 0 && above != path);
             let others = (mode & 0o002 != 0 && !sticky)
-                || (mode & 0o020 != 0 && !sticky && ![0, owner.gid].contains(&seen.gid()))
+                || (mode & 0o020 != 0 && !sticky && ![0, group].contains(&seen.gid()))
                 || ![0, uid].contains(&seen.uid());
             if others {
                 let message = format!(
-                    "others than {} can write in {}: what lies there is not run",
-                    owner.name,
+                    "others than {who} can write in {}: what lies there is not run",
                     above.display()
                 );
                 let hint = "it and all above it must belong to its owner or to root, and be writable \
@@ -146,6 +147,12 @@ mod tests {
         chmod(&root, 0o755);
         let own = root.join("own");
         fs::create_dir(&own).expect("made");
+        chmod(&own, 0o755);
+        assert_eq!(Owner::of(&own).expect("root's").name(), "nobody");
+        chmod(&own, 0o777);
+        let refused = Owner::of(&own).expect_err("root's, where everybody can write");
+        assert!(refused.message.starts_with("others than root"), "{refused:?}");
+        chmod(&own, 0o755);
         std::os::unix::fs::chown(&own, Some(4321), Some(4321)).expect("owner");
         assert_eq!(Owner::of(&own).expect("its owner's").uid, 4321);
         chmod(&own, 0o775);

@@ -1,6 +1,9 @@
 //! The hosts and how they are.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use hostler_core::pki::CertificateFacts;
 use hostler_proto::{
@@ -56,13 +59,15 @@ impl Fleet for Api {
         let now = self.0.clock.now().as_microsecond();
         let hosts = self.0.store.hosts().await.map_err(unstored)?;
         let absences = self.absences().await?;
-        let count = |c| {
-            let of = |h: &&Arc<HostRow>| connection(h, absences.get(&h.name)) == c;
-            u32::try_from(hosts.iter().filter(of).count()).unwrap_or(u32::MAX)
+        let mut counts: HashMap<wire::Connection, u32> = HashMap::new();
+        for host in &hosts {
+            *counts.entry(connection(host, absences.get(&host.name))).or_default() += 1;
+        }
+        let count = |of| counts.get(&of).copied().unwrap_or(0);
+        let mut problems = self.problems_of(&hosts, &absences).await?;
+        let twin = |h: &Arc<HostRow>| {
+            self.0.links.twin(&h.name, now - TWIN_US).map(|twin| (h.name.clone(), twin))
         };
-        let mut problems = self.problems_of(&hosts).await?;
-        let twin =
-            |h: &Arc<HostRow>| Some((h.name.clone(), self.0.links.twin(&h.name, now - TWIN_US)?));
         problems.extend(hosts.iter().filter_map(twin).map(|(host, twin)| Problem {
             status: Health::Critical,
             check: String::new(),

@@ -19,7 +19,7 @@ use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
 use crate::{
     authz::{Caller, What},
     health::{
-        absence::{Absence, absences},
+        absence::{Absence, absences, connection},
         figures::{HOUR_US, trend},
         problems::{Known, Problem, problems},
         silence::{Acknowledgement, Checks, Downtime},
@@ -122,12 +122,15 @@ impl Api {
         })
     }
 
-    /// What deserves attention on some hosts, and why hosts are away.
-    pub(super) async fn problems_of(&self, hosts: &[Arc<HostRow>]) -> Result<Vec<Problem>, Status> {
-        let absences = self.absences().await?;
+    /// What deserves attention on some hosts.
+    pub(super) async fn problems_of(
+        &self,
+        hosts: &[Arc<HostRow>],
+        absences: &HashMap<HostName, Absence>,
+    ) -> Result<Vec<Problem>, Status> {
         let now = self.0.clock.now().as_microsecond();
         let known = self.known(now).await?;
-        Ok(self.0.health.look(|health| problems(hosts, health, &absences, &known, now)))
+        Ok(self.0.health.look(|health| problems(hosts, health, absences, &known, now)))
     }
 
     /// Why hosts are away; what speaks for it are all the others.
@@ -169,6 +172,23 @@ impl Api {
                 confidence: trend.map_or(0.0, |t| t.confidence),
             });
         }
+        // What nobody told since the controller was started.
+        let mut past: Vec<_> =
+            hours.into_iter().filter(|(key, _)| check.is_none_or(|c| c == key.check)).collect();
+        past.sort_by(|a, b| a.0.cmp(&b.0));
+        all.extend(past.into_iter().map(|(key, points)| Series {
+            at_us: points.iter().map(|p| p.at_us).collect(),
+            mean: points.iter().map(|p| p.mean).collect(),
+            most: points.iter().map(|p| p.most).collect(),
+            last: points.last().map_or(0.0, |p| p.mean),
+            check: key.check,
+            name: key.name,
+            subject: key.subject,
+            unit: key.unit,
+            limit: None,
+            runs_out_s: None,
+            confidence: 0.0,
+        }));
         Ok(all)
     }
 
@@ -199,7 +219,7 @@ impl Health for Api {
         let caller = caller(&request)?;
         self.authorise(&caller, What::Look, None, "health.problems", "").await?;
         let hosts = self.select(&request.get_ref().on).await?;
-        let found = self.problems_of(&hosts).await?;
+        let found = self.problems_of(&hosts, &self.absences().await?).await?;
         let problems = found.into_iter().map(wire::Problem::from).collect();
         let now_us = self.0.clock.now().as_microsecond();
         Ok(Response::new(ProblemsReply { problems, now_us }))
@@ -219,10 +239,11 @@ impl Health for Api {
             stale: !up || standing.stale(now_us),
             state: Some(standing.state()),
         };
-        let found = self.problems_of(std::slice::from_ref(&row)).await?;
+        let absences = self.absences().await?;
+        let found = self.problems_of(std::slice::from_ref(&row), &absences).await?;
         Ok(Response::new(HostHealth {
             host: row.name.to_string(),
-            connection: wire::Connection::from(row.connection).into(),
+            connection: connection(&row, absences.get(&row.name)).into(),
             heard_us: health.heard_us,
             checks: health.checks.into_values().map(check).collect(),
             problems: found.into_iter().map(wire::Problem::from).collect(),
@@ -261,7 +282,8 @@ impl Health for Api {
         let host = self.host_of(&request.host).await?;
         self.may_silence(&caller, &host, "health.acknowledge").await?;
         let comment = comment(request.comment)?;
-        let found = self.problems_of(std::slice::from_ref(&host)).await?;
+        let absences = self.absences().await?;
+        let found = self.problems_of(std::slice::from_ref(&host), &absences).await?;
         let of = |p: &&Problem| p.check == request.check || p.follows.contains(&request.check);
         if !found.iter().any(|p| of(&p)) {
             let what = if request.check.is_empty() { "it" } else { request.check.as_str() };

@@ -18,7 +18,7 @@ use crate::store::{Connection, HostRow};
 /// which a silent peer counts as dead.
 const TOGETHER_US: i64 = 120_000_000;
 /// Agents come back within this time after the start of a controller.
-const RETURN_US: i64 = 180_000_000;
+pub const RETURN_US: i64 = 180_000_000;
 /// The label that names a host's place. Without it the network of its address is its place.
 const SITE: &str = "site";
 /// The label that names the host through which a host is reached.
@@ -31,6 +31,8 @@ pub enum Lost {
     Closed,
     /// Nothing came any more.
     Silent,
+    /// It broke in another way: a host that booted at once says so, and so does a firewall.
+    Broken,
     /// This controller cut it.
     Cut,
     /// This controller ended.
@@ -39,13 +41,14 @@ pub enum Lost {
 
 impl Lost {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Closed, Self::Silent, Self::Cut, Self::Restart];
+    pub const ALL: [Self; 5] = [Self::Closed, Self::Silent, Self::Broken, Self::Cut, Self::Restart];
 
     /// The word under which it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Silent => "silent",
+            Self::Broken => "broken",
             Self::Cut => "cut",
             Self::Restart => "restart",
         }
@@ -84,6 +87,10 @@ pub fn absences(
     health: &HashMap<HostName, Host>,
     now_us: i64,
 ) -> HashMap<HostName, Absence> {
+    // Most of the time all are there.
+    if !hosts.iter().any(|host| host.connection == Connection::Down) {
+        return HashMap::new();
+    }
     let left = |host: &HostRow| health.get(&host.name).is_some_and(|h| h.left);
     let mut places: BTreeMap<String, Place> = BTreeMap::new();
     let mut by_name = HashMap::new();
@@ -92,7 +99,8 @@ pub fn absences(
         let Some(place) = place(host) else { continue };
         let of = places.entry(place).or_default();
         of.up |= host.connection == Connection::Up;
-        if host.connection == Connection::Down && !left(host) && silent(host) {
+        let away = host.connection == Connection::Down && !left(host);
+        if away && silent(host) && !returning(host, now_us) {
             of.silent.push(host.since_us);
         }
     }
@@ -100,13 +108,13 @@ pub fn absences(
         if left(host) {
             return Absence::Stopped;
         }
-        if host.lost == Some(Lost::Restart) && now_us - host.since_us < RETURN_US {
+        if returning(host, now_us) {
             return Absence::Returning;
         }
         match host.lost {
             Some(Lost::Closed) => return Absence::AgentDied,
             Some(Lost::Cut) | None => return Absence::Down,
-            Some(Lost::Silent | Lost::Restart) => {}
+            Some(Lost::Silent | Lost::Broken | Lost::Restart) => {}
         }
         let via = host.labels.get(VIA).and_then(|name| name.parse::<HostName>().ok());
         if let Some(via) = via.and_then(|via| by_name.get(&via))
@@ -143,7 +151,11 @@ impl Place {
 }
 
 fn silent(host: &HostRow) -> bool {
-    matches!(host.lost, Some(Lost::Silent | Lost::Restart))
+    matches!(host.lost, Some(Lost::Silent | Lost::Broken | Lost::Restart))
+}
+
+fn returning(host: &HostRow, now_us: i64) -> bool {
+    host.lost == Some(Lost::Restart) && now_us - host.since_us < RETURN_US
 }
 
 /// Where a host is: its label, or the network of its address, /24 or /64.
@@ -181,7 +193,7 @@ pub fn returned(lost: Option<Lost>, before: Told<'_>, now: Told<'_>) -> Option<&
         (false, false) if missed => Some("it was down while there was no controller: it booted"),
         (false, false) => Some("it is back; it was down: it booted meanwhile"),
         (false, true) if before.instance == now.instance => match lost {
-            Some(Lost::Silent | Lost::Closed) => {
+            Some(Lost::Silent | Lost::Broken | Lost::Closed) => {
                 Some("it is back; it was only unreachable: its agent ran all the time")
             }
             _ => None,

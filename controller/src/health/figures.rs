@@ -216,17 +216,26 @@ impl Figures {
         hours
     }
 
-    /// Writes down the hours that are over at some time.
+    /// Writes down the hours that are over at some time, those that could not be written before
+    /// first: they are in `hours`, for the next attempt.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn write_down(&self, store: &Store, now_us: i64) -> Result<(), StoreError> {
+    pub async fn write_down(
+        &self,
+        store: &Store,
+        now_us: i64,
+        hours: &mut Vec<Hour>,
+    ) -> Result<(), StoreError> {
         loop {
-            let hours = self.over(now_us, GROUP);
+            if hours.is_empty() {
+                *hours = self.over(now_us, GROUP);
+            }
             if hours.is_empty() {
                 return Ok(());
             }
-            store.add_hours(&hours).await?;
+            store.add_hours(hours).await?;
+            hours.clear();
         }
     }
 }

@@ -170,6 +170,13 @@ impl Fleet {
         })
     }
 
+    /// A host is linked again: that its agent was being stopped is over.
+    pub fn arrived(&self, host: &HostName) {
+        if let Some(known) = self.lock().get_mut(host) {
+            known.left = false;
+        }
+    }
+
     /// Forgets a host.
     pub fn forget(&self, host: &HostName) {
         self.lock().remove(host);
@@ -225,7 +232,9 @@ fn short(text: String) -> String {
 
 fn shortened(turn: Turn) -> Turn {
     // A time that is none would be told for ever.
-    Turn { summary: short(turn.summary), at_us: turn.at_us.max(0), ..turn }
+    // Nor would a status that there is not be read again.
+    let (was, became) = (turn.was().into(), turn.became().into());
+    Turn { summary: short(turn.summary), at_us: turn.at_us.max(0), was, became, ..turn }
 }
 
 #[cfg(test)]
@@ -264,6 +273,14 @@ mod tests {
         assert_eq!(news.turns.iter().map(|t| t.number).collect::<Vec<_>>(), [1, 3]);
         assert!(fleet.hear(&web(), report(vec![], turns(), true), 2).is_none());
         assert_eq!((fleet.request(&web()).after, fleet.request(&web()).memory), (3, "m".into()));
+    }
+
+    #[test]
+    fn a_status_that_there_is_not_is_none() {
+        let fleet = Fleet::default();
+        let odd = Turn { was: 99, became: -1, at_us: -5, ..turn(1, true) };
+        let news = fleet.hear(&web(), report(vec![], vec![odd], true), 1).expect("news");
+        assert_eq!((news.turns[0].was, news.turns[0].became, news.turns[0].at_us), (0, 0, 0));
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub struct Past {
 impl Past {
     /// Goes on until `stop`, and then once more.
     pub async fn keep(self, stop: CancellationToken) {
+        // Out of memory, and not in the store yet.
+        let mut hours = Vec::new();
         loop {
             let stopping = tokio::time::timeout(BEAT, stop.cancelled()).await.is_ok();
             let now_us = self.clock.now().as_microsecond();
             // What was counted of this hour would be lost with the process.
             let until = if stopping { i64::MAX } else { now_us };
-            if let Err(error) = self.figures.write_down(&self.store, until).await {
+            if let Err(error) = self.figures.write_down(&self.store, until, &mut hours).await {
                 tracing::error!(%error, "figures could not be stored");
             }
             if stopping {
@@ -50,7 +52,13 @@ impl Past {
         let kept_us = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
         self.store.forget_figures(now_us.saturating_sub(kept_us)).await?;
         let hour_us = now_us - now_us.rem_euclid(HOUR_US);
-        while !stop.is_cancelled() && self.store.pack_turns(hour_us, GROUP).await? > 0 {}
+        let mut after = String::new();
+        while !stop.is_cancelled() {
+            match self.store.pack_turns(hour_us, &after, GROUP).await? {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
         Ok(())
     }
 }

@@ -100,6 +100,7 @@ pub fn problems(
             problem.handled = known.of(host, &problem.check, problem.since_us, now_us);
         }
         if let Some(Absence::Via(via)) = absence {
+            let via = first_away(via, absences);
             behind.extend(problems.drain(before..).map(|problem| (via, problem)));
         }
     }
@@ -113,6 +114,19 @@ pub fn problems(
     let mut problems = by_place(problems, absences);
     sort(&mut problems);
     problems
+}
+
+/// The host at the beginning of a chain of those through which each other are reached.
+fn first_away<'a>(via: &'a HostName, absences: &'a HashMap<HostName, Absence>) -> &'a HostName {
+    let mut first = via;
+    // A circle has no beginning; it is left after one round.
+    for _ in 0..absences.len() {
+        match absences.get(first) {
+            Some(Absence::Via(next)) => first = next,
+            _ => break,
+        }
+    }
+    first
 }
 
 /// Makes one problem of those of a place that cannot be reached.
@@ -129,6 +143,7 @@ fn by_place(problems: Vec<Problem>, absences: &HashMap<HostName, Absence>) -> Ve
             Some(all) => {
                 all.since_us = all.since_us.min(problem.since_us);
                 all.hosts.extend(problem.hosts);
+                all.follows.extend(problem.follows);
             }
             None => drop(places.insert((place, problem.handled.clone()), problem)),
         }
@@ -221,7 +236,7 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
             }
             Some(Absence::Via(via)) => (
                 Status::Unknown,
-                format!("unreachable: {via}, through which it is reached, is down"),
+                format!("unreachable: {via}, through which it is reached, is away"),
             ),
             Some(Absence::Place(_) | Absence::Down) | None => {
                 (Status::Critical, format!("down: {}", host.reason))
@@ -248,8 +263,11 @@ fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
     };
     let mut found: BTreeMap<&str, Problem> = BTreeMap::new();
     let mut follows: Vec<(&str, &str)> = Vec::new();
-    for name in health.checks.keys() {
-        let Some((standing, status)) = bad(name) else { continue };
+    for (name, standing) in &health.checks {
+        let status = standing.hard(now_us);
+        if severity(status) == 0 {
+            continue;
+        }
         let root = root(health, name, &|check| bad(check).is_some());
         // What is worse than what it needs is a problem of its own, whatever else there is.
         let worse = bad(root).is_some_and(|(_, of_root)| severity(of_root) < severity(status));
@@ -388,21 +406,27 @@ mod tests {
             address: format!("{address}:1"),
             ..row(name, Connection::Down)
         };
-        let mut behind = silent("behind", "10.9.9.9");
-        behind.labels.insert("via".into(), "alone".into());
+        let via = |name: &str, address: &str, via: &str| {
+            let mut host = silent(name, address);
+            host.labels.insert("via".into(), via.into());
+            host
+        };
         let rows = [
             silent("a-1", "10.0.1.1"),
             silent("a-2", "10.0.1.2"),
             silent("a-3", "10.0.1.3"),
             silent("alone", "10.0.2.1"),
-            behind,
+            via("after-a", "10.9.8.9", "a-2"),
+            via("behind", "10.9.9.9", "alone"),
+            via("farther", "10.9.7.9", "behind"),
         ];
         let found = seen(&rows, &[], &Known::default());
         let told: Vec<_> = found.iter().map(|p| (p.hosts.len(), p.follows.clone())).collect();
-        assert_eq!(told, [(3, vec![]), (1, vec!["behind".to_owned()])]);
+        let follow = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert_eq!(told, [(3, follow(&["after-a"])), (1, follow(&["behind", "farther"]))]);
         assert!(found[0].summary.contains("unreachable: all hosts of 10.0.1.0/24"));
         assert!(found[1].summary.starts_with("down: "));
-        let only = seen(&rows[4..], &[], &Known::default());
+        let only = seen(&rows[5..6], &[], &Known::default());
         assert_eq!(only.len(), 1, "without its root it is told itself");
     }
 

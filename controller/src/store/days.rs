@@ -96,6 +96,11 @@ fn packed(data: &[u8]) -> Result<Vec<u8>, StoreError> {
 fn unpacked(data: &[u8]) -> Result<Vec<u8>, StoreError> {
     let mut whole = Vec::new();
     let read = DeflateDecoder::new(data).take(MOST).read_to_end(&mut whole);
-    read.map_err(|e| StoreError::Damaged(format!("a day cannot be read: {e}")))?;
-    Ok(whole)
+    match read {
+        Ok(length) if length as u64 == MOST => {
+            Err(StoreError::Damaged("a day is longer than any can be".to_owned()))
+        }
+        Ok(_) => Ok(whole),
+        Err(e) => Err(StoreError::Damaged(format!("a day cannot be read: {e}"))),
+    }
 }

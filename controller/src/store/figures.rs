@@ -1,7 +1,7 @@
 //! Figures of past hours, kept in days: for each series and hour the number of the series, that of
 //! the hour, the mean and the greatest value, thirteen bytes together, before they are compressed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hostler_proto::name::HostName;
 use sqlx::{Row, Transaction};
@@ -52,7 +52,7 @@ fn entries(data: &[u8]) -> impl Iterator<Item = Entry> {
 }
 
 impl Store {
-    /// Writes hours down, all or none. An hour that was written before is replaced.
+    /// Writes hours down, all or none. What of an hour was written before is replaced.
     ///
     /// # Errors
     /// When the store refuses, or is damaged.
@@ -64,11 +64,14 @@ impl Store {
             let day_us = day(hour.begins_us);
             let of_day = u8::try_from((hour.begins_us - day_us) / HOUR_US).unwrap_or(u8::MAX);
             let known = Days::Figures.read(&mut transaction, &hour.host, day_us).await?;
-            let mut all: Vec<_> = entries(&known).filter(|e| e.hour != of_day).collect();
+            let mut all = Vec::with_capacity(hour.values.len());
             for (key, mean, most) in &hour.values {
                 let series = number(&mut transaction, &mut numbers, key).await?;
                 all.push(Entry { series, hour: of_day, mean: *mean, most: *most });
             }
+            let told: HashSet<u32> = all.iter().map(|entry| entry.series).collect();
+            let keeps = |e: &Entry| e.hour != of_day || !told.contains(&e.series);
+            all.extend(entries(&known).filter(keeps));
             // What is alike lies side by side, and becomes short.
             all.sort_by_key(|entry| (entry.series, entry.hour));
             let mut data = Vec::with_capacity(all.len() * WIDTH);

@@ -2,23 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hostler_proto::{
-    name::HostName,
-    wire::{self, HelloReply, Status, Turn},
-};
+use hostler_proto::{name::HostName, wire};
 use sqlx::{Row, any::AnyRow};
 use thiserror::Error;
 
-use super::{NoticeRow, Store, StoreError, from_json, notices, to_json, turns};
-use crate::{
-    authz::Candidate,
-    health::absence::{Lost, Told, returned},
-};
-
-/// How long a host may be away until anybody is told.
-const AWAY_US: i64 = 60_000_000;
-/// The same after a start of the controller, when all of them come back.
-const RESTART_US: i64 = 180_000_000;
+use super::{Store, StoreError, from_json, to_json};
+use crate::{authz::Candidate, health::absence::Lost};
 
 /// Whether a host's link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,43 +80,6 @@ pub struct HostRow {
     pub revoked_us: Option<i64>,
     /// How its link was lost, when it is not linked.
     pub lost: Option<Lost>,
-}
-
-/// How the link of a host changed.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// It is linked.
-    Up {
-        /// The host.
-        host: HostName,
-        /// Where it dialled from.
-        address: String,
-        /// What its agent told of itself.
-        hello: Box<HelloReply>,
-        /// End of the certificate that was shown.
-        certificate_until_us: i64,
-        /// When.
-        at_us: i64,
-    },
-    /// It is no longer linked.
-    Down {
-        /// The host.
-        host: HostName,
-        /// How.
-        lost: Lost,
-        /// Why, in words.
-        reason: String,
-        /// When.
-        at_us: i64,
-    },
-}
-
-impl Change {
-    fn host(&self) -> &HostName {
-        match self {
-            Self::Up { host, .. } | Self::Down { host, .. } => host,
-        }
-    }
 }
 
 /// A host that enrols.
@@ -242,7 +194,8 @@ impl HostRow {
     }
 }
 
-fn lost(row: &AnyRow) -> Result<Option<Lost>, StoreError> {
+/// How its link was lost.
+pub(super) fn lost(row: &AnyRow) -> Result<Option<Lost>, StoreError> {
     let word: String = row.try_get("lost")?;
     Ok(Lost::ALL.into_iter().find(|lost| lost.name() == word))
 }
@@ -268,40 +221,6 @@ async fn forget(
         sqlx::query(query).bind(host.as_str()).execute(&mut **transaction).await?;
     }
     Ok(())
-}
-
-/// A change of a host's link, as history keeps it: of a check without a name.
-fn of_host((was, became, summary): (Status, Status, &str), at_us: i64) -> Turn {
-    Turn {
-        was: was.into(),
-        became: became.into(),
-        hard: true,
-        at_us,
-        summary: summary.to_owned(),
-        ..Turn::default()
-    }
-}
-
-/// Writes down where a host was that is linked again.
-async fn came_back(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
-    host: &HostName,
-    hello: &HelloReply,
-    at_us: i64,
-) -> Result<(), StoreError> {
-    let text = "SELECT lost, boot_id, instance FROM hosts WHERE name = $1";
-    let query = sqlx::query(text).bind(host.as_str());
-    let Some(row) = query.fetch_optional(&mut **transaction).await? else { return Ok(()) };
-    let (boot_id, instance): (String, String) = (row.try_get("boot_id")?, row.try_get("instance")?);
-    let before = Told { boot_id: &boot_id, instance: &instance };
-    let now = Told { boot_id: &hello.boot_id, instance: &hello.instance };
-    match returned(lost(&row)?, before, now) {
-        Some(said) => {
-            let turn = of_host((Status::Critical, Status::Ok, said), at_us);
-            turns::add(transaction, host, &turn).await
-        }
-        None => Ok(()),
-    }
 }
 
 impl Store {
@@ -370,130 +289,6 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down how links of hosts changed, in their order, all or none. A revoked host stays as
-    /// it is.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn change_connections(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        let changing = self.roster.changes(changes.iter().map(Change::host));
-        let mut transaction = self.pool.begin().await?;
-        for change in changes {
-            match change {
-                Change::Up { host, address, hello, certificate_until_us, at_us } => {
-                    came_back(&mut transaction, host, hello, *at_us).await?;
-                    let sorted = |map: &std::collections::HashMap<String, String>| {
-                        to_json(&map.clone().into_iter().collect())
-                    };
-                    sqlx::query(
-                        "UPDATE hosts SET connection = 'up', since_us = $2, reason = '', \
-                         address = $3, last_seen_us = $2, agent_version = $4, machine_id = $5, \
-                         agent_labels = $6, facts = $7, operations = $8, \
-                         certificate_until_us = $9, boot_id = $10, instance = $11, lost = '' \
-                         WHERE name = $1 AND revoked_us = 0",
-                    )
-                    .bind(host.as_str())
-                    .bind(*at_us)
-                    .bind(address.as_str())
-                    .bind(hello.version.as_str())
-                    .bind(hello.machine_id.as_str())
-                    .bind(sorted(&hello.labels))
-                    .bind(sorted(&hello.facts))
-                    .bind(hello.operations.join(" "))
-                    .bind(*certificate_until_us)
-                    .bind(hello.boot_id.as_str())
-                    .bind(hello.instance.as_str())
-                    .execute(&mut *transaction)
-                    .await?;
-                    // It was away for a moment, and nobody was told yet.
-                    sqlx::query("DELETE FROM notices WHERE host = $1 AND check_name = ''")
-                        .bind(host.as_str())
-                        .execute(&mut *transaction)
-                        .await?;
-                    let back = (Status::Critical, Status::Ok, "it is connected again");
-                    self.of_link(&mut transaction, host, back, *at_us, 0).await?;
-                }
-                Change::Down { host, lost, reason, at_us } => {
-                    let done = sqlx::query(
-                        "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
-                         last_seen_us = $2, lost = $4 WHERE name = $1 AND revoked_us = 0",
-                    )
-                    .bind(host.as_str())
-                    .bind(*at_us)
-                    .bind(reason.as_str())
-                    .bind(lost.name())
-                    .execute(&mut *transaction)
-                    .await?;
-                    let away = (Status::Ok, Status::Critical, reason.as_str());
-                    if done.rows_affected() == 1 {
-                        let turn = of_host(away, *at_us);
-                        turns::add(&mut transaction, host, &turn).await?;
-                        self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
-                    }
-                }
-            }
-        }
-        transaction.commit().await?;
-        changing.done();
-        Ok(())
-    }
-
-    /// When a controller starts nobody is linked: hosts that were are down until they come back.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn none_connected(&self, reason: &str, now: i64) -> Result<u64, StoreError> {
-        let _writer = self.write().await;
-        let changes = self.roster.changes_all();
-        let mut transaction = self.pool.begin().await?;
-        let rows = sqlx::query(
-            "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2, \
-             lost = 'restart' WHERE connection = 'up' AND revoked_us = 0 RETURNING name",
-        )
-        .bind(now)
-        .bind(reason)
-        .fetch_all(&mut *transaction)
-        .await?;
-        // Those that do not come back soon went away while there was no controller.
-        for row in &rows {
-            let name: String = row.try_get("name")?;
-            let host = name.parse().map_err(|_| StoreError::Damaged(format!("host \"{name}\"")))?;
-            let away =
-                (Status::Ok, Status::Critical, "it did not come back after the controller did");
-            self.of_link(&mut transaction, &host, away, now, RESTART_US).await?;
-        }
-        transaction.commit().await?;
-        changes.done();
-        Ok(rows.len() as u64)
-    }
-
-    /// Writes a notice of a host's link down for every target, due after a while.
-    async fn of_link(
-        &self,
-        transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
-        host: &HostName,
-        (was, became, summary): (Status, Status, &str),
-        at_us: i64,
-        wait_us: i64,
-    ) -> Result<(), StoreError> {
-        for target in self.targets.iter() {
-            let notice = NoticeRow {
-                id: format!("{target}/{host}//{at_us}"),
-                target: target.clone(),
-                host: host.clone(),
-                check: String::new(),
-                was,
-                became,
-                at_us,
-                attempts: 0,
-                summary: summary.to_owned(),
-            };
-            notices::add(transaction, &notice, at_us + wait_us).await?;
-        }
-        Ok(())
-    }
-
     /// Writes down the end of a renewed certificate.
     ///
     /// # Errors
@@ -524,7 +319,10 @@ impl Store {
             let _writer = self.write().await;
             let changes = self.roster.changes([host]);
             let query = sqlx::query("SELECT labels FROM hosts WHERE name = $1").bind(host.as_str());
-            let Some(row) = query.fetch_optional(&self.pool).await? else { return Ok(None) };
+            let Some(row) = query.fetch_optional(&self.pool).await? else {
+                changes.done();
+                return Ok(None);
+            };
             let mut labels = from_json(row.try_get("labels")?)?;
             labels.extend(set);
             labels.retain(|key, _| !remove.contains(key));
@@ -574,6 +372,7 @@ impl Store {
         let query = "DELETE FROM hosts WHERE name = $1 AND (connection <> 'up' OR revoked_us <> 0)";
         let done = sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
         if done.rows_affected() != 1 {
+            changes.done();
             return Ok(false);
         }
         forget(&mut transaction, host, true).await?;

@@ -4,6 +4,7 @@
 //! faithfully (SQLite takes any name of a type), so there are no two implementations that could drift apart.
 
 mod audit;
+mod connections;
 mod days;
 mod figures;
 mod health;
@@ -26,7 +27,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     audit::AuditFilter,
-    hosts::{Change, Connection, EnrollError, HostRow, NewHost},
+    connections::Change,
+    hosts::{Connection, EnrollError, HostRow, NewHost},
     notices::{NoticeRow, Told},
     operators::OperatorRow,
     tokens::TokenRow,

@@ -179,6 +179,12 @@ on_both! {
             reason: "cut".into(),
             at_us: 13,
         };
+        // Whose link was never up has lost none.
+        store.change_connections(&[down("web-2")]).await.expect("written");
+        let never = store.host(&name("web-2")).await.expect("read").expect("there");
+        assert_eq!(never.connection, Connection::Never);
+        let up = "UPDATE hosts SET connection = 'up' WHERE name = 'web-2'";
+        sqlx::query(up).execute(&store.pool).await.expect("set");
         let changes = [down("web-1"), down("web-2")];
         store.change_connections(&changes).await.expect("written");
         let other = store.host(&name("web-2")).await.expect("read").expect("there");
@@ -301,13 +307,16 @@ on_both! {
         }
         let all = || async { store.turns(&name("web-1"), None, 0, 10).await.expect("read") };
         let before = all().await;
-        assert_eq!(store.pack_turns(day_us, 1).await.expect("packed"), 1);
-        assert_eq!(store.pack_turns(day_us, 5).await.expect("packed"), 1);
-        assert_eq!(store.pack_turns(day_us, 5).await.expect("packed"), 0);
+        let pack = |before_us, after: &'static str, most| async move {
+            store.pack_turns(before_us, after, most).await.expect("packed")
+        };
+        assert_eq!(pack(day_us, "", 1).await.as_deref(), Some("web-1"));
+        assert_eq!(pack(day_us, "web-1", 5).await.as_deref(), Some("web-2"));
+        assert_eq!(pack(day_us, "", 5).await, None);
         assert_eq!(all().await, before);
         // An agent that was away tells late.
         store.record_health(&[news("web-1", vec![turn("disk", 6)])]).await.expect("written");
-        assert_eq!(store.pack_turns(2 * day_us, 5).await.expect("packed"), 2);
+        assert_eq!(pack(2 * day_us, "", 5).await.as_deref(), Some("web-2"));
         let times: Vec<_> = all().await.iter().map(|t| t.at_us).collect();
         assert_eq!(times, [day_us + 1, 7, 6, 5]);
         let disk = store.turns(&name("web-1"), Some("disk"), 6, 10).await.expect("read");

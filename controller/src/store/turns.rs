@@ -136,40 +136,58 @@ impl Store {
             turns.extend(decoded(&data)?.into_iter().filter(asked).map(TurnRow::from));
         }
         // What an agent told late lies among what was told in time.
-        turns.sort_by_key(|turn| std::cmp::Reverse(turn.at_us));
+        turns.sort_by(|a, b| (b.at_us, &a.check).cmp(&(a.at_us, &b.check)));
+        // What was brought to its day between the two looks was seen twice.
+        turns.dedup();
         turns.truncate(limit as usize);
         Ok(turns)
     }
 
-    /// Puts the changes before some time of so many hosts at most with those of their days; gives
-    /// how many hosts that were.
+    /// Puts the changes before some time of so many hosts at most, of those after `after` in the
+    /// order of their names, with those of their days; gives the last of them, if there was one. What
+    /// cannot be read of a host stays where it is.
     ///
     /// # Errors
-    /// When the store refuses, or is damaged. Then all of them are where they were.
-    pub async fn pack_turns(&self, before_us: i64, most: u32) -> Result<usize, StoreError> {
+    /// When the store refuses. Then all of them are where they were.
+    pub async fn pack_turns(
+        &self,
+        before_us: i64,
+        after: &str,
+        most: u32,
+    ) -> Result<Option<String>, StoreError> {
         let _writer = self.write().await;
         let mut transaction = self.pool.begin().await?;
-        let hosts = sqlx::query("SELECT DISTINCT host FROM turns WHERE at_us < $1 LIMIT $2")
-            .bind(before_us)
-            .bind(i64::from(most))
-            .fetch_all(&mut *transaction)
-            .await?;
-        for row in &hosts {
+        let rows = sqlx::query(
+            "SELECT DISTINCT host FROM turns WHERE at_us < $1 AND host > $2 ORDER BY host LIMIT $3",
+        )
+        .bind(before_us)
+        .bind(after)
+        .bind(i64::from(most))
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut last = None;
+        for row in &rows {
             let name: String = row.try_get("host")?;
-            let host: HostName =
-                name.parse().map_err(|_| StoreError::Damaged(format!("turns of \"{name}\"")))?;
-            pack(&mut transaction, &host, before_us).await?;
+            match pack(&mut transaction, &name, before_us).await {
+                Err(StoreError::Damaged(why)) => {
+                    tracing::error!(host = name, why, "changes cannot be brought to their days");
+                }
+                done => done?,
+            }
+            last = Some(name);
         }
         transaction.commit().await?;
-        Ok(hosts.len())
+        Ok(last)
     }
 }
 
 async fn pack(
     transaction: &mut Transaction<'_, sqlx::Any>,
-    host: &HostName,
+    name: &str,
     before_us: i64,
 ) -> Result<(), StoreError> {
+    let damaged = |_| StoreError::Damaged(format!("turns of \"{name}\""));
+    let host: HostName = name.parse().map_err(damaged)?;
     let rows = sqlx::query("SELECT * FROM turns WHERE host = $1 AND at_us < $2 ORDER BY at_us")
         .bind(host.as_str())
         .bind(before_us)
@@ -182,11 +200,11 @@ async fn pack(
     }
     for (day_us, turns) in days {
         // Messages that follow each other are one message with what both have.
-        let mut data = Days::Turns.read(transaction, host, day_us).await?;
+        let mut data = Days::Turns.read(transaction, &host, day_us).await?;
         HealthReport { turns, ..HealthReport::default() }
             .encode(&mut data)
             .map_err(|e| StoreError::Damaged(format!("a day of turns: {e}")))?;
-        Days::Turns.write(transaction, host, day_us, &data).await?;
+        Days::Turns.write(transaction, &host, day_us, &data).await?;
     }
     sqlx::query("DELETE FROM turns WHERE host = $1 AND at_us < $2")
         .bind(host.as_str())

@@ -286,7 +286,7 @@ fn backups(fleet: &Fleet, lab: &Lab) {
         "cp -r directory part && rm part/$(ls -S part | grep dat.gz | head -1)",
     );
     assert!(summary(&look(&[], 1)).contains("which it names, is missing"));
-    sh(lab, "rm /srv/dumps/part/toc.dat; touch -d '-1 hour' /srv/dumps/part");
+    sh(lab, "rm /srv/dumps/part/toc.dat; touch -d '-1 hour' /srv/dumps/part /srv/dumps/part/*");
     assert!(summary(&look(&[], 1)).contains("has no toc.dat"));
     sh(lab, "rm -r /srv/dumps/part");
     // The backup script of a runbook, with a password that is wrong.

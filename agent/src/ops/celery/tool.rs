@@ -16,15 +16,15 @@ use crate::{
     host::{
         blocking,
         exec::{End, Line, Program},
-        files, processes,
+        files, owner, processes,
     },
     stack::Celery,
 };
 
 /// Python starts, imports the application and connects, beside the time for answers.
 const START: Duration = Duration::from_secs(10);
-/// Longest answer of all workers together.
-const ANSWER: usize = 8 << 20;
+/// Longest answer of all workers together; as values it takes many times that.
+const ANSWER: usize = 1 << 20;
 /// More workers than this are not named; all are asked then.
 const DESTINATIONS: usize = 500;
 /// Exit status of the tool when nobody answered, or when the broker did not (EX_UNAVAILABLE).
@@ -115,6 +115,7 @@ impl<'h> Tool<'h> {
         longest: Duration,
         of: &[&String],
     ) -> Result<Answers, Failure> {
+        let _turn = owner::turn().await;
         let began = Instant::now();
         let asked = async {
             let mut running = self.program(what, longest, of).start()?;
@@ -124,7 +125,7 @@ impl<'h> Tool<'h> {
                 match line {
                     Line::Text(line) => answer = read(&line).or(answer),
                     Line::TooLong => {
-                        let message = format!("the answers to {what} are longer than 8 MiB");
+                        let message = format!("the answers to {what} are longer than 1 MiB");
                         return Err(Failure::new(ErrorCode::LimitExceeded, message));
                     }
                 }

@@ -56,7 +56,7 @@ impl Probe for LogsErrors {
             blocking(move || Ok(look(&host, &paths, &since, &read, &|| cancelled.is_cancelled())))
         };
         tokio::pin!(counting);
-        let (counted, unreadable) = loop {
+        let (opened, counted, unreadable) = loop {
             tokio::select! {
                 done = &mut counting => break done?,
                 () = tokio::time::sleep(BEAT) => {
@@ -70,7 +70,7 @@ impl Probe for LogsErrors {
         }
         let news = remember(&request, &counted);
         let bytes = read.load(Ordering::Relaxed);
-        Ok(judge(&request, &paths, counted, unreadable, &news, bytes))
+        Ok(judge(&request, &opened, counted, unreadable, &news, bytes))
     }
 }
 
@@ -95,7 +95,7 @@ fn look(
     since: &str,
     read: &AtomicU64,
     stop: &(dyn Fn() -> bool + Sync),
-) -> (Counted, Unreadable) {
+) -> (Vec<PathBuf>, Counted, Unreadable) {
     let mut unreadable = Unreadable::new();
     let mut opened = Vec::new();
     for path in paths {
@@ -103,7 +103,7 @@ fn look(
         match files::open(&host.policy, path) {
             Ok((_, file)) => {
                 drop(file);
-                opened.push(path);
+                opened.push(path.clone());
             }
             Err(failure) => unreadable.push((path.clone(), failure.message)),
         }
@@ -111,10 +111,10 @@ fn look(
     let sources = opened.iter().map(|path| Source::open(host, path));
     let (counted, errors) = scan(sources, since.as_bytes(), read, stop);
     for (number, error) in errors {
-        let path = opened.get(number).map_or_else(PathBuf::new, |p| p.to_path_buf());
+        let path = opened.get(number).cloned().unwrap_or_default();
         unreadable.push((path, error.to_string()));
     }
-    (counted, unreadable)
+    (opened, counted, unreadable)
 }
 
 /// A file, decompressed where it has to be.

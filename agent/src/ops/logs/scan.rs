@@ -28,6 +28,8 @@ const BLOCK: usize = 256 << 10;
 const LINE: usize = BLOCK / 2;
 /// Frames of a traceback that are looked through for its end.
 const TRACEBACK: usize = 16 << 10;
+/// Bytes of a function's name that are told.
+const FRAME: usize = 120;
 /// Most counters.
 const COUNTERS: usize = 8;
 
@@ -85,6 +87,7 @@ pub(super) fn scan<R: Read + Send>(
         sources: sources.enumerate(),
         current: None,
         rest: Vec::new(),
+        cut_line: false,
         errors: Vec::new(),
         read,
     });
@@ -126,6 +129,8 @@ struct Feed<'a, I, R> {
     current: Option<(usize, R)>,
     /// The beginning of a line, or of a traceback, whose end is still to be read.
     rest: Vec<u8>,
+    /// What comes is the rest of a line that was cut.
+    cut_line: bool,
     errors: Vec<(usize, io::Error)>,
     read: &'a AtomicU64,
 }
@@ -136,25 +141,32 @@ impl<I: Iterator<Item = R>, R: Read> Feed<'_, I, R> {
         loop {
             if self.current.is_none() {
                 self.current = self.sources.next();
+                self.cut_line = false;
             }
             let (file, source) = self.current.as_mut()?;
             let (file, had) = (*file, self.rest.len());
             block[..had].copy_from_slice(&self.rest);
             self.rest.clear();
-            let got = match fill(source, &mut block[had..]) {
-                Ok(got) => got,
-                Err(error) => {
-                    self.errors.push((file, error));
-                    0
-                }
-            };
+            let (mut got, error) = fill(source, &mut block[had..]);
+            let last = got == 0 || error.is_some();
+            // What was read before counts.
+            self.errors.extend(error.map(|error| (file, error)));
             self.read.fetch_add(got as u64, Ordering::Relaxed);
+            if self.cut_line {
+                // Nothing was kept of it.
+                let end = memchr::memchr(b'\n', &block[..got]);
+                self.cut_line = end.is_none();
+                let skip = end.map_or(got, |at| at + 1);
+                block.copy_within(skip..got, 0);
+                got -= skip;
+            }
             let all = &block[..had + got];
-            let end = if got == 0 { all.len() } else { cut(all) };
-            if got == 0 {
+            let end = if last { all.len() } else { cut(all) };
+            if last {
                 self.current = None;
             } else {
                 self.rest.extend_from_slice(&all[end..]);
+                self.cut_line |= end > 0 && end == all.len() && all.last() != Some(&b'\n');
             }
             if end > 0 {
                 return Some((file, end));
@@ -163,17 +175,19 @@ impl<I: Iterator<Item = R>, R: Read> Feed<'_, I, R> {
     }
 }
 
-fn fill(source: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
+/// Reads until the block is full or the source ends; gives how much it was, and what kept it from
+/// reading more.
+fn fill(source: &mut impl Read, block: &mut [u8]) -> (usize, Option<io::Error>) {
     let mut got = 0;
     while got < block.len() {
         match source.read(&mut block[got..]) {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(e) => return (got, Some(e)),
         }
     }
-    Ok(got)
+    (got, None)
 }
 
 /// Where a block can be cut: after a line, and before a traceback whose end it does not have.
@@ -220,7 +234,7 @@ fn count(block: &[u8], file: usize, since: &[u8], counted: &mut Counted, scratch
             if let Some((frame, exception, length)) = last_line(after) {
                 template(split(exception).1, scratch);
                 scratch.extend_from_slice(b" in ");
-                scratch.extend_from_slice(frame);
+                scratch.extend_from_slice(&frame[..frame.len().min(FRAME)]);
                 counted.add(scratch, own, file);
                 at = to + length;
                 continue;
@@ -325,6 +339,33 @@ mod tests {
             counted.kinds.values().map(|k| k.count).sum::<u64>() + counted.others,
             counted.errors
         );
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_one_error_and_what_follows_it_counts() {
+        let long = format!("ERROR {}{}\n", "x ".repeat(BLOCK), " error y".repeat(1000));
+        let kinds = counted(&format!("ERROR first\n{long}ERROR last\n"), "");
+        assert_eq!(kinds.iter().map(|(_, n)| n).sum::<u64>(), 3, "{}", kinds.len());
+        assert!(kinds.iter().all(|(kind, _)| kind.len() <= 240));
+    }
+
+    /// Gives a text, and then an error.
+    struct Torn<'a>(&'a [u8]);
+
+    impl Read for Torn<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::Error::other("torn")),
+                n => Ok(n),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_an_error_counts() {
+        let torn = ["ERROR a\n", "ERROR b\nERROR c"].map(|text| Torn(text.as_bytes()));
+        let (counted, errors) = scan(torn.into_iter(), b"", &AtomicU64::new(0), &|| false);
+        assert_eq!((counted.errors, counted.lines, errors.len()), (3, 2, 2));
     }
 
     /// A reader that gives as little at a time as it likes.

@@ -45,6 +45,7 @@ impl Probe for RedisBigKeys {
         let mut found = Found::new(request.top as usize);
         let began = Instant::now();
         let mut cursor: u64 = 0;
+        let mut walked: u64 = 0;
         loop {
             let mut scan = Cmd::new();
             scan.arg("SCAN").arg(cursor).arg("COUNT").arg(STEP);
@@ -77,7 +78,9 @@ impl Probe for RedisBigKeys {
             if cursor == 0 || looked >= limit {
                 break;
             }
-            let due = Duration::from_secs_f64(looked as f64 / f64::from(request.rate));
+            // With a pattern the server looks at many more keys than it shows.
+            walked = walked.saturating_add(STEP as u64).max(looked);
+            let due = Duration::from_secs_f64(walked as f64 / f64::from(request.rate));
             let early = due.saturating_sub(began.elapsed());
             if !cx.pause(early).await {
                 break;
@@ -126,20 +129,18 @@ impl Probe for RedisBigKeys {
 /// follows it; else itself, with what is to be said of that.
 async fn place(host: &Host, asked: &str) -> Result<(Server, String, Option<Finding>), Failure> {
     let primary = entry(host, asked)?;
-    let itself = async || {
-        let server = Server::connect(primary).await.map_err(|t| t.failure(&primary.name))?;
-        Ok::<_, Failure>((server, primary.name.clone()))
-    };
+    let mut itself = Server::connect(primary).await.map_err(|t| t.failure(&primary.name))?;
+    let info = itself.ask::<String>(&["INFO", "replication"]).await.unwrap_or_default();
+    let own = Info::read(&info);
     let Some(name) = &primary.replica else {
-        let (mut server, name) = itself().await?;
-        let info = server.ask::<String>(&["INFO", "replication"]).await.unwrap_or_default();
-        let unused = Info::read(&info).replication().into_iter().find(|r| r.role == "replica");
+        let name = primary.name.clone();
+        let unused = own.replication().into_iter().find(|r| r.role == "replica");
         let finding = unused.map(|replica| {
             let summary = format!("redis \"{name}\" has a replica, {}", replica.peer);
             Finding::new(Status::Ok, &name, summary)
                 .why("name it with replica in the stack file, and that one is looked at")
         });
-        return Ok((server, name, finding));
+        return Ok((itself, name, finding));
     };
     let replica = entry(host, name)?;
     let looked = async {
@@ -148,18 +149,30 @@ async fn place(host: &Host, asked: &str) -> Result<(Server, String, Option<Findi
         Ok::<_, Trouble>((server, info))
     };
     let why = match looked.await {
-        Ok((server, info)) => match Info::read(&info).replication().first() {
-            Some(master) if master.role == "master" && master.state == "up" => {
-                return Ok((server, replica.name.clone(), None));
-            }
-            Some(master) if master.role == "master" => "it has lost its master".to_owned(),
-            _ => "it is no replica".to_owned(),
+        Ok((server, info)) => match follows(&Info::read(&info), &own) {
+            Ok(()) => return Ok((server, replica.name.clone(), None)),
+            Err(why) => why.to_owned(),
         },
         Err(trouble) => format!("it {trouble}"),
     };
     let summary = format!("\"{}\" itself was looked at, not its replica \"{name}\"", primary.name);
-    let (server, primary) = itself().await?;
-    Ok((server, primary, Some(Finding::new(Status::Warning, name, summary).why(why))))
+    let finding = Finding::new(Status::Warning, name, summary).why(why);
+    Ok((itself, primary.name.clone(), Some(finding)))
+}
+
+/// Whether a server is a replica of another one, by the history that both tell of; or why not.
+fn follows(replica: &Info<'_>, primary: &Info<'_>) -> Result<(), &'static str> {
+    let told = replica.replication();
+    let Some(master) = told.first().filter(|peer| peer.role == "master") else {
+        return Err("it is no replica");
+    };
+    let (own, theirs) = (replica.text("master_replid"), primary.text("master_replid"));
+    match (master.state.as_str(), own.is_empty() || theirs.is_empty()) {
+        ("up", false) if own == theirs => Ok(()),
+        ("up", false) => Err("it follows another master"),
+        ("up", true) => Err("whether it follows that one cannot be told"),
+        _ => Err("it has lost its master"),
+    }
 }
 
 /// What was found so far: bounded, however many keys there are.
@@ -190,14 +203,14 @@ impl Found {
 
     fn add(&mut self, key: Vec<u8>, size: u64) {
         self.scanned += 1;
-        self.bytes += size;
+        self.bytes = self.bytes.saturating_add(size);
         let kind = kind(&key);
         let kind = match self.kinds.len() < KINDS || self.kinds.contains_key(&kind) {
             true => kind,
             false => REST.to_owned(),
         };
         let of = self.kinds.entry(kind).or_default();
-        *of = (of.0 + 1, of.1 + size);
+        *of = (of.0 + 1, of.1.saturating_add(size));
         let smallest = self.largest.peek().map_or(0, |Reverse((size, _))| *size);
         if self.largest.len() < self.top || size > smallest {
             // SCAN may show a key twice.
@@ -239,5 +252,23 @@ mod tests {
         assert_eq!(largest, [(30, b"a:2".to_vec()), (20, b"b".to_vec())]);
         let kinds: Vec<_> = report.kinds.iter().map(|k| (k.kind.as_str(), k.keys)).collect();
         assert_eq!(kinds, [("a:*", 4), ("b", 1)]);
+    }
+
+    #[test]
+    fn only_a_replica_of_the_very_server_is_looked_at_in_its_place() {
+        let replica = "role:slave\r\nmaster_link_status:up\r\nmaster_replid:aa\r\n";
+        let of = |replica: &str, primary: &str| {
+            follows(&Info::read(replica), &Info::read(primary)).map_err(ToOwned::to_owned)
+        };
+        let primary = "role:master\r\nmaster_replid:aa\r\n";
+        assert_eq!(of(replica, primary), Ok(()));
+        for (replica, primary, why) in [
+            (replica, "role:master\r\nmaster_replid:bb\r\n", "it follows another master"),
+            (replica, "", "whether it follows that one cannot be told"),
+            (&*replica.replace(":up", ":down"), primary, "it has lost its master"),
+            (primary, primary, "it is no replica"),
+        ] {
+            assert_eq!(of(replica, primary), Err(why.to_owned()));
+        }
     }
 }

@@ -45,7 +45,9 @@ impl<'a> Info<'a> {
             }];
         }
         let written = self.number("master_repl_offset");
-        let replicas = (0..self.number("connected_slaves")).filter_map(|n| {
+        // Whoever answers there may say any number.
+        let count = self.number("connected_slaves").min(REPLICAS as u64);
+        let replicas = (0..count).filter_map(|n| {
             // ip=127.0.0.1,port=6380,state=online,offset=14,lag=1,type=replica
             let text = self.0.get(format!("slave{n}").as_str())?;
             let part = |key| text.split(',').find_map(|p| p.strip_prefix(key)?.strip_prefix('='));
@@ -61,7 +63,7 @@ impl<'a> Info<'a> {
                     .map(|at| written.saturating_sub(at)),
             })
         });
-        replicas.take(REPLICAS).collect()
+        replicas.collect()
     }
 
     /// Keys of all databases.
@@ -71,7 +73,8 @@ impl<'a> Info<'a> {
             let keys = text.split(',').find_map(|part| part.strip_prefix("keys="));
             keys.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
         };
-        self.0.iter().filter(|(key, _)| database(key)).map(|(_, text)| count(text)).sum()
+        let counts = self.0.iter().filter(|(key, _)| database(key)).map(|(_, text)| count(text));
+        counts.fold(0, u64::saturating_add)
     }
 }
 
@@ -93,5 +96,14 @@ mod tests {
         let told = Info::read(master).replication();
         assert_eq!((told[0].silent_s, told[0].behind_bytes), (Some(1), Some(20)));
         assert_eq!((told[1].state.as_str(), told[1].behind_bytes), ("copying", None));
+    }
+
+    #[test]
+    fn impossible_numbers_take_no_time_and_are_no_panic() {
+        let most = u64::MAX;
+        let text =
+            format!("role:master\r\nconnected_slaves:{most}\r\ndb0:keys={most}\r\ndb1:keys=2\r\n");
+        let info = Info::read(&text);
+        assert_eq!((info.replication().len(), info.keys()), (0, most));
     }
 }

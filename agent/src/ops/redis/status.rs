@@ -105,35 +105,52 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
             hidden.push(("EXISTS", "whether Celery keeps its queues here"));
             0
         }
-        bindings => bindings.unwrap_or(0),
+        // A replica without its master, or a part of a cluster.
+        Err(Trouble::Refused(_)) => 0,
+        bindings => bindings?,
     };
     // Not every user may ask for it, and some providers hide it.
-    let save = server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await;
-    if let Err(Trouble::Forbidden(_)) = &save {
-        hidden.push(("CONFIG GET", "whether it writes snapshots, and refuses writes without"));
-    }
-    let stops = server
-        .ask::<HashMap<String, String>>(&["CONFIG", "GET", "stop-writes-on-bgsave-error"])
-        .await
-        .is_ok_and(|c| c.values().any(|v| v == "yes"));
+    let mut save_unknown = false;
+    let save = match server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await {
+        Err(Trouble::Forbidden(_)) => {
+            hidden.push(("CONFIG GET", "whether it writes snapshots, and refuses writes without"));
+            HashMap::new()
+        }
+        Err(Trouble::Refused(_)) => {
+            save_unknown = true;
+            HashMap::new()
+        }
+        save => save?,
+    };
+    let stops = ["CONFIG", "GET", "stop-writes-on-bgsave-error"];
+    let stops = match server.ask::<HashMap<String, String>>(&stops).await {
+        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => false,
+        stops => stops?.values().any(|v| v == "yes"),
+    };
     let info = Info::read(&info);
     let mut seen = info.seen();
     seen.place.clone_from(&server.place);
     seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
     seen.report.celery_broker = bindings > 0;
     seen.stops_writes = stops;
-    seen.save_unknown = matches!(&save, Err(trouble) if !matches!(trouble, Trouble::Forbidden(_)));
+    seen.save_unknown = save_unknown;
     seen.hidden = hidden;
-    if save.is_ok_and(|c| c.values().any(|v| !v.is_empty())) {
-        let age = now_s - i64::try_from(info.number("rdb_last_save_time")).unwrap_or(0);
-        seen.report.snapshot_age_s = u64::try_from(age).ok();
+    if save.values().any(|v| !v.is_empty()) {
+        seen.report.snapshot_age_s = info.snapshot_age_s(now_s);
     }
     Ok(seen)
 }
 
 impl Info<'_> {
+    /// Age of the last snapshot; none where it does not say.
+    fn snapshot_age_s(&self, now_s: i64) -> Option<u64> {
+        let saved: i64 = self.text("rdb_last_save_time").parse().ok()?;
+        u64::try_from(now_s.saturating_sub(saved)).ok()
+    }
+
     fn seen(&self) -> Seen {
         let (hits, misses) = (self.number("keyspace_hits"), self.number("keyspace_misses"));
+        let asked = hits.saturating_add(misses);
         let valkey = !self.text("valkey_version").is_empty();
         let report = Report {
             version: match valkey {
@@ -155,7 +172,7 @@ impl Info<'_> {
             rejected_connections: self.number("rejected_connections"),
             operations_per_s: self.number("instantaneous_ops_per_sec"),
             #[expect(clippy::cast_precision_loss, reason = "a share")]
-            hit_percent: (hits + misses > 0).then(|| hits as f64 * 100.0 / (hits + misses) as f64),
+            hit_percent: (asked > 0).then(|| hits as f64 * 100.0 / asked as f64),
             keys: self.keys(),
             unsaved_changes: self.number("rdb_changes_since_last_save"),
             append_only: self.text("aof_enabled") == "1",
@@ -334,6 +351,15 @@ mod tests {
         assert_eq!((answer.status, answer.findings.len()), (Status::Warning, 1));
         assert_eq!(answer.summary, "95 % of the memory of redis \"main\" are used");
         assert_eq!((answer.data.keys, answer.data.hit_percent), (6, Some(75.0)));
+    }
+
+    #[test]
+    fn what_is_not_said_has_no_age_and_no_number_is_too_large() {
+        assert_eq!(Info::read(INFO).snapshot_age_s(1000), None);
+        assert_eq!(Info::read("rdb_last_save_time:400\r\n").snapshot_age_s(1000), Some(600));
+        let most = u64::MAX;
+        let text = format!("keyspace_hits:{most}\r\nkeyspace_misses:{most}\r\n");
+        assert_eq!(Info::read(&text).seen().report.hit_percent, Some(100.0));
     }
 
     #[test]

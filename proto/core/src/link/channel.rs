@@ -139,7 +139,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
 /// the connection, with every call on it.
 ///
 /// # Errors
-/// When the peer does not speak HTTP/2.
+/// When the connection broke at once. That the peer speaks no HTTP/2 the future tells.
 pub async fn connect<IO>(
     io: IO,
     keepalive: Keepalive,

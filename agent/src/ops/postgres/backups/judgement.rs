@@ -12,6 +12,9 @@ const SHARE: f64 = 0.5;
 /// How many before it are compared.
 const BEFORE: usize = 7;
 
+/// The kind of what could not be read: it may be a backup.
+pub(super) const UNREADABLE: &str = "unreadable";
+
 /// What was seen of one directory.
 #[derive(Debug)]
 pub(super) struct Set {
@@ -24,6 +27,10 @@ pub(super) struct Set {
     pub missing: bool,
     /// Links that lead out of it.
     pub astray: Vec<String>,
+    /// Those that were written in the future.
+    pub ahead: Vec<String>,
+    /// It has more entries than these, and they were not looked at.
+    pub cut: Option<usize>,
     /// How many have a fitting name.
     pub fitting: usize,
     /// The newest, in order.
@@ -38,6 +45,8 @@ impl Set {
             unreadable: None,
             missing: false,
             astray: Vec::new(),
+            ahead: Vec::new(),
+            cut: None,
             fitting: 0,
             backups: Vec::new(),
         }
@@ -45,9 +54,9 @@ impl Set {
 
     /// Those that are whole as far as one can tell.
     fn good(&self) -> impl Iterator<Item = &Backup> {
-        self.backups
-            .iter()
-            .filter(|b| b.kind != "other" && ["whole", "unknown"].contains(&&*b.state))
+        self.backups.iter().filter(|b| {
+            !["other", UNREADABLE].contains(&&*b.kind) && ["whole", "unknown"].contains(&&*b.state)
+        })
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -69,8 +78,35 @@ impl Set {
             let summary = format!("{name}: {links} leads out of {directory} and was not followed");
             found.push(finding(Status::Unknown, summary, "a [[backups]] of its own can name it"));
         }
+        if let Some(most) = self.cut {
+            let summary = format!("{name}: {directory} has more than {most} entries");
+            found.push(finding(Status::Unknown, summary, "the newest may be one of the others"));
+        }
+        if let Some(first) = self.ahead.first() {
+            let summary = match self.ahead.len() {
+                1 => format!("{name}: {first} was written in the future"),
+                more => format!("{name}: {more} backups were written in the future: {first}"),
+            };
+            found.push(finding(Status::Unknown, summary, "how old it is nobody can tell"));
+        }
         let real: Vec<&Backup> = self.backups.iter().filter(|b| b.kind != "other").collect();
-        let done: Vec<&Backup> = real.iter().copied().filter(|b| b.state != "written").collect();
+        let (unreadable, read): (Vec<&Backup>, Vec<&Backup>) =
+            real.iter().copied().partition(|b| b.kind == UNREADABLE);
+        let done: Vec<&Backup> = read.iter().copied().filter(|b| b.state != "written").collect();
+        if let Some(first) = unreadable.first() {
+            let newest = real.iter().find(|b| b.state != "written");
+            let newest = newest.is_some_and(|b| b.kind == UNREADABLE);
+            let summary = match (newest, unreadable.len()) {
+                (true, _) => format!("{name}: the newest, {}: {}", first.file, first.why),
+                (false, n) => {
+                    format!("{name}: {n} older files cannot be told: {}: {}", first.file, first.why)
+                }
+            };
+            found.push(finding(Status::Unknown, summary, "whether it is a backup nobody can tell"));
+            if done.is_empty() {
+                return found;
+            }
+        }
         let Some(newest) = done.first() else {
             found.push(match (real.first(), self.backups.first()) {
                 (Some(first), _) => {
@@ -118,7 +154,8 @@ impl Set {
             self.judge_newest(good, &mut found);
         }
         let good = self.good().count();
-        if good < self.entry.keep && good > 0 && self.fitting <= self.backups.len() {
+        let all = self.fitting <= self.backups.len() && unreadable.is_empty();
+        if good < self.entry.keep && good > 0 && all {
             let summary = format!("{name}: {good} good backups, of {} to keep", self.entry.keep);
             let why = "what went wrong days ago cannot be undone any more";
             found.push(finding(Status::Warning, summary, why));
@@ -187,12 +224,19 @@ impl Set {
     fn said(&self) -> String {
         let name = &self.entry.name;
         match self.good().next() {
-            Some(good) => format!(
-                "{name}: the newest of {} backups is {} old and has {}",
-                self.fitting,
-                age(good.age_s),
-                size(good.bytes)
-            ),
+            Some(good) => {
+                let packed = ["gzip", "zstd"].iter().any(|with| good.kind.ends_with(with));
+                let unread = match packed && !good.read && !good.why.is_empty() {
+                    true => format!(" ({})", good.why),
+                    false => String::new(),
+                };
+                format!(
+                    "{name}: the newest of {} backups is {} old and has {}{unread}",
+                    self.fitting,
+                    age(good.age_s),
+                    size(good.bytes)
+                )
+            }
             None => format!("{name}: no good backup"),
         }
     }
@@ -356,6 +400,51 @@ mod tests {
         assert_eq!(of(vec![backup(0.1, 10, "written")]).0, Status::Unknown);
         let old = of(vec![backup(0.1, 10, "written"), backup(30.0, 9000, "whole")]);
         assert_eq!(old.0, Status::Critical);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown_and_not_passed_over() {
+        let closed = |hours: f64| Backup {
+            kind: UNREADABLE.into(),
+            why: "it cannot be read: I/O error".into(),
+            ..backup(hours, 9000, "unknown")
+        };
+        let (status, summary) = of(vec![closed(1.0), closed(25.0)]);
+        assert_eq!(status, Status::Unknown, "{summary}");
+        let (status, summary) = of(vec![closed(1.0), backup(5.0, 9000, "whole")]);
+        assert_eq!(status, Status::Unknown, "{summary}");
+        assert!(summary.contains("the newest, app-1h.dump: it cannot be read"), "{summary}");
+        let (status, summary) = of(vec![backup(1.0, 9000, "whole"), closed(5.0)]);
+        assert_eq!(status, Status::Unknown, "{summary}");
+        assert!(summary.contains("1 older files cannot be told"), "{summary}");
+        let old = of(vec![closed(1.0), backup(30.0, 9000, "whole")]);
+        assert_eq!(old.0, Status::Critical, "what can be read is too old");
+    }
+
+    #[test]
+    fn one_of_the_future_and_too_many_entries_are_unknown() {
+        let with = |change: fn(&mut Set)| {
+            let mut set = Set::new(&entry());
+            set.backups = vec![backup(0.0, 9000, "whole")];
+            set.fitting = 1;
+            change(&mut set);
+            judge(vec![set])
+        };
+        assert_eq!(with(|_| {}).status, Status::Ok);
+        let ahead = with(|set| set.ahead.push("app-0h.dump".into()));
+        assert_eq!(ahead.status, Status::Unknown);
+        assert!(ahead.summary.contains("written in the future"), "{}", ahead.summary);
+        assert_eq!(with(|set| set.cut = Some(3)).status, Status::Unknown);
+    }
+
+    #[test]
+    fn it_is_said_when_the_newest_was_not_read_to_its_end() {
+        let why = "it was not read to its end; --verify does";
+        let packed =
+            Backup { kind: "plain gzip".into(), why: why.into(), ..backup(1.0, 9000, "unknown") };
+        let (status, summary) = of(vec![packed]);
+        assert_eq!(status, Status::Ok);
+        assert!(summary.contains(why), "{summary}");
     }
 
     #[test]

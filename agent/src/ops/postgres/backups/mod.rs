@@ -4,8 +4,9 @@
 mod judgement;
 
 use std::{
-    fs::{self, File},
-    io::{BufReader, ErrorKind},
+    collections::{HashMap, hash_map::Entry},
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,9 +23,9 @@ use hostler_proto::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::judgement::{Set, judge};
+use self::judgement::{Set, UNREADABLE, judge};
 use crate::{
-    dumps::{self, Archive, Dump, Effort, State},
+    dumps::{self, Dump, Effort, State},
     host::{Host, blocking, files},
     operation::{Answer, Context, Probe},
     stack::{Backups, chosen},
@@ -36,6 +37,10 @@ const ENTRIES: usize = 100_000;
 const PARTS: usize = 200_000;
 /// One that is not whole and was written later than this is still being written.
 const WRITING: Duration = Duration::from_secs(15 * 60);
+/// One that was written so much later than now has no age that is known.
+const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// Links that lead out of the directory that are told.
+const ASTRAY: usize = 20;
 /// How often it is told how far it has come.
 const BEAT: Duration = Duration::from_millis(500);
 /// Endings of what is not done yet.
@@ -77,6 +82,15 @@ impl Probe for PostgresBackups {
     }
 }
 
+/// What a directory holds.
+struct Listed {
+    candidates: Vec<Candidate>,
+    /// Links that lead out of it.
+    astray: Vec<String>,
+    /// It has more entries than are looked at.
+    cut: bool,
+}
+
 /// One look at directories of backups.
 struct Look {
     host: Arc<Host>,
@@ -102,7 +116,7 @@ impl Look {
         let mut set = Set::new(entry);
         let found = self.host.policy.directory(&entry.directory);
         let found = found.and_then(|path| Ok((self.candidates(&path, entry)?, path)));
-        let ((mut candidates, astray), path) = match found {
+        let (Listed { mut candidates, astray, cut }, path) = match found {
             Ok(found) => found,
             Err(failure) if failure.code() == ErrorCode::Cancelled => return Err(failure),
             Err(failure) => {
@@ -113,21 +127,26 @@ impl Look {
         };
         set.fitting = candidates.len();
         set.astray = astray;
+        set.cut = cut.then_some(ENTRIES);
         set.directory = path.display().to_string();
         candidates.sort_by(|a, b| (b.written, &b.name).cmp(&(a.written, &a.name)));
         candidates.truncate(self.top.max(entry.keep));
         for candidate in candidates {
+            if self.ahead(&candidate) {
+                set.ahead.push(candidate.name.clone());
+            }
             set.backups.push(self.backup(&entry.name, candidate)?);
         }
         Ok(set)
     }
 
+    /// It was written in the future: the clock of whoever wrote it was wrong, or is.
+    fn ahead(&self, candidate: &Candidate) -> bool {
+        candidate.written.duration_since(self.now).is_ok_and(|ahead| ahead > AHEAD)
+    }
+
     /// What has a fitting name, once, and links that lead out of the directory.
-    fn candidates(
-        &self,
-        directory: &Path,
-        entry: &Backups,
-    ) -> Result<(Vec<Candidate>, Vec<String>), Failure> {
+    fn candidates(&self, directory: &Path, entry: &Backups) -> Result<Listed, Failure> {
         let failed = |e: std::io::Error| {
             let message = format!("{} cannot be read: {e}", directory.display());
             match e.kind() {
@@ -140,10 +159,14 @@ impl Look {
             let message = format!("the pattern {} cannot be read: {e}", entry.pattern);
             Failure::new(ErrorCode::InvalidArgument, message)
         })?;
-        let mut found: Vec<Candidate> = Vec::new();
-        let mut astray = Vec::new();
-        for one in fs::read_dir(directory).map_err(failed)?.take(ENTRIES) {
+        let mut found: HashMap<PathBuf, Candidate> = HashMap::new();
+        let (mut astray, mut cut) = (Vec::new(), false);
+        for (n, one) in fs::read_dir(directory).map_err(failed)?.enumerate() {
             self.go_on()?;
+            if n == ENTRIES {
+                cut = true;
+                break;
+            }
             let name = one.map_err(failed)?.file_name().to_string_lossy().into_owned();
             let undone = UNDONE.iter().any(|end| name.ends_with(end));
             if name.starts_with('.') || undone || !pattern.matches(&name) {
@@ -151,33 +174,54 @@ impl Look {
             }
             let Ok(path) = directory.join(&name).canonicalize() else { continue };
             if !path.starts_with(directory) || path == directory {
-                astray.push(name);
+                if astray.len() < ASTRAY {
+                    astray.push(name);
+                }
                 continue;
             }
             let Ok(seen) = fs::metadata(&path) else { continue };
-            let again = found.iter().position(|c| c.path == path);
             if !(seen.is_file() || seen.is_dir() && is_dump(&path)) {
                 continue;
             }
             let written = match seen.is_dir() {
-                true => fs::metadata(path.join("toc.dat")).and_then(|m| m.modified()),
-                false => seen.modified(),
+                true => match fs::metadata(path.join("toc.dat")).and_then(|m| m.modified()) {
+                    Ok(written) => Some(written),
+                    Err(_) => self.newest_part(&path)?,
+                },
+                false => None,
             };
-            let written = written.or_else(|_| seen.modified()).map_err(failed)?;
+            let written = written.map_or_else(|| seen.modified(), Ok).map_err(failed)?;
             let (directory, bytes) = (seen.is_dir(), seen.len());
             let candidate = Candidate { name, path, directory, bytes, written };
-            match again {
+            match found.entry(candidate.path.clone()) {
                 // A link to another one is that one, under its own name.
-                Some(at) if candidate.path.ends_with(&candidate.name) => found[at] = candidate,
-                Some(_) => {}
-                None => found.push(candidate),
+                Entry::Occupied(mut other) => {
+                    if candidate.path.ends_with(&candidate.name) {
+                        other.insert(candidate);
+                    }
+                }
+                Entry::Vacant(none) => {
+                    none.insert(candidate);
+                }
             }
         }
-        Ok((found, astray))
+        Ok(Listed { candidates: found.into_values().collect(), astray, cut })
+    }
+
+    /// When the last part of a dump in the directory format was written, whose table of contents is not
+    /// there: the directory's own time is that of the last part's begin.
+    fn newest_part(&self, path: &Path) -> Result<Option<SystemTime>, Failure> {
+        let mut newest: Option<SystemTime> = None;
+        for one in fs::read_dir(path).into_iter().flatten().flatten().take(PARTS) {
+            self.go_on()?;
+            newest = newest.max(one.metadata().and_then(|m| m.modified()).ok());
+        }
+        Ok(newest)
     }
 
     fn backup(&self, set: &str, candidate: Candidate) -> Result<Backup, Failure> {
         let age = self.now.duration_since(candidate.written).unwrap_or_default();
+        let ahead = self.ahead(&candidate);
         let mut bytes = candidate.bytes;
         let dump = match candidate.directory {
             true => self.parts(&candidate.path, &mut bytes),
@@ -186,11 +230,11 @@ impl Look {
         self.go_on()?;
         let dump = dump.unwrap_or_else(|why| {
             let state = State::Unknown(why);
-            Dump { kind: "other".into(), state, ..Dump::default() }
+            Dump { kind: UNREADABLE.into(), state, ..Dump::default() }
         });
         let (state, why) = match dump.state {
             State::Whole => ("whole", String::new()),
-            State::Broken(why) if age < WRITING => ("written", why),
+            State::Broken(why) if age < WRITING && !ahead => ("written", why),
             State::Broken(why) => ("broken", why),
             State::Untold => ("unknown", "it is no dump of PostgreSQL that is known".to_owned()),
             State::Unknown(why) => ("unknown", why),
@@ -233,14 +277,20 @@ impl Look {
     /// A dump in the directory format: its table of contents is written last and names the others.
     fn parts(&self, path: &Path, bytes: &mut u64) -> Result<Dump, String> {
         let mut dump = Dump { kind: "directory".into(), ..Dump::default() };
-        let mut sizes = std::collections::HashMap::new();
+        let mut sizes = HashMap::new();
         let unreadable = |e: std::io::Error| format!("it cannot be read: {e}");
-        for one in fs::read_dir(path).map_err(unreadable)?.take(PARTS) {
+        for one in fs::read_dir(path).map_err(unreadable)? {
+            if self.stop.is_cancelled() {
+                return Err("it was cancelled".to_owned());
+            }
+            if sizes.len() >= PARTS {
+                return Err(format!("it has more than {PARTS} files"));
+            }
             let one = one.map_err(unreadable)?;
             let length = one.metadata().map_or(0, |m| m.len());
             sizes.insert(one.file_name().to_string_lossy().into_owned(), length);
         }
-        *bytes = sizes.values().sum();
+        *bytes = sizes.values().fold(0, |sum: u64, length| sum.saturating_add(*length));
         if !sizes.contains_key("toc.dat") {
             dump.state =
                 State::Broken("it has no toc.dat: the dump did not come to its end".into());
@@ -249,14 +299,19 @@ impl Look {
         let stop = || self.stop.is_cancelled();
         let progress = |bytes| self.count(bytes);
         let effort = self.effort(&stop, &progress);
-        let (_, file) =
+        let (_, mut file) =
             files::open(&self.host.policy, &path.join("toc.dat")).map_err(|f| f.message)?;
-        let contents = match Archive::contents(&mut BufReader::new(file), true, &effort) {
+        let contents = match dumps::contents(&mut file, &effort) {
             Ok(contents) => contents,
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error.to_string()),
             Err(error) => {
-                dump.state = State::Broken(format!("its toc.dat cannot be read: {error}"));
-                return Ok(dump);
+                let why = format!("its toc.dat cannot be read: {error}");
+                return match error.kind() {
+                    ErrorKind::UnexpectedEof | ErrorKind::InvalidData => {
+                        dump.state = State::Broken(why);
+                        Ok(dump)
+                    }
+                    _ => Err(why),
+                };
             }
         };
         let ends = ["", ".gz", ".lz4", ".zst"];
@@ -268,17 +323,10 @@ impl Look {
             match found {
                 // Compressed, even nothing has some bytes.
                 Some(n) if n != *name && sizes.get(&n) == Some(&0) => empty = Some(n),
-                Some(n) if self.verify && n.ends_with(".gz") => {
-                    if let Some(why) = self.decompressed(&path.join(&n), &effort)? {
-                        dump.state = State::Broken(format!("{n}: {why}"));
-                        return Ok(dump);
-                    }
-                }
                 Some(_) => {}
                 None => missing = Some(name),
             }
         }
-        dump.read = self.verify;
         dump.database = contents.database;
         dump.pg_dump = contents.pg_dump;
         dump.state = match (missing, empty) {
@@ -286,13 +334,37 @@ impl Look {
             (_, Some(name)) => State::Broken(format!("{name} is empty")),
             _ => State::Whole,
         };
+        if self.verify && dump.state == State::Whole {
+            let mut names: Vec<&String> = sizes.keys().collect();
+            names.sort();
+            dump.state = self.verified(path, &names, &effort)?;
+            dump.read = dump.state == State::Whole;
+        }
         Ok(dump)
     }
 
-    /// What is wrong with a compressed part.
-    fn decompressed(&self, path: &Path, effort: &Effort<'_>) -> Result<Option<String>, String> {
-        let (_, file): (_, File) = files::open(&self.host.policy, path).map_err(|f| f.message)?;
-        dumps::decompressed(file, effort).map_err(|e| format!("it cannot be read: {e}"))
+    /// Reads all files of a dump in the directory format: its table of contents does not name those of
+    /// large objects.
+    fn verified(
+        &self,
+        path: &Path,
+        names: &[&String],
+        effort: &Effort<'_>,
+    ) -> Result<State, String> {
+        let mut state = State::Whole;
+        for name in names {
+            let odd = |why: &str| format!("{name}: {why}");
+            let opened = files::open(&self.host.policy, &path.join(name));
+            let (_, mut file) = opened.map_err(|f| odd(&f.message))?;
+            let size = file.metadata().map_or(0, |m| m.len());
+            match dumps::part(&mut file, size, name, effort) {
+                Ok(State::Broken(why)) => return Ok(State::Broken(odd(&why))),
+                Ok(State::Unknown(why)) => state = State::Unknown(odd(&why)),
+                Ok(State::Whole | State::Untold) => {}
+                Err(error) => return Err(odd(&format!("it cannot be read: {error}"))),
+            }
+        }
+        Ok(state)
     }
 
     fn go_on(&self) -> Result<(), Failure> {

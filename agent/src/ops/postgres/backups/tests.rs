@@ -20,12 +20,14 @@ const PLAIN: &str = "--\n-- PostgreSQL database dump\n--\n\n-- Dumped from datab
 struct Directory {
     dir: tempfile::TempDir,
     now: SystemTime,
+    verify: bool,
 }
 
 impl Directory {
     #[expect(clippy::disallowed_methods, reason = "files have the disk's own times")]
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("directory"), now: SystemTime::now() }
+        let dir = tempfile::tempdir().expect("directory");
+        Self { dir, now: SystemTime::now(), verify: false }
     }
 
     fn path(&self) -> PathBuf {
@@ -56,7 +58,7 @@ impl Directory {
             now: self.now,
             stop: stop.clone(),
             read: Arc::new(AtomicU64::new(0)),
-            verify: false,
+            verify: self.verify,
             top: 10,
         };
         Ok(judge(vec![look.set(&self.entry(pattern))?]))
@@ -142,9 +144,12 @@ fn a_link_is_followed_only_within_the_directory() {
 #[test]
 fn a_dump_in_a_directory_is_whole_with_all_that_its_table_of_contents_names() {
     let directory = Directory::new();
-    directory.write("d/3001.dat.gz", 2, &gzip(b"1\n\\.\n"));
+    directory.write("d/3001.dat.gz", 0, &gzip(b"1\n\\.\n"));
     let answer = directory.seen("*");
     assert_eq!(answer.data.backups[0].state, "written", "no toc.dat, and just made: {answer:?}");
+    directory.write("d/3001.dat.gz", 2, &gzip(b"1\n\\.\n"));
+    let answer = directory.seen("*");
+    assert_eq!(answer.data.backups[0].state, "broken", "nobody writes any more: {answer:?}");
     directory.write("d/toc.dat", 2, &crate::dumps::tests::contents(&["3001.dat", "3002.dat"]));
     let answer = directory.seen("*");
     assert!(answer.summary.contains("3002.dat, which it names, is missing"), "{answer:?}");
@@ -155,6 +160,40 @@ fn a_dump_in_a_directory_is_whole_with_all_that_its_table_of_contents_names() {
     assert_eq!((&*backup.database, &*backup.pg_dump), ("app", "15.18"));
     directory.write("d/3002.dat.gz", 2, b"");
     assert!(directory.seen("*").summary.contains("3002.dat.gz is empty"));
+}
+
+#[test]
+fn all_files_of_a_dump_in_a_directory_are_read_when_asked_or_it_is_said_that_they_are_not() {
+    let directory = Directory { verify: true, ..Directory::new() };
+    directory.write("d/3001.dat", 2, b"1\n\\.\n");
+    directory.write("d/toc.dat", 2, &crate::dumps::tests::contents(&["3001.dat"]));
+    let seen = || {
+        let backup = directory.seen("*").data.backups.remove(0);
+        (backup.state, backup.read, backup.why)
+    };
+    assert_eq!(seen(), ("whole".into(), true, String::new()));
+    directory.write("d/blob_1.dat.lz4", 2, b"1");
+    let (state, read, why) = seen();
+    assert_eq!((&*state, read), ("unknown", false), "{why}");
+    assert!(why.starts_with("blob_1.dat.lz4: "), "{why}");
+    directory.write("d/blob_2.dat.gz", 2, &gzip(b"large")[..12]);
+    let (state, read, why) = seen();
+    assert_eq!((&*state, read), ("broken", false), "{why}");
+    assert!(why.starts_with("blob_2.dat.gz: "), "{why}");
+}
+
+#[test]
+fn one_that_was_written_in_the_future_is_not_new_for_ever() {
+    let directory = Directory::new();
+    directory.write("a.sql", 2, PLAIN.as_bytes());
+    directory.write("b.sql", 0, &PLAIN.as_bytes()[..120]);
+    let file = fs::File::options().append(true).open(directory.path().join("b.sql"));
+    let later = directory.now + Duration::from_secs(3600);
+    file.expect("opened").set_modified(later).expect("dated");
+    let answer = directory.seen("*");
+    assert_eq!((answer.status, &*answer.data.backups[0].state), (Status::Critical, "broken"));
+    let future = answer.findings.iter().any(|f| f.summary.contains("in the future"));
+    assert!(future, "{answer:?}");
 }
 
 #[test]
