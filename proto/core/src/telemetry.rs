@@ -13,15 +13,32 @@ use thiserror::Error;
 use tonic::metadata::{KeyRef, MetadataKey, MetadataMap, MetadataValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// The variables of the OpenTelemetry specification that name where traces go.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// Why traces cannot be exported.
+/// The variable that says what is logged.
+const FILTER: &str = "HOSTLER_LOG";
+
+/// Why there are no logs or no traces.
 #[derive(Debug, Error)]
-#[error("traces cannot be exported ({ENDPOINTS:?}): {0}")]
-pub struct TelemetryError(#[from] opentelemetry_otlp::ExporterBuildError);
+pub enum TelemetryError {
+    /// The endpoint cannot be used.
+    #[error("traces cannot be exported ({ENDPOINTS:?}): {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The environment asks for logs in words that mean nothing.
+    #[error(
+        "{FILTER}=\"{0}\" is no filter of logs; write warn, info, debug, or for example \
+         info,hostler_agent=debug"
+    )]
+    Filter(String),
+}
 
 /// How a program logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +68,12 @@ impl Drop for Telemetry {
 /// Begins to log, and to trace when an endpoint is named. Call it once, inside the runtime.
 ///
 /// # Errors
-/// When the endpoint cannot be used.
+/// When the endpoint or the filter of logs cannot be used.
 pub fn start(service: &'static str, logs: Logs) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_from_env("HOSTLER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match std::env::var(FILTER) {
+        Ok(text) if logs != Logs::None => filter(&text)?,
+        _ => Targets::new().with_default(LevelFilter::INFO),
+    };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let base = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
     let lines = match logs {
@@ -83,6 +103,18 @@ pub fn start(service: &'static str, logs: Logs) -> Result<Telemetry, TelemetryEr
     });
     tracing_subscriber::registry().with(traces).with(lines.with_filter(filter)).init();
     Ok(Telemetry(provider))
+}
+
+/// Levels, for all or for a part: `warn`, `info,hostler_agent=debug`.
+fn filter(text: &str) -> Result<Targets, TelemetryError> {
+    let unusable = || TelemetryError::Filter(text.to_owned());
+    // A word alone is a level. As the name of a part, which it could be too, it would hide a typing error.
+    let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let known = |part: &str| part.contains('=') || level(part);
+    match text.split(',').all(|part| known(part.trim())) {
+        true => text.parse().map_err(|_| unusable()),
+        false => Err(unusable()),
+    }
 }
 
 struct Outgoing<'m>(&'m mut MetadataMap);
@@ -124,4 +156,21 @@ pub fn join(span: &Span, metadata: &MetadataMap) {
     let context = global::get_text_map_propagator(|p| p.extract(&Incoming(metadata)));
     // Without a trace to join the span begins one of its own.
     let _ = span.set_parent(context);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_logs_is_levels_for_all_or_for_a_part() {
+        let made = filter("info,hostler_agent=debug").expect("a filter");
+        assert!(made.would_enable("hostler_agent::run", &tracing::Level::DEBUG));
+        assert!(!made.would_enable("h2", &tracing::Level::DEBUG));
+        assert!(filter("off").is_ok() && filter("WARN").is_ok());
+        for wrong in ["", "waarn", "info,hostler_agent", "hostler_agent=loud"] {
+            let said = filter(wrong).expect_err(wrong).to_string();
+            assert!(said.contains(wrong) && said.contains("write warn"), "{said}");
+        }
+    }
 }

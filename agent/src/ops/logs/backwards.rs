@@ -117,7 +117,11 @@ mod tests {
     proptest! {
         #[test]
         fn backwards_gives_what_forwards_gives(
-            lines in prop::collection::vec("[a-z]{0,9}|[a-z]{60000}", 0..12),
+            lines in prop::collection::vec(
+                // Two long ones are more than is read at once.
+                prop_oneof!["[a-z]{0,9}", "[a-z]{3}".prop_map(|part| part.repeat(20_000))],
+                0..12,
+            ),
         ) {
             let mut content = Vec::new();
             let mut expected = Vec::new();
