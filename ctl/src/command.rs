@@ -22,8 +22,9 @@ pub const COMMON: [&str; 12] = [
     "help", "version",
 ];
 
-/// The whole tree.
-pub fn tree(catalogue: &Catalogue) -> Command {
+/// The whole tree. The commands of a domain are made when one of them is asked for: there are hundreds
+/// of flags, and a command line needs those of one operation.
+pub fn tree(catalogue: &'static Catalogue) -> Command {
     let mut root = Command::new("hostlerctl")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Looks after fleets of hosts: runs probes and actions on one host, some, or all.")
@@ -50,11 +51,10 @@ pub fn tree(catalogue: &Catalogue) -> Command {
         root = root.subcommand(command.display_order(1));
     }
     for (domain, help) in catalogue.domains() {
-        let verbs = catalogue.iter().filter(|o| o.domain == domain).map(|o| operation(o));
         root = match root.find_subcommand(domain) {
             // The domain `host` and the commands about a host's record are one to the operator.
             Some(_) => root.mut_subcommand(domain, |c| {
-                c.subcommands(verbs).about(format!("{}; its record in the fleet", sentence(help)))
+                c.defer(verbs).about(format!("{}; its record in the fleet", sentence(help)))
             }),
             None => root.subcommand(
                 Command::new(domain.to_owned())
@@ -63,11 +63,19 @@ pub fn tree(catalogue: &Catalogue) -> Command {
                     .arg_required_else_help(true)
                     .disable_help_subcommand(true)
                     .display_order(2)
-                    .subcommands(verbs),
+                    .defer(verbs),
             ),
         };
     }
     root
+}
+
+/// Adds the operations of the domain that a command is named after.
+fn verbs(domain: Command) -> Command {
+    let Ok(catalogue) = Catalogue::embedded() else { return domain };
+    let of_it = catalogue.iter().filter(|o| o.domain == domain.get_name()).map(|o| operation(o));
+    let verbs: Vec<_> = of_it.collect();
+    domain.subcommands(verbs)
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {

@@ -7,7 +7,7 @@ use prost_reflect::DynamicMessage;
 use super::*;
 use crate::{exit::Exit, run::Run};
 
-fn catalogue() -> Catalogue {
+fn catalogue() -> &'static Catalogue {
     Catalogue::embedded().expect("embedded")
 }
 
@@ -20,7 +20,7 @@ fn parse(line: &str) -> Result<(Arc<OperationSpec>, ArgMatches), String> {
     let catalogue = catalogue();
     let arguments = std::iter::once("hostlerctl".to_owned()).chain(words(line));
     let matches =
-        tree(&catalogue).try_get_matches_from(arguments).map_err(|e| e.render().to_string())?;
+        tree(catalogue).try_get_matches_from(arguments).map_err(|e| e.render().to_string())?;
     let (domain, inner) = matches.subcommand().expect("domain");
     let (verb, inner) = inner.subcommand().expect("verb");
     let spec = catalogue.get(&format!("{domain}.{verb}")).map_err(|e| e.to_string())?;
@@ -35,7 +35,7 @@ fn json(line: &str) -> serde_json::Value {
 }
 
 fn help_of(path: &[&str]) -> String {
-    let mut root = tree(&catalogue()).term_width(100);
+    let mut root = tree(catalogue()).term_width(100);
     root.build();
     let mut command = &mut root;
     for word in path {
@@ -46,7 +46,7 @@ fn help_of(path: &[&str]) -> String {
 
 #[test]
 fn the_tree_of_commands_is_consistent() {
-    tree(&catalogue()).debug_assert();
+    tree(catalogue()).debug_assert();
 }
 
 #[test]

@@ -21,7 +21,7 @@ const VARIABLE: &str = "COMPLETE";
 
 /// Answers a shell that asks for completions, and then ends the process; returns when none asks.
 pub fn answer() {
-    let tree = || Catalogue::embedded().map(|c| command::tree(&c)).unwrap_or_default();
+    let tree = || Catalogue::embedded().map(command::tree).unwrap_or_default();
     CompleteEnv::with_factory(tree)
         .var(VARIABLE)
         .bin("hostlerctl")

@@ -42,7 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Exit::Failed.code().into();
         }
     };
-    let matches = match command::tree(&catalogue).try_get_matches_from(arguments) {
+    let matches = match command::tree(catalogue).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(e) => {
             // Help goes to standard output and is no error; nobody is left when that is closed.
@@ -51,7 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let mut screen = Screen::of_process(matches.get_flag("no-color"), matches.get_flag("quiet"));
-    let ended = dispatch(&catalogue, &matches, &mut screen);
+    let ended = dispatch(catalogue, &matches, &mut screen);
     let exit = ended.unwrap_or_else(|problem| {
         if !problem.is_silent() {
             screen.tell(&format!("hostlerctl: {problem}"));
@@ -67,7 +67,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// When it was not done; the problem says why.
 pub fn dispatch(
-    catalogue: &Catalogue,
+    catalogue: &'static Catalogue,
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
@@ -100,7 +100,7 @@ pub fn dispatch(
 
 /// Does what needs a controller.
 async fn ask(
-    catalogue: &Catalogue,
+    catalogue: &'static Catalogue,
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {

@@ -2,13 +2,17 @@
 //!
 //! A controller and hostlerctl know operations only through this; they hold no code per operation.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind as FieldKind,
-    MessageDescriptor, MethodDescriptor,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, FileDescriptor,
+    Kind as FieldKind, MessageDescriptor, MethodDescriptor,
 };
-use regex::Regex;
+use regex_lite::Regex;
 use thiserror::Error;
 
 use crate::{
@@ -53,6 +57,7 @@ impl UnknownOperation {
 pub struct Catalogue {
     operations: BTreeMap<String, Arc<OperationSpec>>,
     domains: BTreeMap<String, String>,
+    pool: DescriptorPool,
 }
 
 /// One operation.
@@ -120,12 +125,17 @@ impl Parameter {
 }
 
 impl Catalogue {
-    /// The operations that this build knows.
+    /// The operations that this build knows, read once.
     ///
     /// # Errors
     /// When the embedded descriptors contradict themselves, which a test excludes.
-    pub fn embedded() -> Result<Self, CatalogueError> {
-        Self::read(crate::DESCRIPTORS)
+    pub fn embedded() -> Result<&'static Self, CatalogueError> {
+        static EMBEDDED: OnceLock<Catalogue> = OnceLock::new();
+        if let Some(catalogue) = EMBEDDED.get() {
+            return Ok(catalogue);
+        }
+        let catalogue = Self::read(crate::DESCRIPTORS)?;
+        Ok(EMBEDDED.get_or_init(|| catalogue))
     }
 
     /// The same without their help.
@@ -150,13 +160,14 @@ impl Catalogue {
         };
         let operation = extension("hostler.v1.operation")?;
         let parameter = extension("hostler.v1.parameter")?;
-        let mut catalogue = Self { operations: BTreeMap::new(), domains: BTreeMap::new() };
+        let (operations, domains) = (BTreeMap::new(), BTreeMap::new());
+        let mut catalogue = Self { operations, domains, pool: pool.clone() };
         for service in pool.services() {
+            let file = service.parent_file();
+            let comments = Comments::of(&file);
             for method in service.methods().filter(|m| m.options().has_extension(&operation)) {
-                let spec = OperationSpec::read(&pool, &method, &operation, &parameter)?;
-                let path = service.path().to_vec();
-                let file = service.parent_file();
-                catalogue.domains.insert(spec.domain.clone(), comment(&file, &path));
+                let spec = OperationSpec::read(&method, &operation, &parameter, &comments)?;
+                catalogue.domains.insert(spec.domain.clone(), comments.before(service.path()));
                 catalogue.operations.insert(spec.name.clone(), Arc::new(spec));
             }
         }
@@ -173,6 +184,11 @@ impl Catalogue {
         self.domains.iter().map(|(name, help)| (name.as_str(), help.as_str()))
     }
 
+    /// The shapes of all messages of the contract.
+    pub fn messages(&self) -> &DescriptorPool {
+        &self.pool
+    }
+
     /// The operation of that name.
     ///
     /// # Errors
@@ -187,10 +203,10 @@ impl Catalogue {
 
 impl OperationSpec {
     fn read(
-        pool: &DescriptorPool,
         method: &MethodDescriptor,
         operation: &ExtensionDescriptor,
         parameter: &ExtensionDescriptor,
+        comments: &Comments<'_>,
     ) -> Result<Self, CatalogueError> {
         let wrong = |problem: String| CatalogueError::Definition {
             operation: method.full_name().to_owned(),
@@ -198,7 +214,8 @@ impl OperationSpec {
         };
         let options: OperationOptions = extension_value(&method.options(), operation)
             .map_err(|e| wrong(format!("its operation option cannot be read: {e}")))?;
-        let result = pool
+        let result = method
+            .parent_pool()
             .get_message_by_name(&options.result)
             .ok_or_else(|| wrong(format!("its result \"{}\" is not defined", options.result)))?;
         let request = method.input();
@@ -215,7 +232,7 @@ impl OperationSpec {
                     .map_err(|e| wrong(format!("{}: its pattern is wrong: {e}", field.name())))?;
                 Ok(Parameter {
                     name: field.name().replace('_', "-"),
-                    help: comment(&request.parent_file(), field.path()),
+                    help: comments.before(field.path()),
                     options,
                     pattern,
                     field,
@@ -226,7 +243,7 @@ impl OperationSpec {
         let (domain, verb) = (kebab(service.name()), kebab(method.name()));
         Ok(Self {
             name: format!("{domain}.{verb}"),
-            help: comment(&service.parent_file(), method.path()),
+            help: comments.before(method.path()),
             kind: options.kind(),
             effect: options.effect(),
             deadline: Duration::from_secs(options.deadline_s.into()),
@@ -265,16 +282,26 @@ fn extension_value<M: prost::Message + Default>(
     }
 }
 
-/// The comment before a definition, as one line of prose per paragraph.
-fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> String {
-    let info = file.file_descriptor_proto().source_code_info.as_ref();
-    let location = info.and_then(|i| i.location.iter().find(|l| l.path == path));
-    let text = location.map(|l| l.leading_comments()).unwrap_or_default();
-    text.split("\n\n")
-        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|p| !p.is_empty())
-        .collect::<Vec<_>>()
-        .join("\n")
+/// What stands before the definitions of one file.
+struct Comments<'f>(HashMap<&'f [i32], &'f str>);
+
+impl<'f> Comments<'f> {
+    fn of(file: &'f FileDescriptor) -> Self {
+        let info = file.file_descriptor_proto().source_code_info.as_ref();
+        let locations = info.into_iter().flat_map(|i| &i.location);
+        let commented = locations.filter(|l| l.leading_comments.is_some());
+        Self(commented.map(|l| (l.path.as_slice(), l.leading_comments())).collect())
+    }
+
+    /// The comment before a definition, as one line of prose per paragraph.
+    fn before(&self, path: &[i32]) -> String {
+        let text = self.0.get(path).copied().unwrap_or_default();
+        text.split("\n\n")
+            .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
+            .filter(|p| !p.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
 }
 
 fn kebab(name: &str) -> String {
@@ -292,7 +319,7 @@ fn kebab(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn catalogue() -> Catalogue {
+    fn catalogue() -> &'static Catalogue {
         Catalogue::embedded().expect("the embedded descriptors are a catalogue")
     }
 
@@ -307,7 +334,7 @@ mod tests {
                 .map(|s| (s.name.clone(), s.effect, s.deadline, parameters(s)))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(&bare), of(&catalogue()));
+        assert_eq!(of(&bare), of(catalogue()));
         assert!(
             bare.iter().all(|s| s.help.is_empty())
                 && catalogue().iter().all(|s| !s.help.is_empty())
@@ -345,8 +372,10 @@ mod tests {
                 return;
             }
             seen.push(message.full_name().to_owned());
+            let file = message.parent_file();
+            let comments = Comments::of(&file);
             for field in message.fields() {
-                let help = comment(&message.parent_file(), field.path());
+                let help = comments.before(field.path());
                 assert!(!help.is_empty(), "{} has no comment", field.full_name());
                 if let FieldKind::Message(inner) = field.kind() {
                     walk(&inner, seen);

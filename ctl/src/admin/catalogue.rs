@@ -222,7 +222,7 @@ pub(crate) fn completion(matches: &ArgMatches, screen: &mut Screen) -> Result<Ex
 
 /// `help`
 pub(crate) fn help(
-    catalogue: &Catalogue,
+    catalogue: &'static Catalogue,
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {

@@ -1,9 +1,7 @@
 //! Values as people read them, and messages as programs read them.
 
-use std::sync::LazyLock;
-
 use data_encoding::BASE64;
-use hostler_proto::DESCRIPTORS;
+use hostler_proto::catalogue::Catalogue;
 use jiff::{Timestamp, tz::TimeZone};
 use prost::Name;
 use prost_reflect::{
@@ -207,10 +205,7 @@ pub fn decode(pool: &DescriptorPool, name: &str, bytes: &[u8]) -> Option<Dynamic
 
 /// A message of the contract, with its description.
 pub fn dynamic<M: prost::Message + Name>(message: &M) -> Option<DynamicMessage> {
-    // Read once: that takes longer than the message.
-    static POOL: LazyLock<Option<DescriptorPool>> =
-        LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
-    decode(POOL.as_ref()?, &M::full_name(), &message.encode_to_vec())
+    decode(Catalogue::embedded().ok()?.messages(), &M::full_name(), &message.encode_to_vec())
 }
 
 /// A message as programs read it: fields by their names in the contract and in its order, numbers
