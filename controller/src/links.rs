@@ -116,6 +116,11 @@ impl Links {
         self.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(host, twin)
     }
 
+    /// Forgets the second agent: the key that it has is no longer the host's.
+    pub fn forget_twin(&self, host: &HostName) {
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+    }
+
     /// The second agent with a host's key, if one came since `since_us`.
     pub fn twin(&self, host: &HostName, since_us: i64) -> Option<Twin> {
         let twins = self.twins.lock().unwrap_or_else(PoisonError::into_inner);

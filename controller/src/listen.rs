@@ -11,7 +11,7 @@ use hostler_core::{
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -22,6 +22,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at a time. Each costs about a millisecond of a processor: the rest waits in the
 /// kernel's queue instead of timing out half done.
 const HANDSHAKES: usize = 256;
+/// Connections that wait in the kernel's queue; as many as Linux lets a queue hold by default. When
+/// it is full the kernel drops what comes, and the agent's kernel tries again after 1, 3 and 7 s.
+const WAITING: u32 = 4096;
 /// Connections of hosts without an identity at a time.
 const ENROLLING: usize = 64;
 
@@ -102,6 +105,20 @@ impl Door {
         };
         Ok((protocol, peer, stream))
     }
+}
+
+/// Takes the port.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
 }
 
 /// Accepts connections until `stop`, and ends those that stand then.

@@ -9,7 +9,6 @@ use hostler_core::{
     tls::Trust,
 };
 use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
     dial::Dialler,
     health::{Fleet, figures::Figures, past::Past, recorder::Recorder},
     links::Links,
-    listen::{Door, listen},
+    listen::{self, Door},
     metrics::{self, Metrics},
     notify::{Notifier, send::Sender},
     presence::Presence,
@@ -97,8 +96,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let vault = Vault::open(&config.state_dir, &*clock)?;
     let address = config.listen;
-    let listener = TcpListener::bind(address)
-        .await
+    let listener = listen::bind(address)
         .map_err(|e| format!("the controller cannot listen on {address} (key listen): {e}"))?;
     let monitored = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
@@ -139,7 +137,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());
         dialling.spawn(keeping);
     }
-    listen(listener, door, Api(app), stop).await;
+    listen::listen(listener, door, Api(app), stop).await;
     dialling.close();
     dialling.wait().await;
     let _ = tokio::join!(keeping, notifying);

@@ -359,6 +359,15 @@ fn the_same_key_on_two_hosts_is_reported_as_a_clone() {
     });
     // The first one keeps its link.
     fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+    // Enrolled anew it has a key that the copy lacks: nothing is left to report.
+    fleet.take_agent("web-1").kill();
+    fs::remove_dir_all(&from).expect("forgotten");
+    fleet.enroll("web-1", &fleet.token(&["--host", "web-1", "--replace"])).expect("enrolled");
+    fleet.start_agent("web-1");
+    eventually("it is up and no clone", || {
+        let said = fleet.ctl(&["status", "-o", "json"]).json();
+        fleet.host("web-1")["connection"] == "up" && said["problems"].to_string() == "[]"
+    });
 }
 
 #[test]

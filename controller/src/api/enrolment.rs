@@ -116,6 +116,7 @@ impl Enrolment for Enrolling {
         if let Some(former) = app.links.get(&host).filter(|l| l.key != facts.key) {
             former.cut.cancel();
         }
+        app.links.forget_twin(&host);
         tracing::info!(%host, from = %self.from, "enrolled");
         Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
     }

@@ -207,6 +207,7 @@ impl Fleet for Api {
                 self.0.links.get(&host).inspect(|link| link.cut.cancel());
                 self.0.health.forget(&host);
                 self.0.figures.forget(&host);
+                self.0.links.forget_twin(&host);
                 return Ok(());
             }
             match self.0.store.host(&host).await.map_err(unstored)? {

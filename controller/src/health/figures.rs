@@ -236,7 +236,20 @@ impl Figures {
             }
             store.add_hours(hours).await?;
             hours.clear();
+            self.forget_gone(now_us);
         }
+    }
+
+    /// Forgets the series of which nothing is left but what the store has: a disk that was taken out, a
+    /// queue that is used no more.
+    fn forget_gone(&self, now_us: i64) {
+        let span = number(now_us, SPAN_US);
+        let gone = |s: &Series| s.hour.count == 0 && span.abs_diff(s.span.number) as usize > SPANS;
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for series in inner.hosts.values_mut().filter(|all| all.iter().any(gone)) {
+            series.retain(|s| !gone(s));
+        }
+        inner.keys.retain(|key| Arc::strong_count(key) > 1);
     }
 }
 
@@ -403,6 +416,27 @@ mod tests {
         let hours = figures.over(60 * MINUTE, 10);
         assert_eq!((hours[0].values[0].1, hours[0].values[0].2), (15.0, 20.0));
         assert!(figures.over(60 * MINUTE, 10).is_empty());
+    }
+
+    #[test]
+    fn what_is_told_no_more_is_forgotten_when_it_is_written_down() {
+        let figures = Figures::default();
+        let mut gone = told(1.0);
+        gone[0].figures[0].subject = "/mnt".into();
+        figures.take(&web(), &gone, 0);
+        figures.take(&web(), &told(1.0), 0);
+        for minute in 1..300 {
+            figures.take(&web(), &told(1.0), minute * MINUTE);
+        }
+        let now = 300 * MINUTE;
+        figures.forget_gone(now);
+        assert_eq!(figures.of(&web()).len(), 2, "an hour of it is not written yet");
+        while !figures.over(now, 10).is_empty() {}
+        figures.forget_gone(now);
+        let of = figures.of(&web());
+        assert_eq!((of.len(), of[0].0.key.subject.as_str()), (1, "/"));
+        drop(of);
+        assert_eq!(figures.0.lock().expect("lock").keys.len(), 1);
     }
 
     fn line(slope: f64, noise: &[f64]) -> Vec<Point> {
