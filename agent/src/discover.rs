@@ -11,7 +11,7 @@ use std::{
 use crate::{
     host::{
         files,
-        processes::{Seen, with_arguments, working_directory},
+        processes::{Seen, Users, with_arguments, working_directory},
     },
     stack::Stack,
 };
@@ -45,8 +45,8 @@ pub struct Found {
     pub postgres: BTreeMap<u16, (String, String)>,
     /// Addresses of Redis and Valkey servers, with the unit.
     pub redis: BTreeMap<String, String>,
-    /// Applications of Celery workers, with the unit.
-    pub celery: BTreeMap<String, String>,
+    /// Applications of Celery workers.
+    pub celery: BTreeMap<String, Workers>,
     /// Homes of PM2 daemons.
     pub pm2: BTreeSet<String>,
     /// nginx runs.
@@ -59,6 +59,56 @@ pub struct Found {
     pub frontends: BTreeSet<PathBuf>,
     /// Directories that hold dumps of databases.
     pub backups: BTreeSet<PathBuf>,
+}
+
+/// Workers of one application of Celery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// Their unit.
+    pub unit: String,
+    /// How their own tool is asked, where their command line tells it.
+    pub tool: Option<Tool>,
+}
+
+/// Celery's own tool, as a stack file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    /// The virtualenv's `celery`.
+    pub command: String,
+    /// The application, as `celery -A` takes it.
+    pub app: String,
+    /// Where the application is found.
+    pub directory: String,
+    /// As whom.
+    pub user: String,
+}
+
+impl Tool {
+    fn new(words: &[&str], app: &str, seen: &Seen) -> Option<Self> {
+        // An application's code is never run as root.
+        if seen.uid == 0 {
+            return None;
+        }
+        let named = |word: &&&str| word.starts_with('/') && word.ends_with("/celery");
+        let command = (*words.iter().find(named)?).to_owned();
+        let directory = working_directory(seen.pid)?.to_str()?.to_owned();
+        let user = Users::read().name(seen.uid);
+        let tool = Self { command, app: app.to_owned(), directory, user };
+        // They stand in a comment too, which must not end before they do.
+        let parts = [&tool.command, &tool.app, &tool.directory, &tool.user];
+        parts.iter().all(|p| !p.is_empty() && !p.contains(char::is_control)).then_some(tool)
+    }
+
+    /// The lines of a stack file.
+    fn lines(&self) -> [String; 4] {
+        let line = |key: &str, value: &str| format!("{key} = {}\n", quoted(value));
+        [
+            line("command", &self.command),
+            line("app", &self.app),
+            line("directory", &self.directory),
+            line("user", &self.user),
+        ]
+    }
 }
 
 impl Found {
@@ -106,7 +156,8 @@ impl Found {
                 let app = app.or_else(joined).unwrap_or_default();
                 let name = app.split('.').next().unwrap_or_default();
                 let name = if name.is_empty() || name == "src" { "app" } else { name };
-                self.celery.insert(name.to_owned(), unit.clone());
+                let tool = Tool::new(&words, app, seen);
+                self.celery.insert(name.to_owned(), Workers { unit: unit.clone(), tool });
             }
             _ => {}
         }
@@ -161,16 +212,28 @@ impl Found {
                 after(unit)
             ));
         }
-        for (app, unit) in &self.celery {
-            let broker = match self.redis.len() {
-                1 => "broker = \"main\"".to_owned(),
-                _ => {
-                    "broker = \"\"   # name of the [[redis]] that is its broker; where it is none, \
-                      command,\n# app and user in place of it: docs/checks.md"
-                        .to_owned()
+        for (app, workers) in &self.celery {
+            let tool = workers.tool.as_ref().map(Tool::lines);
+            let hint = |lines: &[String; 4]| format!("# {}", lines.join("# "));
+            let broker = match (self.redis.len(), tool) {
+                (0, Some(lines)) => lines.concat(),
+                (1, tool) => {
+                    let other =
+                        "   # its broker; where it is another than this Redis, in place of it:";
+                    let tool = tool.as_ref().map(|lines| format!("{other}\n{}", hint(lines)));
+                    format!("broker = \"main\"{}", tool.unwrap_or_else(|| "\n".to_owned()))
                 }
+                (_, tool) => format!(
+                    "broker = \"\"   # name of the [[redis]] that is its broker; where it is none, in \
+                     place of it\n{}",
+                    tool.as_ref().map_or_else(
+                        || "# command, app, directory and user: docs/checks.md\n".to_owned(),
+                        hint
+                    )
+                ),
             };
-            add(format!("\n[[celery]]\nname = {}\n{broker}\n{}", quoted(app), after(unit)));
+            let unit = after(&workers.unit);
+            add(format!("\n[[celery]]\nname = {}\n{broker}{unit}", quoted(app)));
         }
         if !self.pm2.is_empty() {
             add(
@@ -371,6 +434,31 @@ mod tests {
     }
 
     #[test]
+    fn workers_without_a_redis_beside_them_are_asked_by_their_own_tool() {
+        let line = "/opt/x/bin/python /opt/x/bin/celery -A shop.app worker";
+        let words: Vec<&str> = line.split(' ').collect();
+        let own = Seen { pid: std::process::id(), uid: 65534, ..seen("shop.service") };
+        let tool = Tool::new(&words, "shop.app", &own).expect("a tool");
+        let directory = std::env::current_dir().expect("directory").display().to_string();
+        assert_eq!((tool.command.as_str(), &tool.directory), ("/opt/x/bin/celery", &directory));
+        let mut found = Found::default();
+        let workers = Workers { unit: "shop.service".into(), tool: Some(tool.clone()) };
+        found.celery.insert("shop".into(), workers);
+        let celery = |found: &Found| {
+            let text = found.to_toml();
+            toml::from_str::<Stack>(&text).expect(&text).celery.remove(0)
+        };
+        let asked = celery(&found);
+        assert_eq!((asked.app.as_deref(), asked.broker), (Some("shop.app"), None));
+        assert_eq!(asked.command.as_deref(), Some(Path::new("/opt/x/bin/celery")));
+        found.redis.insert("127.0.0.1:6379".into(), String::new());
+        let asked = celery(&found);
+        assert_eq!((asked.broker.as_deref(), asked.command), (Some("main"), None));
+        assert!(found.to_toml().contains("# command = \"/opt/x/bin/celery\"\n# app"));
+        assert_eq!(Tool::new(&words, "shop\napp", &own), None, "it would end its comment");
+    }
+
+    #[test]
     fn a_name_that_would_write_the_stack_file_is_a_name_and_nothing_else() {
         let evil = "a\"\n[[plugin]]\nname = \"x\"\ncommand = [\"/bin/id\"]\n# '''\"\"\"\\";
         let path = PathBuf::from(format!("/opt/{evil}"));
@@ -378,7 +466,7 @@ mod tests {
         found.units.insert(format!("{evil}.service"));
         found.postgres.insert(5432, (evil.to_owned(), format!("{evil}.service")));
         found.redis.insert(evil.to_owned(), format!("{evil}.service"));
-        found.celery.insert(evil.to_owned(), String::new());
+        found.celery.insert(evil.to_owned(), Workers::default());
         let paths =
             [&mut found.git, &mut found.virtualenvs, &mut found.frontends, &mut found.backups];
         for paths in paths {

@@ -1,0 +1,82 @@
+//! The checks of a whole stack: what one sees of a dead unit, and what an agent finds by itself.
+
+use hostler_tests::{lab::Lab, process::eventually};
+use serde_json::Value;
+
+use super::fleet;
+
+#[test]
+fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_type() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    // Other tests keep the processors busy.
+    let problems = || {
+        let list = fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
+        let list = list.as_array().cloned().unwrap_or_default();
+        Value::Array(list.into_iter().filter(|p| p["check"] != "resources").collect())
+    };
+    eventually("all is well", || problems().as_array().is_some_and(Vec::is_empty));
+    let standing = |check: &str| {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        let checks = health["checks"].as_array().expect("checks").clone();
+        let found = checks.into_iter().find(|c| c["state"]["check"] == check);
+        found.map(|c| c["state"]["hard"].clone())
+    };
+    eventually("the endpoint was asked", || standing("http:nginx") == Some("ok".into()));
+    lab.exec("h1", &["sh", "-c", "systemctl kill --signal=KILL nginx; systemctl stop nginx"]);
+    eventually("the root and what follows are told", || {
+        let list = problems();
+        list.as_array().is_some_and(|l| l.len() == 1)
+            && list[0]["check"] == "unit:nginx"
+            && list[0]["follows"][0] == "http:nginx"
+    });
+    let next = problems()[0]["next"].as_str().expect("a command").to_owned();
+    let words: Vec<_> = next.split(' ').skip(1).collect();
+    fleet.ctl(&words).exits(0);
+    let status = fleet.ctl(&["status"]);
+    assert!(status.out.contains("unit:nginx") && status.code == 1, "{status:?}");
+    fleet.ctl(&["hosts", "--on", "check(unit:nginx)!=ok"]).exits(0);
+    lab.exec("h1", &["systemctl", "start", "nginx"]);
+    eventually("it is well again", || problems().as_array().is_some_and(Vec::is_empty));
+    let history = fleet.ctl(&["history", "h1", "unit:nginx", "-o", "json"]).json();
+    assert_eq!(history["turns"].as_array().map(Vec::len), Some(2), "{history}");
+    assert_eq!(history["turns"][0]["became"], "ok", "{history}");
+}
+
+#[test]
+fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml"];
+    lab.exec("h1", &["su", "omnidoc", "-c", "/opt/omnidoc/scripts/backup_db.sh"]);
+    let said = lab.exec("h1", &[&agent[..], &["discover"]].concat());
+    for part in [
+        "[[unit]]\nname = \"omnidoc-backend.service\"",
+        "[[unit]]\nname = \"postgresql@15-main.service\"",
+        "url = \"postgres://hostler@127.0.0.1:5432/postgres\"",
+        "[[redis]]\nname = \"main\"\nurl = \"redis://127.0.0.1:6379/0\"",
+        "after = [\"unit:redis-server\"]",
+        "[[celery]]",
+        "[pm2]",
+        "[nginx]",
+        "[[virtualenv]]\nname = \"omnidoc\"\npath = \"/opt/omnidoc/.venv\"",
+        "[[backups]]\nname = \"omnidoc\"\ndirectory = \"/opt/omnidoc/backups\"",
+    ] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    lab.write("h1", "/etc/hostler/stack.toml", &said);
+    lab.exec("h1", &[&agent[..], &["check-config"]].concat());
+    lab.exec("h1", &[&agent[..], &["discover", "--check"]].concat());
+    lab.write("h1", "/etc/hostler/stack.toml", "");
+    assert!(!lab.succeeds("h1", &[&agent[..], &["discover", "--check"]].concat()));
+
+    // Without the file the agent checks what it finds.
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    eventually("its checks are those of what it found", || {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        let checks = health["checks"].as_array().cloned().unwrap_or_default();
+        let has = |name: &str| checks.iter().any(|c| c["state"]["check"] == name);
+        ["unit:omnidoc-backend", "unit:redis-server", "pm2", "disk"].iter().all(|n| has(n))
+    });
+}

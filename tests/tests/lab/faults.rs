@@ -1,0 +1,193 @@
+//! What survives: cables are pulled, hosts freeze and lose power, the operator lets go, the controller
+//! is killed, its disk is full.
+
+use std::{fs, io::Write as _, time::Duration};
+
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    lab::Lab,
+    process::{command, eventually, within},
+};
+use serde_json::Value;
+
+use super::fleet;
+
+#[test]
+fn a_host_that_falls_silent_is_found_and_comes_back_by_itself() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    for fault in ["drop", "in", "out", "link"] {
+        lab.script(&["cut", "h2", fault]);
+        let found =
+            within(Duration::from_secs(15), fault, || fleet.host("h2")["connection"] == "down");
+        eprintln!("{fault}: found after {found:?}");
+        assert!(!fleet.host("h2")["reason"].as_str().expect("a reason").is_empty());
+        // It holds up nobody.
+        let said = fleet.ctl(&["host", "facts", "--on", "all"]).exits(3);
+        assert!(said.out.contains("h1") && said.out.contains("unreachable"), "{said:?}");
+        lab.script(&["heal", "h2"]);
+        fleet.wait_for("h2", "up");
+    }
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+}
+
+#[test]
+fn a_host_that_loses_power_in_the_middle_of_an_action_is_reported_as_unknown() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 30\n";
+    lab.write("h2", "/etc/systemd/system/slow.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "slow", "--on", "h2", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "slow.out");
+    eventually("it is being started", || {
+        let state = lab.exec("h2", &["systemctl", "show", "slow", "-P", "ActiveState"]);
+        state.trim() == "activating"
+    });
+    lab.script(&["kill", "h2"]);
+    assert_eq!(starting.ended(), Some(3), "{}", starting.log());
+    assert!(starting.log().contains("unknown"), "{}", starting.log());
+    let audit = fleet.audit();
+    let unknown = |r: &&Value| r["operation"] == "systemd.start" && r["kind"] == "outcome";
+    let outcome = audit.iter().find(unknown).expect("an outcome");
+    assert!(outcome["outcome"].as_str().expect("text").contains("unknown"), "{outcome}");
+    lab.script(&["boot", "h2"]);
+}
+
+#[test]
+fn a_frozen_host_is_found_and_its_agent_goes_on_when_it_thaws() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.script(&["freeze", "h2"]);
+    within(Duration::from_secs(15), "the silence is found", || {
+        fleet.host("h2")["connection"] == "down"
+    });
+    lab.script(&["thaw", "h2"]);
+    fleet.wait_for("h2", "up");
+    fleet.ctl(&["host", "facts", "--on", "h2"]).exits(0);
+}
+
+#[test]
+fn the_first_ctrl_c_leaves_an_action_to_itself_and_the_second_cancels_it_on_the_host() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 20\n";
+    lab.write("h2", "/etc/systemd/system/slow.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let state = |wanted: &str| {
+        eventually(&format!("the unit is {wanted}"), || {
+            lab.exec("h2", &["systemctl", "show", "slow", "-P", "ActiveState"]).trim() == wanted
+        });
+    };
+    let start = ["systemd", "start", "slow", "--on", "h2"];
+    let mut watched = fleet.ctl_at_terminal(&start);
+    state("activating");
+    watched.types("\x03");
+    watched.shows("goes on");
+    watched.types("\x03");
+    assert_ne!(watched.ended(), Some(0), "{}", watched.seen());
+    let cancelled = |r: &Value| r["kind"] == "outcome" && r["operation"] == "systemd.start";
+    eventually("the audit has its end", || fleet.audit().iter().any(cancelled));
+    let outcomes: Vec<_> = fleet.audit().into_iter().filter(cancelled).collect();
+    // systemd does not take a start back: what is known is that nobody waits for it any more.
+    assert_eq!(outcomes[0]["outcome"], "outcome-unknown", "{outcomes:?}");
+    assert!(outcomes[0]["detail"].as_str().is_some_and(|d| d.contains("its job goes on")));
+
+    lab.exec("h2", &["systemctl", "stop", "slow"]);
+    let mut left = fleet.ctl_at_terminal(&start);
+    state("activating");
+    left.types("\x03");
+    left.shows("goes on");
+    assert_ne!(left.ended(), Some(0), "{}", left.seen());
+    state("activating");
+    lab.exec("h2", &["systemctl", "stop", "slow"]);
+}
+
+#[test]
+fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is_back() {
+    let lab = Lab::take();
+    let mut fleet = fleet(&lab);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 4\n";
+    lab.write("h1", "/run/systemd/system/brief.service", unit);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "brief", "--on", "h1", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "brief.out");
+    eventually("it is being started", || {
+        let state = lab.exec("h1", &["systemctl", "show", "brief", "-P", "ActiveState"]);
+        state.trim() == "activating"
+    });
+    fleet.take_controller().kill();
+    starting.ended();
+    fleet.start_controller();
+    fleet.wait_for("h1", "up");
+    eventually("its outcome is known", || {
+        let audit = fleet.audit();
+        let known = audit.iter().find(|r| r["kind"] == "reconciled");
+        known.is_some_and(|r| r["operation"] == "systemd.start" && r["outcome"] == "ok")
+    });
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+/// A disk of four MiB that goes with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mount = command("/usr/bin/mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(dir.path())
+            .status();
+        assert!(mount.expect("mount").success());
+        Self(dir)
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.0.path().join("filler")).expect("a file");
+        while filler.write_all(&[0; 4096]).is_ok() {}
+        while filler.write_all(&[0]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path().join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = command("/usr/bin/umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
+    let disk = SmallDisk::new();
+    let store = disk.0.path().join("store.sqlite");
+    let mut fleet = Fleet::new(Place::Loopback, &format!("store = \"sqlite:{}\"", store.display()));
+    fleet.join("web-1", &[], "");
+    fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
+    let before = fleet.audit().len();
+    disk.fill();
+    // The log has some room left in its last page; then nothing fits any more.
+    let mut refused = None;
+    eventually("operations are refused", || {
+        let said = fleet.ctl(&["host", "facts", "--on", "all"]);
+        let full = said.code != 0;
+        refused = full.then_some(said);
+        full
+    });
+    let refused = refused.expect("refused");
+    assert!(refused.err.contains("full"), "{refused:?}");
+    fleet.ctl(&["hosts"]).exits(0);
+    disk.free();
+    eventually("operations run again", || fleet.ctl(&["host", "facts", "--on", "all"]).code == 0);
+    fleet.ctl(&["audit", "verify"]).exits(0);
+    let audit = fleet.audit();
+    assert!(audit.len() > before);
+    let count = |kind: &str| audit.iter().filter(|r| r["kind"] == kind).count();
+    assert_eq!(count("intent"), count("outcome") + count("recovered"), "{audit:?}");
+    fleet.take_controller().kill();
+    fleet.start_controller();
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
