@@ -77,8 +77,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn append_audit(&self, records: &[Record]) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         for batch in records.chunks(BATCH) {
             let text = insertion(batch.len(), !self.sqlite);
             let mut query = sqlx::query(&text).persistent(batch.len() == BATCH);

@@ -6,7 +6,9 @@ use hostler_proto::{
 };
 use sqlx::Row;
 
-use super::{NoticeRow, Store, StoreError, hosts::lost, notices, to_json, turns};
+use super::{
+    NoticeRow, Store, StoreError, hosts::lost, notices, to_json, transaction::Transaction, turns,
+};
 use crate::health::absence::{Lost, RETURN_US, Told, returned};
 
 /// How long a host may be away until anybody is told.
@@ -66,7 +68,7 @@ fn of_host((was, became, summary): (Status, Status, &str), at_us: i64) -> Turn {
 /// What history is told of a host that is linked again: where it was; and that it was away, when
 /// there was no controller to notice that.
 async fn came_back(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     host: &HostName,
     hello: &HelloReply,
     at_us: i64,
@@ -97,9 +99,8 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn change_connections(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let _writer = self.write().await;
+        let mut transaction = self.begin().await?;
         let changing = self.roster.changes(changes.iter().map(Change::host));
-        let mut transaction = self.pool.begin().await?;
         for change in changes {
             match change {
                 Change::Up { host, address, hello, certificate_until_us, at_us } => {
@@ -172,9 +173,8 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn none_connected(&self, reason: &str, now: i64) -> Result<u64, StoreError> {
-        let _writer = self.write().await;
+        let mut transaction = self.begin().await?;
         let changes = self.roster.changes_all();
-        let mut transaction = self.pool.begin().await?;
         let rows = sqlx::query(
             "UPDATE hosts SET connection = 'down', since_us = $1, reason = $2, \
              lost = 'restart' WHERE connection = 'up' AND revoked_us = 0 RETURNING name",
@@ -199,7 +199,7 @@ impl Store {
     /// Writes a notice of a host's link down for every target, due after a while.
     async fn of_link(
         &self,
-        transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+        transaction: &mut Transaction<'_>,
         host: &HostName,
         (was, became, summary): (Status, Status, &str),
         at_us: i64,

@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use hostler_proto::name::HostName;
-use sqlx::{Row, Transaction};
+use sqlx::Row;
 
-use super::StoreError;
+use super::{StoreError, transaction::Transaction};
 
 /// Length of a day, which is UTC's.
 pub(super) const DAY_US: i64 = 86_400_000_000;
@@ -32,7 +32,7 @@ impl Days {
     /// What a day holds until now; nothing when there is no row of it.
     pub(super) async fn read(
         self,
-        transaction: &mut Transaction<'_, sqlx::Any>,
+        transaction: &mut Transaction<'_>,
         host: &HostName,
         day_us: i64,
     ) -> Result<Vec<u8>, StoreError> {
@@ -47,7 +47,7 @@ impl Days {
     /// Puts what a day holds now in the place of what it held. A host that is not known is left out.
     pub(super) async fn write(
         self,
-        transaction: &mut Transaction<'_, sqlx::Any>,
+        transaction: &mut Transaction<'_>,
         host: &HostName,
         day_us: i64,
         data: &[u8],

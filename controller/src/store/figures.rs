@@ -4,11 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use hostler_proto::name::HostName;
-use sqlx::{Row, Transaction};
+use sqlx::Row;
 
 use super::{
     Store, StoreError,
     days::{Days, day},
+    transaction::Transaction,
 };
 use crate::health::figures::{HOUR_US, Hour, Key, Point};
 
@@ -57,9 +58,8 @@ impl Store {
     /// # Errors
     /// When the store refuses, or is damaged.
     pub async fn add_hours(&self, hours: &[Hour]) -> Result<(), StoreError> {
-        let _writer = self.write().await;
+        let mut transaction = self.begin().await?;
         let mut numbers = self.numbers().await?;
-        let mut transaction = self.pool.begin().await?;
         for hour in hours {
             let day_us = day(hour.begins_us);
             let of_day = u8::try_from((hour.begins_us - day_us) / HOUR_US).unwrap_or(u8::MAX);
@@ -136,7 +136,7 @@ impl Store {
 
 /// The number of a series, which is given it when it has none.
 async fn number(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     numbers: &mut HashMap<Key, u32>,
     key: &Key,
 ) -> Result<u32, StoreError> {

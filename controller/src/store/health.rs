@@ -31,8 +31,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn record_health(&self, news: &[News]) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         for news in news {
             let states = HealthReport { checks: news.states.clone(), ..HealthReport::default() };
             let done = sqlx::query(

@@ -6,7 +6,7 @@ use hostler_proto::{name::HostName, wire};
 use sqlx::{Row, any::AnyRow};
 use thiserror::Error;
 
-use super::{Store, StoreError, from_json, to_json};
+use super::{Store, StoreError, from_json, to_json, transaction::Transaction};
 use crate::{authz::Candidate, health::absence::Lost};
 
 /// Whether a host's link stands.
@@ -202,7 +202,7 @@ pub(super) fn lost(row: &AnyRow) -> Result<Option<Lost>, StoreError> {
 
 /// Forgets how a host was; what its checks did and measured, too, when it is gone for good.
 async fn forget(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     host: &HostName,
     history: bool,
 ) -> Result<(), sqlx::Error> {
@@ -245,9 +245,8 @@ impl Store {
     /// # Errors
     /// When the name is taken, the token is used up, or the store refuses.
     pub async fn enroll(&self, token: &str, host: NewHost, now: i64) -> Result<(), EnrollError> {
-        let _writer = self.write().await;
+        let mut transaction = self.begin().await?;
         let changes = self.roster.changes([&host.name]);
-        let mut transaction = self.pool.begin().await?;
         let taken = sqlx::query(
             "UPDATE tokens SET uses_left = uses_left - 1 \
              WHERE id = $1 AND uses_left > 0 AND expires_us > $2",
@@ -257,6 +256,7 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         if taken.rows_affected() != 1 {
+            transaction.roll_back().await?;
             return Err(EnrollError::Token);
         }
         if host.replace {
@@ -282,6 +282,7 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         if inserted.rows_affected() != 1 {
+            transaction.roll_back().await?;
             return Err(EnrollError::Taken);
         }
         transaction.commit().await?;
@@ -366,12 +367,12 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn remove_host(&self, host: &HostName) -> Result<bool, StoreError> {
-        let _writer = self.write().await;
+        let mut transaction = self.begin().await?;
         let changes = self.roster.changes([host]);
-        let mut transaction = self.pool.begin().await?;
         let query = "DELETE FROM hosts WHERE name = $1 AND (connection <> 'up' OR revoked_us <> 0)";
         let done = sqlx::query(query).bind(host.as_str()).execute(&mut *transaction).await?;
         if done.rows_affected() != 1 {
+            transaction.roll_back().await?;
             changes.done();
             return Ok(false);
         }

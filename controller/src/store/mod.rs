@@ -13,6 +13,7 @@ mod notices;
 mod operators;
 mod roster;
 mod tokens;
+mod transaction;
 mod turns;
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, sync::Arc, time::Duration};

@@ -3,7 +3,7 @@
 use hostler_proto::{name::HostName, wire::Status};
 use sqlx::Row;
 
-use super::{Store, StoreError, health::status};
+use super::{Store, StoreError, health::status, transaction::Transaction};
 use crate::health::recorder::News;
 
 /// A notice.
@@ -40,7 +40,7 @@ pub struct Told {
 
 /// One notice for each target, of each change.
 pub(super) async fn write(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     targets: &[String],
     news: &News,
 ) -> Result<(), StoreError> {
@@ -67,7 +67,7 @@ pub(super) async fn write(
 
 /// Writes a notice down, unless it is there already.
 pub(super) async fn add(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     notice: &NoticeRow,
     due_us: i64,
 ) -> Result<(), StoreError> {
@@ -160,8 +160,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn notice_told(&self, notice: &NoticeRow, now_us: i64) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query("DELETE FROM notices WHERE id = $1")
             .bind(notice.id.as_str())
             .execute(&mut *transaction)

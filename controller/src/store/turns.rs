@@ -8,12 +8,13 @@ use hostler_proto::{
     wire::{HealthReport, Status, Turn},
 };
 use prost::Message as _;
-use sqlx::{Row, Transaction, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
 use super::{
     Store, StoreError,
     days::{Days, day},
     health::status,
+    transaction::Transaction,
 };
 
 /// A change of a hard state, as it is kept.
@@ -82,7 +83,7 @@ fn decoded(data: &[u8]) -> Result<Vec<Turn>, StoreError> {
 
 /// Writes a change down.
 pub(super) async fn add(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     host: &HostName,
     turn: &Turn,
 ) -> Result<(), StoreError> {
@@ -155,8 +156,7 @@ impl Store {
         after: &str,
         most: u32,
     ) -> Result<Option<String>, StoreError> {
-        let _writer = self.write().await;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let rows = sqlx::query(
             "SELECT DISTINCT host FROM turns WHERE at_us < $1 AND host > $2 ORDER BY host LIMIT $3",
         )
@@ -182,7 +182,7 @@ impl Store {
 }
 
 async fn pack(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     name: &str,
     before_us: i64,
 ) -> Result<(), StoreError> {
