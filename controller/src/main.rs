@@ -1,6 +1,11 @@
 //! The controller's command line.
 
-use std::{io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use hostler_controller::{config::Config, run};
@@ -42,6 +47,17 @@ enum Command {
         #[arg(long, default_value = "admin.toml")]
         context: PathBuf,
     },
+    /// Gives an admin new credentials, or makes one, while the controller is stopped: for a fleet that
+    /// no admin can enter any more.
+    #[command(after_help = "Example: hostler-controller admin alice --context alice.toml\n\
+                            Then: hostlerctl context import alice.toml")]
+    Admin {
+        /// Name of the admin.
+        name: PrincipalName,
+        /// File for the admin's credentials, which hostlerctl context import takes.
+        #[arg(long, default_value = "admin.toml")]
+        context: PathBuf,
+    },
     /// Runs the controller until it is stopped.
     Run,
     /// Says whether the configuration can be used.
@@ -64,30 +80,48 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
             Ok(())
         }
         Command::Init { fleet, admin, context } => {
-            // Made first: a fleet whose only admin has no credentials would be lost.
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&context)
-                .map_err(|e| format!("{} cannot be made (--context): {e}", context.display()))?;
-            let made = match run::init(config, fleet, admin).await {
-                Ok(made) => made,
-                Err(error) => {
-                    std::fs::remove_file(&context)?;
-                    return Err(error);
-                }
-            };
-            file.write_all(context_text(&made)?.as_bytes())?;
-            file.sync_all()?;
+            let name = fleet.clone();
+            write_context(&context, |keep| run::init(config, fleet, admin, keep)).await?;
             tracing::info!(
-                "the fleet {} is made; next: hostlerctl context import {}, hostler-controller run",
-                made.fleet,
+                "the fleet {name} is made; next: hostlerctl context import {}, hostler-controller run",
+                context.display()
+            );
+            Ok(())
+        }
+        Command::Admin { name, context } => {
+            let admin = name.clone();
+            write_context(&context, |keep| run::admin(config, name, keep)).await?;
+            tracing::info!(
+                "{admin} is an admin; next: hostlerctl context import {}",
                 context.display()
             );
             Ok(())
         }
     }
+}
+
+/// Has somebody's credentials made, and kept in a new file, which is gone again when they are not.
+async fn write_context<F: Future<Output = Result<(), program::Error>>>(
+    path: &Path,
+    make: impl FnOnce(Box<dyn FnOnce(&AddOperatorReply) -> Result<(), program::Error>>) -> F,
+) -> Result<(), program::Error> {
+    // Made first: where it cannot be, nothing else is.
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let mut file =
+        file.map_err(|e| format!("{} cannot be made (--context): {e}", path.display()))?;
+    let shown = path.display().to_string();
+    let keep = Box::new(move |made: &AddOperatorReply| -> Result<(), program::Error> {
+        let text = context_text(made)?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        Ok(written.map_err(|e| format!("{shown} cannot be written (--context): {e}"))?)
+    });
+    let made = make(keep).await;
+    if made.is_err() {
+        // The error to tell is the first one.
+        let _ = std::fs::remove_file(path);
+    }
+    made
 }
 
 /// The file that `hostlerctl context import` takes.

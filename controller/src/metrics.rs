@@ -266,14 +266,24 @@ fn health(app: &App, registry: &mut Registry) {
     omitted.set(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
+/// Whether the store can be read, and the last record of the audit was written: without that nothing
+/// is let go.
+async fn well(app: &App) -> Result<(), String> {
+    app.store.audit_head().await.map_err(|e| e.to_string())?;
+    match app.auditor.trouble() {
+        Some(why) => Err(format!("the audit cannot be written: {why}")),
+        None => Ok(()),
+    }
+}
+
 async fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => match text(app).await {
             Ok(text) => (StatusCode::OK, text),
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
         },
-        (&Method::GET, "/healthz") => match app.store.audit_head().await {
-            Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET, "/healthz") => match well(app).await {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         },
         _ => (StatusCode::NOT_FOUND, "/metrics and /healthz are here\n".to_owned()),
@@ -289,8 +299,8 @@ async fn answer(app: &App, request: &Request<Incoming>) -> Response<Full<Bytes>>
 /// Keeps what `grpc.health.v1` answers true.
 async fn watch(app: Arc<App>, reporter: HealthReporter) {
     loop {
-        let status = match app.store.audit_head().await {
-            Ok(_) => ServingStatus::Serving,
+        let status = match well(&app).await {
+            Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
         reporter.set_service_status("", status).await;

@@ -1,6 +1,6 @@
 //! Puts the controller together: makes a fleet, and runs it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hostler_core::{
     clock::{Clock, SystemClock},
@@ -12,7 +12,10 @@ use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{Api, App, access::add_operator},
+    api::{
+        Api, App,
+        credentials::{NewOperator, add_operator},
+    },
     audit::{Auditor, Entry},
     authz::Role,
     config::Config,
@@ -25,20 +28,29 @@ use crate::{
     presence::Presence,
     runs::Runs,
     sessions::Sessions,
-    store::Store,
+    store::{Store, StoreClaim},
     vault::{self, Vault},
 };
 
-async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result<App, Error> {
+/// How often it looks whether its certificate has come into its last third.
+const RENEWAL: Duration = Duration::from_secs(3600);
+
+async fn assemble(
+    config: Config,
+    vault: Vault,
+    clock: Arc<dyn Clock>,
+) -> Result<(App, Option<StoreClaim>), Error> {
     let targets = config.notify.iter().map(|target| target.name.clone()).collect();
     let store = Store::open(&config.store_url()).await?.telling(targets);
+    // Before anything is taken for what a dead controller left.
+    let claim = store.claim().await?;
     let metrics = Metrics::default();
     let (auditor, recovered) =
         Auditor::start(store.clone(), Arc::clone(&clock), metrics.clone()).await?;
     if recovered > 0 {
         tracing::warn!(recovered, "outcomes are unknown: the controller ended before they came");
     }
-    Ok(App {
+    let app = App {
         fleet: vault.authority.fleet().clone(),
         keepalive: config.keepalive()?,
         config,
@@ -55,37 +67,79 @@ async fn assemble(config: Config, vault: Vault, clock: Arc<dyn Clock>) -> Result
         catalogue: Catalogue::bare()?,
         metrics,
         clock,
-    })
+    };
+    Ok((app, claim))
 }
 
-/// Makes a fleet with its first admin, whose credentials are given back.
+/// Makes a fleet with its first admin. `keep` gets the credentials before there is a fleet: one whose
+/// only admin has none would be lost.
 ///
 /// # Errors
-/// When there is a fleet already, or it cannot be written.
+/// When there is a fleet already, or something cannot be written: then there is none.
 pub async fn init(
     config: Config,
     fleet: FleetName,
     admin: PrincipalName,
-) -> Result<AddOperatorReply, Error> {
+    keep: impl FnOnce(&AddOperatorReply) -> Result<(), Error>,
+) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    // First what can refuse: a fleet whose store cannot be used would be half made.
-    vault::prepare(&config.state_dir)?;
-    drop(Store::open(&config.store_url()).await?);
-    let vault = Vault::create(&config.state_dir, fleet, "main".parse()?, &*clock)?;
-    let life = config.operator_certificate;
-    let app = assemble(config, vault, clock).await?;
+    let _claim = vault::claim(&config.state_dir)?;
+    let (vault, unwritten) = Vault::make(&config.state_dir, fleet, "main".parse()?, &*clock)?;
+    let (app, _alone) = assemble(config, vault, clock).await?;
+    keep(&made_admin(&app, admin, "init").await?)?;
+    Ok(unwritten.write()?)
+}
+
+/// Makes an admin, or gives one new credentials, without asking any: for those who have the
+/// controller's keys anyway.
+///
+/// # Errors
+/// When there is no fleet, the controller runs, or something cannot be written.
+pub async fn admin(
+    config: Config,
+    admin: PrincipalName,
+    keep: impl FnOnce(&AddOperatorReply) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let _claim = vault::claim(&config.state_dir)?;
+    let vault = Vault::open(&config.state_dir, &*clock)?;
+    let (app, _alone) = assemble(config, vault, clock).await?;
+    keep(&made_admin(&app, admin, "local").await?)
+}
+
+async fn made_admin(
+    app: &App,
+    name: PrincipalName,
+    principal: &str,
+) -> Result<AddOperatorReply, Error> {
     let entry = Entry {
         kind: "change",
-        principal: "init".into(),
+        principal: principal.into(),
         operation: "operator.add".into(),
-        subject: admin.to_string(),
+        subject: name.to_string(),
         outcome: "ok".into(),
         detail: serde_json::json!({ "role": "admin" }).to_string(),
         ..Entry::default()
     };
     app.auditor.record_all(vec![entry]).await?;
-    let added = add_operator(&app, admin, Role::Admin, None, life).await;
+    let (role, scope, life) = (Role::Admin, None, None);
+    let added = add_operator(app, NewOperator { name, role, scope, life, replace: true }).await;
     added.map_err(|status| status.message().to_owned().into())
+}
+
+/// Keeps the controller's own certificate from ending while it runs.
+async fn keep_renewed(app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEWAL) => {}
+            () = stop.cancelled() => return,
+        }
+        match app.vault.renew(&app.config.state_dir, &*app.clock) {
+            Ok(true) => tracing::info!("the controller's certificate is renewed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!("the controller's certificate is not renewed: {error}"),
+        }
+    }
 }
 
 /// Runs until `stop`.
@@ -94,6 +148,7 @@ pub async fn init(
 /// When there is no fleet, the store cannot be used, or the port is taken.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let _claim = vault::claim(&config.state_dir)?;
     let vault = Vault::open(&config.state_dir, &*clock)?;
     let address = config.listen;
     let listener = listen::bind(address)
@@ -109,7 +164,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let door = Door::new(trust.clone(), &vault.credentials, grace)?;
     let dialler = Dialler { trust, credentials: Arc::clone(&vault.credentials) };
     let dialled = config.dialled()?;
-    let app = assemble(config, vault, clock).await?;
+    let (app, _alone) = assemble(config, vault, clock).await?;
     let now = app.clock.now().as_microsecond();
     let lost = app.store.none_connected("the controller was restarted", now).await?;
     tracing::info!(fleet = %app.fleet, %address, lost, "the controller runs");
@@ -123,6 +178,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         retention: app.config.figures,
     };
     let keeping = tokio::spawn(past.keep(stop.clone()));
+    let renewing = tokio::spawn(keep_renewed(Arc::clone(&app), stop.clone()));
     let notifier = Notifier {
         targets: app.config.notify.clone(),
         store: app.store.clone(),
@@ -140,7 +196,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     listen::listen(listener, door, Api(app), stop).await;
     dialling.close();
     dialling.wait().await;
-    let _ = tokio::join!(keeping, notifying);
+    let _ = tokio::join!(keeping, notifying, renewing);
     if let Some(serving) = monitored {
         let _ = serving.await;
     }

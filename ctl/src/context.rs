@@ -283,6 +283,18 @@ impl Contexts {
         if self.names()?.len() == 1 { self.choose(name) } else { Ok(()) }
     }
 
+    /// Puts a context in the place of the one of that name.
+    ///
+    /// # Errors
+    /// When there is none, or the file cannot be written; then the old one stays.
+    pub fn replace(&self, name: &str, context: &Context) -> Result<(), ContextError> {
+        let path = self.path(name)?;
+        match path.exists() {
+            true => context.write(&path),
+            false => Err(ContextError::Unknown(name.to_owned())),
+        }
+    }
+
     /// Forgets a context.
     ///
     /// # Errors

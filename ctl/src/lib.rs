@@ -79,7 +79,7 @@ pub fn dispatch(
         ("explain", _) => admin::catalogue::explain(catalogue, inner, screen),
         ("completion", _) => admin::catalogue::completion(inner, screen),
         ("help", _) => admin::catalogue::help(catalogue, inner, screen),
-        ("context", Some((verb, inner))) => {
+        ("context", Some((verb, inner))) if verb != "renew" => {
             admin::contexts::run(verb, &Contexts::of_user()?, inner, screen)
         }
         _ => {
@@ -123,8 +123,12 @@ async fn ask(
         }
         (_, run) => run,
     };
+    if let ("context", Some((_, inner))) = (name, verb) {
+        return admin::contexts::renew(&Contexts::of_user()?, inner, screen).await;
+    }
     let asked = matches.get_one::<String>("context").map(String::as_str);
     let (_, context) = admin::contexts::chosen(&Contexts::of_user()?, asked)?;
+    admin::contexts::warn(&context, &*clock, screen);
     let controller = Controller::dial(&context, std::sync::Arc::clone(&clock)).await?;
     if let Some((spec, run)) = run {
         return run.carry_out(spec, &controller, &*clock, screen).await;

@@ -3,23 +3,29 @@
 use std::time::Duration;
 
 use hostler_core::{
-    identity::{Principal, PrincipalName},
-    pki::{CertificateFacts, Fingerprint, Key},
+    identity::PrincipalName,
+    pki::Fingerprint,
     token::{Token, TokenSecret},
 };
 use hostler_proto::{
     name::HostName,
     wire::{
         self, AddOperatorReply, AddOperatorRequest, CreateTokenReply, CreateTokenRequest,
-        ErrorCode, Failure, OperatorRecord, OperatorsReply, OperatorsRequest,
-        RevokeOperatorRequest, RevokeReply, RevokeTokenRequest, TokenRecord, TokensReply,
-        TokensRequest, WhoAmIRequest, access_server::Access,
+        ErrorCode, Failure, OperatorRecord, OperatorsReply, OperatorsRequest, RenewOperatorReply,
+        RenewOperatorRequest, RevokeOperatorRequest, RevokeReply, RevokeTokenRequest, TokenRecord,
+        TokensReply, TokensRequest, WhoAmIRequest, access_server::Access,
     },
 };
 use rand::{TryRngCore, rngs::OsRng};
 use tonic::{Request, Response, Status};
 
-use super::{Api, App, caller, fleet::check_label, operations::invalid, unstored};
+use super::{
+    Api, caller,
+    credentials::{NewOperator, add_operator, renew_operator},
+    fleet::check_label,
+    operations::invalid,
+    unstored,
+};
 use crate::{
     authz::{Role, What},
     selector::Selector,
@@ -29,6 +35,8 @@ use crate::{
 /// A token that lives longer is a password.
 const LONGEST_TOKEN_S: u32 = 30 * 86_400;
 const TOKEN_S: u32 = 900;
+/// An answer that is written has left by then.
+const ANSWERED: Duration = Duration::from_millis(300);
 
 fn operator_record(row: OperatorRow) -> OperatorRecord {
     OperatorRecord {
@@ -39,58 +47,6 @@ fn operator_record(row: OperatorRow) -> OperatorRecord {
         certificate_until_us: row.certificate_until_us,
         revoked: row.revoked_us.is_some(),
     }
-}
-
-/// Makes an operator's key and certificate, and writes the operator down.
-///
-/// # Errors
-/// When there is an operator of that name, or the store or the authority refuses.
-pub async fn add_operator(
-    app: &App,
-    name: PrincipalName,
-    role: Role,
-    scope: Option<Selector>,
-    life: Duration,
-) -> Result<AddOperatorReply, Status> {
-    let now = app.clock.now();
-    let key = Key::generate().map_err(invalid)?;
-    let request = key.request().map_err(invalid)?;
-    let principal = Principal::Operator(name.clone());
-    let certificate = app
-        .vault
-        .authority
-        .sign(&request, principal, &[], app.clock.id(), now, life)
-        .map_err(invalid)?;
-    let facts = CertificateFacts::read(&certificate).map_err(invalid)?;
-    let row = OperatorRow {
-        name: name.clone(),
-        role,
-        scope,
-        serial: facts.serial,
-        created_us: now.as_microsecond(),
-        certificate_until_us: facts.not_after.as_microsecond(),
-        revoked_us: None,
-    };
-    if !app.store.add_operator(&row).await.map_err(unstored)? {
-        return Err(Failure::new(ErrorCode::AlreadyExists, format!("there is an operator {name}"))
-            .hint(format!("to give new credentials: hostlerctl operator revoke {name}, then add"))
-            .into());
-    }
-    let authority_pem = pem(app.vault.authority.certificate());
-    Ok(AddOperatorReply {
-        chain_pem: format!("{}{authority_pem}", pem(&certificate)),
-        key_pem: key.to_pem(),
-        authority_pem,
-        fleet: app.fleet.to_string(),
-        expires_us: facts.not_after.as_microsecond(),
-        addresses: app.config.addresses(),
-    })
-}
-
-fn pem(der: &[u8]) -> String {
-    let text = data_encoding::BASE64.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 #[tonic::async_trait]
@@ -204,12 +160,20 @@ impl Access for Api {
         if scope.as_ref().is_some_and(Selector::asks_for_health) {
             return Err(invalid("what an operator may do does not depend on checks: no check(…)"));
         }
-        let life = match request.days {
-            0 => self.0.config.operator_certificate,
-            days => Duration::from_secs(u64::from(days.min(3650)) * 86_400),
+        if scope.is_some() && role == Role::Admin {
+            return Err(invalid(
+                "an admin can change who may do what, and is admin of the whole fleet: no -l",
+            ));
+        }
+        let days = match request.days {
+            0 => None,
+            days => Some(Duration::from_secs(u64::from(days.min(3650)) * 86_400)),
         };
-        let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "life_s": life.as_secs() });
-        let add = add_operator(&self.0, name, role, scope, life);
+        let life_s = days.unwrap_or(self.0.config.operator_certificate).as_secs();
+        let detail =
+            serde_json::json!({ "role": role.to_string(), "on": request.on, "life_s": life_s });
+        let new = NewOperator { name, role, scope, life: days, replace: false };
+        let add = add_operator(&self.0, new);
         let added = self.change(&caller, "operator.add", &request.name, detail, add).await?;
         Ok(Response::new(added))
     }
@@ -238,14 +202,21 @@ impl Access for Api {
             let now = self.0.clock.now().as_microsecond();
             let revoked = self.0.store.revoke_operator(&name, now).await.map_err(unstored)?;
             let row = self.0.store.operator(&name).await.map_err(unstored)?;
-            if row.is_some_and(|r| r.revoked_us.is_some()) {
-                // Stored first: a session that is made in between finds the operator revoked. One
-                // that is there is cut even when the operator was revoked before.
-                self.0.runs.stop_all_of(&name);
-                let cut = self.0.sessions.cut(&name);
-                if revoked {
-                    return Ok(cut);
+            match row {
+                Some(row) if row.revoked_us.is_some() => {
+                    // Stored first: a session that is made in between finds the operator revoked. One
+                    // that is there is cut even when the operator was revoked before.
+                    self.0.runs.stop_all_of(&name);
+                    let cut = match caller.name == name {
+                        true => self.leave(name.clone()),
+                        false => self.0.sessions.cut(&name),
+                    };
+                    if revoked {
+                        return Ok(cut);
+                    }
                 }
+                Some(_) => return Err(last_admin(&name)),
+                None => {}
             }
             let message = format!("there is no operator {name}, or it is revoked");
             Err(Failure::new(ErrorCode::NotFound, message)
@@ -254,6 +225,18 @@ impl Access for Api {
         };
         let cut = self.change(&caller, "operator.revoke", &request.name, detail, revoke).await?;
         Ok(Response::new(RevokeReply { cut }))
+    }
+
+    async fn renew_operator(
+        &self,
+        request: Request<RenewOperatorRequest>,
+    ) -> Result<Response<RenewOperatorReply>, Status> {
+        let caller = caller(&request)?;
+        let renew = renew_operator(&self.0, &caller.name, &request.get_ref().request);
+        let detail = serde_json::json!({});
+        let renewed =
+            self.change(&caller, "operator.renew", &caller.name.to_string(), detail, renew).await?;
+        Ok(Response::new(renewed))
     }
 
     async fn who_am_i(
@@ -265,4 +248,23 @@ impl Access for Api {
         let row = row.ok_or_else(|| Status::not_found("the operator is gone"))?;
         Ok(Response::new(operator_record(row)))
     }
+}
+
+impl Api {
+    /// Ends the sessions of an operator who has just revoked itself, when it has the answer.
+    fn leave(&self, name: PrincipalName) -> u32 {
+        let sessions = self.0.sessions.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            sessions.cut(&name)
+        });
+        1
+    }
+}
+
+fn last_admin(name: &PrincipalName) -> Status {
+    let message = format!("{name} is the last admin: nobody could add another");
+    Failure::new(ErrorCode::PreconditionFailed, message)
+        .hint("add another one first: hostlerctl operator add NAME --role admin")
+        .into()
 }

@@ -79,6 +79,7 @@ impl Fleet for Api {
             handled: String::new(),
             flapping: false,
         }));
+        problems.extend(self.own_problems(now).await?);
         sort(&mut problems);
         let mut problems = fold(problems);
         let handled = problems.iter().filter(|p| !p.handled.is_empty()).count();

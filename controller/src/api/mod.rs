@@ -3,9 +3,11 @@
 
 pub mod access;
 mod audit;
+pub mod credentials;
 pub mod enrolment;
 mod fleet;
 mod health;
+mod itself;
 mod operations;
 mod reconcile;
 
@@ -112,7 +114,7 @@ impl Api {
         peer: &CertificateFacts,
     ) -> Option<Caller> {
         match self.0.store.operator(name).await {
-            Ok(Some(row)) if row.revoked_us.is_none() && row.serial == peer.serial => {
+            Ok(Some(row)) if row.revoked_us.is_none() && row.key == peer.key.to_string() => {
                 Some(Caller { name: name.clone(), role: row.role, scope: row.scope })
             }
             Ok(_) => {

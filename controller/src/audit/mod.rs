@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hostler_core::clock::Clock;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::chain::{Record, Walk};
 use crate::{
@@ -60,7 +60,10 @@ type Waiting = (Vec<Entry>, oneshot::Sender<Result<(), AuditError>>);
 
 /// The way into the audit. A clone is the same.
 #[derive(Debug, Clone)]
-pub struct Auditor(mpsc::Sender<Waiting>);
+pub struct Auditor {
+    way: mpsc::Sender<Waiting>,
+    trouble: watch::Receiver<Option<Arc<str>>>,
+}
 
 impl Auditor {
     /// Opens the audit, after recording the unknown outcome of everything that an earlier
@@ -75,7 +78,8 @@ impl Auditor {
     ) -> Result<(Self, u64), StoreError> {
         let head = store.audit_head().await?;
         let (seq, hash) = head.map(|r| (r.seq, r.hash)).unwrap_or_default();
-        let mut writer = Writer { store, clock, metrics, seq, hash };
+        let (told, trouble) = watch::channel(None);
+        let mut writer = Writer { store, clock, metrics, seq, hash, trouble: told };
         let mut recovered = 0;
         loop {
             let unfinished = writer.store.unfinished(PAGE).await?;
@@ -96,9 +100,9 @@ impl Auditor {
             });
             writer.write(entries.collect()).await?;
         }
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (way, receiver) = mpsc::channel(WAITING);
         tokio::spawn(writer.run(receiver));
-        Ok((Self(sender), recovered))
+        Ok((Self { way, trouble }, recovered))
     }
 
     /// Records entries, in their order, all or none; ends when they are on disk.
@@ -107,8 +111,13 @@ impl Auditor {
     /// When they are not: what they stand for must not happen then.
     pub async fn record_all(&self, entries: Vec<Entry>) -> Result<(), AuditError> {
         let (done, recorded) = oneshot::channel();
-        self.0.send((entries, done)).await.map_err(|_| AuditError::Closed)?;
+        self.way.send((entries, done)).await.map_err(|_| AuditError::Closed)?;
         recorded.await.map_err(|_| AuditError::Closed)?
+    }
+
+    /// Why the last record could not be written; none when it was.
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        self.trouble.borrow().clone()
     }
 }
 
@@ -137,6 +146,7 @@ struct Writer {
     metrics: Metrics,
     seq: u64,
     hash: String,
+    trouble: watch::Sender<Option<Arc<str>>>,
 }
 
 impl Writer {
@@ -150,6 +160,7 @@ impl Writer {
                 answers.push(answer);
             }
             let written = self.write(entries).await.map_err(|e| AuditError::Store(Arc::new(e)));
+            self.trouble.send_replace(written.as_ref().err().map(|e| e.to_string().into()));
             for answer in answers {
                 // Who no longer waits has its record nevertheless.
                 let _ = answer.send(written.clone());

@@ -19,7 +19,7 @@ mod turns;
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, sync::Arc, time::Duration};
 
 use sqlx::{
-    AnyPool, Executor,
+    AnyConnection, AnyPool, Executor, Row as _,
     any::{AnyPoolOptions, install_default_drivers},
     migrate::MigrateError,
 };
@@ -35,6 +35,12 @@ pub use self::{
     tokens::TokenRow,
     turns::TurnRow,
 };
+
+/// The advisory lock of a controller: "hostler" in ASCII.
+const CLAIM: i64 = 0x68_6f_73_74_6c_65_72;
+/// How often a claim is tried, and what lies between.
+const CLAIMS: u32 = 12;
+const CLAIM_WAIT: Duration = Duration::from_millis(250);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -59,6 +65,9 @@ pub enum StoreError {
          wrote it, or a newer one"
     )]
     Newer(i64),
+    /// Another controller has it.
+    #[error("another hostler-controller uses this store; stop it first")]
+    Taken,
     /// Its tables cannot be brought up to date.
     #[error("the store cannot be brought up to date: {0}")]
     Migrate(MigrateError),
@@ -78,6 +87,10 @@ pub struct Store {
     targets: Arc<Vec<String>>,
     sqlite: bool,
 }
+
+/// Keeps other controllers from a store.
+#[derive(Debug)]
+pub struct StoreClaim(#[expect(dead_code, reason = "it ends with the connection")] AnyConnection);
 
 impl Store {
     /// Opens `sqlite:PATH` (made when it does not exist) or `postgres://…`.
@@ -112,7 +125,7 @@ impl Store {
                     Ok(())
                 })
             });
-        let shown = url.split_once('@').map_or(url, |(_, host)| host).to_owned();
+        let shown = url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned();
         let pool = options
             .connect(&full)
             .await
@@ -129,6 +142,29 @@ impl Store {
     #[must_use]
     pub fn telling(self, targets: Vec<String>) -> Self {
         Self { targets: Arc::new(targets), ..self }
+    }
+
+    /// Claims a PostgreSQL store for as long as the claim lives; of SQLite's file the state directory
+    /// is claimed. A claim that a dead controller left ends with its connection.
+    ///
+    /// # Errors
+    /// When another controller has it.
+    pub async fn claim(&self) -> Result<Option<StoreClaim>, StoreError> {
+        if self.sqlite {
+            return Ok(None);
+        }
+        let mut connection = self.pool.acquire().await?.detach();
+        for _ in 0..CLAIMS {
+            let held = sqlx::query(
+                "SELECT CASE WHEN pg_try_advisory_lock($1) THEN 1 ELSE 0 END::BIGINT AS held",
+            );
+            let row = held.bind(CLAIM).fetch_one(&mut connection).await?;
+            if row.try_get::<i64, _>("held")? == 1 {
+                return Ok(Some(StoreClaim(connection)));
+            }
+            tokio::time::sleep(CLAIM_WAIT).await;
+        }
+        Err(StoreError::Taken)
     }
 
     async fn write(&self) -> MutexGuard<'_, ()> {

@@ -15,8 +15,12 @@ pub struct OperatorRow {
     pub role: Role,
     /// On which hosts; none is all.
     pub scope: Option<Selector>,
-    /// Serial number of the only certificate that counts.
+    /// Serial number of the newest certificate.
     pub serial: String,
+    /// Fingerprint of its key. Every certificate for it counts until it ends.
+    pub key: String,
+    /// The operator may renew the certificate itself.
+    pub renewable: bool,
     /// When it was made.
     pub created_us: i64,
     /// End of the certificate.
@@ -39,6 +43,8 @@ impl OperatorRow {
                 text => Some(text.parse().map_err(|_| damaged(text))?),
             },
             serial: row.try_get("serial")?,
+            key: row.try_get("key_fingerprint")?,
+            renewable: row.try_get::<i64, _>("renewable")? != 0,
             created_us: row.try_get("created_us")?,
             certificate_until_us: row.try_get("certificate_until_us")?,
             revoked_us: (revoked != 0).then_some(revoked),
@@ -47,17 +53,23 @@ impl OperatorRow {
 }
 
 impl Store {
-    /// Writes an operator down. One that was revoked may be added again; one that counts may not.
+    /// Writes an operator down. One that was revoked may be added again; one that counts only when it
+    /// is replaced.
     ///
     /// # Errors
     /// When the store refuses. False when there is an operator of that name.
-    pub async fn add_operator(&self, operator: &OperatorRow) -> Result<bool, StoreError> {
+    pub async fn add_operator(
+        &self,
+        operator: &OperatorRow,
+        replace: bool,
+    ) -> Result<bool, StoreError> {
         let _writer = self.write().await;
         let done = sqlx::query(
-            "INSERT INTO operators VALUES ($1, $2, $3, $4, $5, $6, 0) \
+            "INSERT INTO operators (name, role, scope, serial, created_us, certificate_until_us, \
+             revoked_us, key_fingerprint, renewable) VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8) \
              ON CONFLICT (name) DO UPDATE SET role = $2, scope = $3, serial = $4, \
-             created_us = $5, certificate_until_us = $6, revoked_us = 0 \
-             WHERE operators.revoked_us <> 0",
+             created_us = $5, certificate_until_us = $6, revoked_us = 0, key_fingerprint = $7, \
+             renewable = $8 WHERE operators.revoked_us <> 0 OR $9 = 1",
         )
         .bind(operator.name.to_string())
         .bind(operator.role.to_string())
@@ -65,6 +77,34 @@ impl Store {
         .bind(operator.serial.as_str())
         .bind(operator.created_us)
         .bind(operator.certificate_until_us)
+        .bind(operator.key.as_str())
+        .bind(i64::from(operator.renewable))
+        .bind(i64::from(replace))
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down an operator's renewed certificate, unless it was revoked or replaced meanwhile.
+    ///
+    /// # Errors
+    /// When the store refuses. False when it was.
+    pub async fn renew_operator(
+        &self,
+        name: &PrincipalName,
+        key: &str,
+        serial: &str,
+        until_us: i64,
+    ) -> Result<bool, StoreError> {
+        let _writer = self.write().await;
+        let done = sqlx::query(
+            "UPDATE operators SET serial = $3, certificate_until_us = $4 \
+             WHERE name = $1 AND key_fingerprint = $2 AND revoked_us = 0",
+        )
+        .bind(name.to_string())
+        .bind(key)
+        .bind(serial)
+        .bind(until_us)
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -89,22 +129,26 @@ impl Store {
         rows.await?.iter().map(OperatorRow::read).collect()
     }
 
-    /// Makes an operator's certificate worthless; false when there is no such operator.
+    /// Makes an operator's certificates worthless. The last admin of the whole fleet stays.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store refuses. False when there is no such operator, or nobody else could add one.
     pub async fn revoke_operator(
         &self,
         name: &PrincipalName,
         now: i64,
     ) -> Result<bool, StoreError> {
         let _writer = self.write().await;
-        let done =
-            sqlx::query("UPDATE operators SET revoked_us = $2 WHERE name = $1 AND revoked_us = 0")
-                .bind(name.to_string())
-                .bind(now)
-                .execute(&self.pool)
-                .await?;
+        let done = sqlx::query(
+            "UPDATE operators SET revoked_us = $2 WHERE name = $1 AND revoked_us = 0 \
+                 AND (role <> 'admin' OR certificate_until_us <= $2 OR EXISTS (\
+                 SELECT 1 FROM operators o WHERE o.name <> $1 AND o.role = 'admin' \
+                 AND o.scope = '' AND o.revoked_us = 0 AND o.certificate_until_us > $2))",
+        )
+        .bind(name.to_string())
+        .bind(now)
+        .execute(&self.pool)
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 }

@@ -201,20 +201,63 @@ on_both! {
             role: Role::Operator,
             scope: Some("role=web and not canary".parse().expect("a selector")),
             serial: serial.into(),
+            key: format!("key {serial}"),
+            renewable: true,
             created_us: 1,
             certificate_until_us: i64::MAX,
             revoked_us: None,
         };
-        assert!(store.add_operator(&operator("1")).await.expect("added"));
-        assert!(!store.add_operator(&operator("2")).await.expect("asked"));
+        assert!(store.add_operator(&operator("1"), false).await.expect("added"));
+        assert!(!store.add_operator(&operator("2"), false).await.expect("asked"));
         let alice = operator("1").name;
         assert!(store.revoke_operator(&alice, 5).await.expect("revoked"));
         assert!(!store.revoke_operator(&alice, 5).await.expect("asked"));
-        assert!(store.add_operator(&operator("3")).await.expect("added"));
+        assert!(store.add_operator(&operator("3"), false).await.expect("added"));
         let row = store.operator(&alice).await.expect("read").expect("there");
         assert_eq!((row.serial.as_str(), row.revoked_us), ("3", None));
         assert_eq!(row.certificate_until_us, i64::MAX);
         assert_eq!(row.scope.map(|s| s.to_string()), operator("3").scope.map(|s| s.to_string()));
+        let renew = async |key: &str| store.renew_operator(&alice, key, "5", 77).await;
+        assert!(!renew("key 1").await.expect("asked"), "that key was replaced");
+        assert!(renew("key 3").await.expect("renewed"));
+        let row = store.operator(&alice).await.expect("read").expect("there");
+        assert_eq!((row.serial.as_str(), row.certificate_until_us), ("5", 77));
+        assert!(store.add_operator(&operator("4"), true).await.expect("replaced"));
+    }
+
+    async fn the_last_admin_of_the_whole_fleet_stays(fixture: Fixture) {
+        let store = fixture.store;
+        let admin = |name: &str, scope: Option<&str>, until: i64| OperatorRow {
+            name: name.parse().expect("a name"),
+            role: Role::Admin,
+            scope: scope.map(|s| s.parse().expect("a selector")),
+            serial: name.into(),
+            key: name.into(),
+            renewable: true,
+            created_us: 1,
+            certificate_until_us: until,
+            revoked_us: None,
+        };
+        let all = [admin("alice", None, 100), admin("bob", None, 100), admin("carol", None, 10)];
+        for row in all.iter().chain([&admin("dave", Some("role=web"), 100)]) {
+            assert!(store.add_operator(row, false).await.expect("added"));
+        }
+        let revoke = async |name: &str| {
+            store.revoke_operator(&name.parse().expect("a name"), 50).await.expect("asked")
+        };
+        assert!(revoke("alice").await);
+        assert!(!revoke("bob").await, "carol's certificate has ended, dave has a part of the hosts");
+        assert!(revoke("carol").await && revoke("dave").await);
+        assert!(!revoke("bob").await);
+    }
+
+    async fn one_controller_has_the_store(fixture: Fixture) {
+        let first = fixture.store.claim().await.expect("claimed");
+        if first.is_some() {
+            assert!(matches!(fixture.store.claim().await, Err(StoreError::Taken)));
+            drop(first);
+        }
+        fixture.store.claim().await.expect("it is free again");
     }
 
     async fn the_audit_is_one_chain_however_many_write_at_once(fixture: Fixture) {

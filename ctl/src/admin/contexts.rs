@@ -4,14 +4,21 @@ use std::path::Path;
 
 use clap::{Arg, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
+use hostler_core::{
+    clock::Clock,
+    pki::{Key, PkiError},
+};
+use hostler_proto::wire::RenewOperatorRequest;
 use serde::Serialize;
 
 use super::{group, required, text};
 use crate::{
     command::output,
     complete,
+    connect::Controller,
     context::{Context, ContextError, Contexts},
     exit::{Exit, Problem},
+    run::clock,
     screen::Screen,
     show::{
         Form,
@@ -19,6 +26,9 @@ use crate::{
         json,
     },
 };
+
+/// With more days left nobody has to hear of a certificate's end.
+const SOON_DAYS: i64 = 14;
 
 pub(super) fn command() -> Command {
     let name =
@@ -44,6 +54,52 @@ pub(super) fn command() -> Command {
                 .arg(output()),
         )
         .subcommand(Command::new("remove").about("Forgets a context and its key").arg(name()))
+        .subcommand(
+            Command::new("renew")
+                .about("Has the certificate of a context renewed, for the key that it has")
+                .arg(name().required(false)),
+        )
+}
+
+/// `context renew`
+pub(crate) async fn renew(
+    contexts: &Contexts,
+    matches: &ArgMatches,
+    screen: &mut Screen,
+) -> Result<Exit, Problem> {
+    let named = matches.get_one::<String>("name").map(String::as_str);
+    let (name, mut context) = chosen(contexts, named)?;
+    let unusable = |e: PkiError| Problem::usage(format!("the key of {name} cannot be used: {e}"));
+    let key = Key::from_pem(&context.key_pem).map_err(unusable)?;
+    let request = key.request().map_err(unusable)?;
+    let controller = Controller::dial(&context, clock()).await?;
+    let mut access = controller.access();
+    let renewed = controller.answer(access.renew_operator(RenewOperatorRequest { request }));
+    context.chain_pem = renewed.await?.chain_pem;
+    let until = context.facts().map_err(|e| {
+        Problem::new(Exit::Failed, format!("the controller sent no certificate of this key: {e}"))
+    })?;
+    contexts.replace(&name, &context)?;
+    screen.say(&format!("the certificate of {} counts until {}", until.identity, until.not_after));
+    Ok(Exit::AllWell)
+}
+
+/// Says that the certificate of a context ends soon, when it does.
+pub(crate) fn warn(context: &Context, clock: &dyn Clock, screen: &mut Screen) {
+    let Ok(facts) = context.facts() else { return };
+    let left_s = facts.not_after.as_second() - clock.now().as_second();
+    if clock.now() < facts.renew_at() || left_s > SOON_DAYS * 86_400 {
+        return;
+    }
+    let left = match left_s / 86_400 {
+        0 => "within a day".to_owned(),
+        1 => "in 1 day".to_owned(),
+        days => format!("in {days} days"),
+    };
+    screen.say(&format!(
+        "the certificate of {} ends {left}; renew it with: hostlerctl context renew",
+        facts.identity
+    ));
 }
 
 /// A context as it is shown: the key is not part of it.

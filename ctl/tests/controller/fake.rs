@@ -412,6 +412,13 @@ impl Access for Fake {
         Ok(Response::new(wire::RevokeReply::default()))
     }
 
+    async fn renew_operator(
+        &self,
+        _: tonic::Request<wire::RenewOperatorRequest>,
+    ) -> Reply<wire::RenewOperatorReply> {
+        Err(Failure::new(ErrorCode::PermissionDenied, "its certificate was made to end").into())
+    }
+
     async fn who_am_i(
         &self,
         _: tonic::Request<wire::WhoAmIRequest>,

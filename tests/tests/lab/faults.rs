@@ -6,7 +6,7 @@ use std::{fs, io::Write as _, time::Duration};
 use hostler_tests::{
     fleet::{Fleet, Place},
     lab::Lab,
-    process::{command, eventually, within},
+    process::{built, command, eventually, within},
 };
 use serde_json::Value;
 
@@ -188,9 +188,12 @@ fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
         String::from_utf8_lossy(&said.stdout).trim().parse().expect("a number")
     };
     assert_eq!(fleet.audit().len() as u64, stored(), "what is told is what is on the disk");
+    let status = fleet.ctl(&["status", "-o", "json"]).exits(1).json();
+    assert!(status["problems"].to_string().contains("the audit cannot be written"), "{status}");
     disk.free();
     eventually("operations run again", || fleet.ctl(&["host", "facts", "--on", "all"]).code == 0);
     fleet.ctl(&["audit", "verify"]).exits(0);
+    fleet.ctl(&["status"]).exits(0);
     let audit = fleet.audit();
     assert!(audit.len() > before);
     assert_eq!(audit.len() as u64, stored());
@@ -200,4 +203,27 @@ fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
     fleet.start_controller();
     fleet.ctl(&["audit", "verify"]).exits(0);
     assert_eq!(fleet.audit()[..audit.len()], audit, "nothing that was told is gone");
+}
+
+#[test]
+fn a_fleet_whose_admin_cannot_be_given_credentials_is_not_made() {
+    let (disk, dir) = (SmallDisk::new(), tempfile::tempdir().expect("a directory"));
+    let config = dir.path().join("controller.toml");
+    let state = dir.path().join("state");
+    fs::write(&config, format!("state_dir = \"{}\"\n", state.display())).expect("written");
+    let context = disk.0.path().join("admin.toml");
+    let init = || {
+        let mut command = command(&built("hostler-controller"));
+        command.arg("--config").arg(&config).arg("init").arg("--context").arg(&context);
+        command.output().expect("init runs")
+    };
+    disk.fill();
+    let said = init();
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success() && text.contains("admin.toml"), "{text}");
+    assert!(!context.exists() && !state.join("fleet.toml").exists());
+    disk.free();
+    let said = init();
+    assert!(said.status.success(), "{said:?}");
+    assert!(context.exists() && state.join("fleet.toml").exists());
 }

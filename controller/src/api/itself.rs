@@ -1,0 +1,78 @@
+//! What the controller itself needs somebody for: its audit, and the certificates that end.
+
+use hostler_proto::wire::Status as Health;
+use tonic::Status;
+
+use super::{Api, fleet::authority_until, unstored};
+use crate::health::problems::Problem;
+
+const DAY_US: i64 = 86_400_000_000;
+/// With fewer days than this a certificate is a problem. An authority's successor has to be brought to
+/// every host, the controller signs itself a new certificate long before, and an operator's holiday is
+/// shorter.
+const AUTHORITY_DAYS: i64 = 180;
+const CONTROLLER_DAYS: i64 = 60;
+const OPERATOR_DAYS: i64 = 14;
+
+impl Api {
+    /// The problems that are no host's.
+    pub(super) async fn own_problems(&self, now_us: i64) -> Result<Vec<Problem>, Status> {
+        let mut problems = Vec::new();
+        if let Some(why) = self.0.auditor.trouble() {
+            problems.push(problem(
+                Health::Critical,
+                format!("the audit cannot be written, and nothing runs: {why}"),
+                "look at the controller's disk and its log".to_owned(),
+                now_us,
+            ));
+        }
+        let mut ends = |whose: &str, until_us: i64, days: i64, next: String| {
+            let left = (until_us - now_us).div_euclid(DAY_US);
+            if left < days {
+                let status = if left < days / 7 { Health::Critical } else { Health::Warning };
+                let summary = match until_us <= now_us {
+                    true => format!("the certificate of {whose} has ended"),
+                    false => format!("the certificate of {whose} ends in {left} days"),
+                };
+                problems.push(problem(status, summary, next, until_us - days * DAY_US));
+            }
+        };
+        let vault = &self.0.vault;
+        if let Some(until_us) = authority_until(vault.authority.certificate()) {
+            let next = "see docs/security.md, \"When the authority ends\"".to_owned();
+            ends("the authority", until_us, AUTHORITY_DAYS, next);
+        }
+        if let Ok(own) = vault.credentials.facts() {
+            let next = "look at the controller's log: it renews it itself".to_owned();
+            ends("the controller", own.not_after.as_microsecond(), CONTROLLER_DAYS, next);
+        }
+        let operators = self.0.store.operators().await.map_err(unstored)?;
+        // One that has ended is nobody's problem: who still needs it is told when it is refused.
+        let counts = |until_us: i64| until_us > now_us;
+        for row in operators {
+            if row.revoked_us.is_none() && counts(row.certificate_until_us) {
+                let next = match row.renewable {
+                    true => format!("{} runs: hostlerctl context renew", row.name),
+                    false => format!("hostlerctl operator revoke {}, and add it anew", row.name),
+                };
+                let whose = format!("operator {}", row.name);
+                ends(&whose, row.certificate_until_us, OPERATOR_DAYS, next);
+            }
+        }
+        Ok(problems)
+    }
+}
+
+fn problem(status: Health, summary: String, next: String, since_us: i64) -> Problem {
+    Problem {
+        status,
+        summary,
+        next,
+        since_us,
+        hosts: Vec::new(),
+        check: String::new(),
+        follows: Vec::new(),
+        handled: String::new(),
+        flapping: false,
+    }
+}
