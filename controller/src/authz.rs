@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+use globset::{Glob, GlobMatcher};
 use hostler_core::identity::PrincipalName;
 use hostler_proto::{
-    catalogue::OperationSpec,
+    catalogue::{Catalogue, OperationSpec},
     name::HostName,
     wire::{self, Effect, ErrorCode, Failure},
 };
@@ -74,6 +75,47 @@ impl From<Role> for wire::Role {
     }
 }
 
+/// The operations that somebody may ask for, by patterns (`systemd.*`); without any it is all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Operations(Vec<GlobMatcher>);
+
+/// A text names no operations.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{0}\" is no pattern of operations; write for example systemd.* or redis.status")]
+pub struct InvalidOperations(String);
+
+impl Operations {
+    fn allow(&self, operation: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.is_match(operation))
+    }
+
+    /// The first pattern that no operation fits: most likely it is a slip.
+    pub fn without_any(&self, catalogue: &Catalogue) -> Option<&str> {
+        let fits = |p: &&GlobMatcher| catalogue.iter().any(|spec| p.is_match(&spec.name));
+        self.0.iter().find(|p| !fits(p)).map(|p| p.glob().glob())
+    }
+}
+
+impl FromStr for Operations {
+    type Err = InvalidOperations;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let patterns = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+        let read = |pattern: &str| match Glob::new(pattern) {
+            Ok(glob) => Ok(glob.compile_matcher()),
+            Err(_) => Err(InvalidOperations(pattern.chars().take(80).collect())),
+        };
+        patterns.map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Operations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let patterns: Vec<_> = self.0.iter().map(|p| p.glob().glob()).collect();
+        f.pad(&patterns.join(","))
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -83,6 +125,8 @@ pub struct Caller {
     pub role: Role,
     /// On which hosts; none is all.
     pub scope: Option<Selector>,
+    /// By which operations.
+    pub operations: Operations,
 }
 
 /// A host, as far as selectors and this file look at it.
@@ -175,7 +219,8 @@ pub fn authorise(
     };
     let (described, in_scope) = match (what, host) {
         (What::Operation { spec, .. }, Some(host)) => {
-            let within = caller.scope.as_ref().is_none_or(|scope| scope.matches(host));
+            let within = caller.scope.as_ref().is_none_or(|scope| scope.matches(host))
+                && caller.operations.allow(&spec.name);
             (format!("use {} on {}", spec.name, host.name), within)
         }
         // An operation without a host is nobody's.
@@ -203,6 +248,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn patterns_of_operations_are_kept_as_they_are_written_and_slips_are_found() {
+        let catalogue = Catalogue::embedded().expect("embedded");
+        let read = |text: &str| text.parse::<Operations>().expect(text);
+        assert_eq!(read(" redis.status, systemd.* ").to_string(), "redis.status,systemd.*");
+        assert_eq!(read("redis.status,systemd.*").without_any(catalogue), None);
+        assert_eq!(read("systemd.stpo").without_any(catalogue), Some("systemd.stpo"));
+        assert!(read("").allow("host.facts") && !read("systemd.*").allow("host.facts"));
+        assert!("[".parse::<Operations>().is_err());
+    }
+
     /// Role × what × host, reviewed as text: `UPDATE_GOLDEN=1 cargo test` writes it anew.
     #[test]
     fn the_matrix_of_permissions_is_the_reviewed_one() {
@@ -210,13 +266,22 @@ mod tests {
         let (facts, name) = (BTreeMap::new(), "h".parse().expect("name"));
         let labels = |role: &str| BTreeMap::from([("role".to_owned(), role.to_owned())]);
         let (inside, outside) = (labels("web"), labels("db"));
-        let mut matrix = String::from("# what: viewer operator admin, each limited to role=web\n");
+        let mut matrix = String::from(
+            "# what: viewer operator admin, each limited to role=web, and an operator of systemd.*\n",
+        );
         let mut line = |what: &str, asked: What<'_>, labels: Option<&BTreeMap<String, String>>| {
             write!(matrix, "{what}:").expect("text");
-            for role in [Role::Viewer, Role::Operator, Role::Admin] {
+            let callers = [
+                (Role::Viewer, ""),
+                (Role::Operator, ""),
+                (Role::Admin, ""),
+                (Role::Operator, "systemd.*"),
+            ];
+            for (role, operations) in callers {
                 let name_of = "a".parse().expect("name");
                 let scope = Some("role=web".parse().expect("selector"));
-                let caller = Caller { name: name_of, role, scope };
+                let operations = operations.parse().expect("patterns");
+                let caller = Caller { name: name_of, role, scope, operations };
                 let host = labels.map(|labels| Candidate {
                     name: &name,
                     labels,

@@ -17,7 +17,7 @@ use crate::{
         credentials::{NewOperator, add_operator},
     },
     audit::{Auditor, Entry},
-    authz::Role,
+    authz::{Operations, Role},
     config::Config,
     dial::Dialler,
     health::{Fleet, figures::Figures, past::Past, recorder::Recorder},
@@ -122,8 +122,15 @@ async fn made_admin(
         ..Entry::default()
     };
     app.auditor.record_all(vec![entry]).await?;
-    let (role, scope, life) = (Role::Admin, None, None);
-    let added = add_operator(app, NewOperator { name, role, scope, life, replace: true }).await;
+    let new = NewOperator {
+        name,
+        role: Role::Admin,
+        scope: None,
+        operations: Operations::default(),
+        life: None,
+        replace: true,
+    };
+    let added = add_operator(app, new).await;
     added.map_err(|status| status.message().to_owned().into())
 }
 

@@ -55,7 +55,7 @@ fn the_last_admin_cannot_be_revoked_and_one_that_revokes_itself_hears_the_answer
     let part = fleet.path("part.toml").display().to_string();
     let add = ["operator", "add", "part", "--role", "admin", "--on", "role=web", "--out", &part];
     let refused = fleet.ctl(&add).exits(2);
-    assert!(refused.err.contains("admin of the whole fleet"), "{refused:?}");
+    assert!(refused.err.contains("is not limited"), "{refused:?}");
     fleet.add_operator("second", "admin", "all");
     fleet.ctl(&revoke).exits(0);
     within(std::time::Duration::from_secs(1), "it is out", || fleet.ctl(&["status"]).code == 4);
@@ -88,4 +88,25 @@ fn a_state_directory_has_one_controller() {
     assert!(!second.status.success(), "{second:?}");
     assert!(said(&second).contains("another hostler-controller uses"), "{second:?}");
     fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
+fn an_operator_asks_for_the_operations_that_it_was_given_and_no_others() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.join("web-1", &[], "");
+    let file = fleet.path("probe.toml").display().to_string();
+    let add = |operations: &str| {
+        let role = ["operator", "add", "probe", "--role", "operator", "--out", &file];
+        fleet.ctl(&[&role[..], &["--operations", operations]].concat())
+    };
+    let slip = add("host.fcats").exits(2);
+    assert!(slip.err.contains("there is no operation \"host.fcats\""), "{slip:?}");
+    add("host.facts,disk.*").exits(0);
+    fleet.ctl(&["context", "import", &file, "--name", "probe"]).exits(0);
+    fleet.ctl_as("probe", &["host", "facts", "--on", "all"]).exits(0);
+    fleet.ctl_as("probe", &["disk", "usage", "--on", "all"]).exits(0);
+    let denied = fleet.ctl_as("probe", &["host", "processes", "--on", "all"]).exits(4);
+    assert!(denied.err.contains("may not use host.processes on web-1"), "{denied:?}");
+    let list = fleet.ctl(&["operator", "list"]).exits(0);
+    assert!(list.out.contains("host.facts,disk.*"), "{list:?}");
 }

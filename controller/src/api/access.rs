@@ -27,7 +27,7 @@ use super::{
     unstored,
 };
 use crate::{
-    authz::{Role, What},
+    authz::{Operations, Role, What},
     selector::Selector,
     store::{OperatorRow, TokenRow},
 };
@@ -43,6 +43,7 @@ fn operator_record(row: OperatorRow) -> OperatorRecord {
         name: row.name.to_string(),
         role: wire::Role::from(row.role).into(),
         on: row.scope.map(|s| s.to_string()).unwrap_or_default(),
+        operations: row.operations.to_string(),
         created_us: row.created_us,
         certificate_until_us: row.certificate_until_us,
         revoked: row.revoked_us.is_some(),
@@ -160,9 +161,13 @@ impl Access for Api {
         if scope.as_ref().is_some_and(Selector::asks_for_health) {
             return Err(invalid("what an operator may do does not depend on checks: no check(…)"));
         }
-        if scope.is_some() && role == Role::Admin {
+        let operations: Operations = request.operations.parse().map_err(invalid)?;
+        if let Some(pattern) = operations.without_any(&self.0.catalogue) {
+            return Err(invalid(format!("there is no operation \"{pattern}\"")));
+        }
+        if role == Role::Admin && (scope.is_some() || !request.operations.is_empty()) {
             return Err(invalid(
-                "an admin can change who may do what, and is admin of the whole fleet: no -l",
+                "an admin can change who may do what, and is admin of the whole fleet: it is not limited",
             ));
         }
         let days = match request.days {
@@ -170,9 +175,8 @@ impl Access for Api {
             days => Some(Duration::from_secs(u64::from(days.min(3650)) * 86_400)),
         };
         let life_s = days.unwrap_or(self.0.config.operator_certificate).as_secs();
-        let detail =
-            serde_json::json!({ "role": role.to_string(), "on": request.on, "life_s": life_s });
-        let new = NewOperator { name, role, scope, life: days, replace: false };
+        let detail = serde_json::json!({ "role": role.to_string(), "on": request.on, "operations": request.operations, "life_s": life_s });
+        let new = NewOperator { name, role, scope, operations, life: days, replace: false };
         let add = add_operator(&self.0, new);
         let added = self.change(&caller, "operator.add", &request.name, detail, add).await?;
         Ok(Response::new(added))

@@ -11,7 +11,11 @@ use rustls_pki_types::CertificateDer;
 use tonic::Status;
 
 use super::{App, operations::invalid, unstored};
-use crate::{authz::Role, selector::Selector, store::OperatorRow};
+use crate::{
+    authz::{Operations, Role},
+    selector::Selector,
+    store::OperatorRow,
+};
 
 /// An operator to be.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct NewOperator {
     pub role: Role,
     /// On which hosts; none is all.
     pub scope: Option<Selector>,
+    /// By which operations.
+    pub operations: Operations,
     /// Life of its certificate, after which it is to end. Without one it lives as the configuration
     /// says, and the operator may renew it.
     pub life: Option<Duration>,
@@ -43,6 +49,7 @@ pub async fn add_operator(app: &App, new: NewOperator) -> Result<AddOperatorRepl
         name: name.clone(),
         role: new.role,
         scope: new.scope,
+        operations: new.operations,
         serial: facts.serial,
         key: facts.key.to_string(),
         renewable: new.life.is_none(),

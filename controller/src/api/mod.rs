@@ -115,7 +115,12 @@ impl Api {
     ) -> Option<Caller> {
         match self.0.store.operator(name).await {
             Ok(Some(row)) if row.revoked_us.is_none() && row.key == peer.key.to_string() => {
-                Some(Caller { name: name.clone(), role: row.role, scope: row.scope })
+                Some(Caller {
+                    name: name.clone(),
+                    role: row.role,
+                    scope: row.scope,
+                    operations: row.operations,
+                })
             }
             Ok(_) => {
                 tracing::warn!(operator = %name, "refused: revoked, replaced or not known here");

@@ -4,7 +4,10 @@ use hostler_core::identity::PrincipalName;
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError};
-use crate::{authz::Role, selector::Selector};
+use crate::{
+    authz::{Operations, Role},
+    selector::Selector,
+};
 
 /// An operator.
 #[derive(Debug, Clone)]
@@ -15,6 +18,8 @@ pub struct OperatorRow {
     pub role: Role,
     /// On which hosts; none is all.
     pub scope: Option<Selector>,
+    /// By which operations.
+    pub operations: Operations,
     /// Serial number of the newest certificate.
     pub serial: String,
     /// Fingerprint of its key. Every certificate for it counts until it ends.
@@ -34,6 +39,7 @@ impl OperatorRow {
         let damaged = |what: &str| StoreError::Damaged(format!("operator \"{what}\""));
         let (name, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
         let scope: String = row.try_get("scope")?;
+        let operations: String = row.try_get("operations")?;
         let revoked: i64 = row.try_get("revoked_us")?;
         Ok(Self {
             name: name.parse().map_err(|_| damaged(&name))?,
@@ -42,6 +48,7 @@ impl OperatorRow {
                 "" => None,
                 text => Some(text.parse().map_err(|_| damaged(text))?),
             },
+            operations: operations.parse().map_err(|_| damaged(&operations))?,
             serial: row.try_get("serial")?,
             key: row.try_get("key_fingerprint")?,
             renewable: row.try_get::<i64, _>("renewable")? != 0,
@@ -66,10 +73,11 @@ impl Store {
         let _writer = self.write().await;
         let done = sqlx::query(
             "INSERT INTO operators (name, role, scope, serial, created_us, certificate_until_us, \
-             revoked_us, key_fingerprint, renewable) VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8) \
+             revoked_us, key_fingerprint, renewable, operations) \
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9) \
              ON CONFLICT (name) DO UPDATE SET role = $2, scope = $3, serial = $4, \
              created_us = $5, certificate_until_us = $6, revoked_us = 0, key_fingerprint = $7, \
-             renewable = $8 WHERE operators.revoked_us <> 0 OR $9 = 1",
+             renewable = $8, operations = $9 WHERE operators.revoked_us <> 0 OR $10 = 1",
         )
         .bind(operator.name.to_string())
         .bind(operator.role.to_string())
@@ -79,6 +87,7 @@ impl Store {
         .bind(operator.certificate_until_us)
         .bind(operator.key.as_str())
         .bind(i64::from(operator.renewable))
+        .bind(operator.operations.to_string())
         .bind(i64::from(replace))
         .execute(&self.pool)
         .await?;

@@ -200,6 +200,7 @@ on_both! {
             name: "alice".parse().expect("a name"),
             role: Role::Operator,
             scope: Some("role=web and not canary".parse().expect("a selector")),
+            operations: "systemd.*,redis.status".parse().expect("patterns"),
             serial: serial.into(),
             key: format!("key {serial}"),
             renewable: true,
@@ -215,6 +216,7 @@ on_both! {
         assert!(store.add_operator(&operator("3"), false).await.expect("added"));
         let row = store.operator(&alice).await.expect("read").expect("there");
         assert_eq!((row.serial.as_str(), row.revoked_us), ("3", None));
+        assert_eq!(row.operations.to_string(), "systemd.*,redis.status");
         assert_eq!(row.certificate_until_us, i64::MAX);
         assert_eq!(row.scope.map(|s| s.to_string()), operator("3").scope.map(|s| s.to_string()));
         let renew = async |key: &str| store.renew_operator(&alice, key, "5", 77).await;
@@ -231,6 +233,7 @@ on_both! {
             name: name.parse().expect("a name"),
             role: Role::Admin,
             scope: scope.map(|s| s.parse().expect("a selector")),
+            operations: crate::authz::Operations::default(),
             serial: name.into(),
             key: name.into(),
             renewable: true,

@@ -65,6 +65,11 @@ pub(super) fn commands() -> Vec<Command> {
                         .required(true),
                 )
                 .arg(on().help("Hosts that it may act on [default: all]"))
+                .arg(option(
+                    "operations",
+                    "PATTERNS",
+                    "Operations that it may ask for, as systemd.*,redis.status [default: all]",
+                ))
                 .arg(
                     option("days", "NUMBER", "Life of its certificate [default: the controller's]")
                         .value_parser(value_parser!(u32).range(1..=3650)),
@@ -172,6 +177,7 @@ async fn add(
         name: name.clone(),
         role: role(&text(matches, "role")).into(),
         on: text(matches, "on"),
+        operations: text(matches, "operations"),
         days: matches.get_one::<u32>("days").copied().unwrap_or(0),
     };
     let reply = controller.answer(controller.access().add_operator(request)).await?;

@@ -131,11 +131,12 @@ pub fn operators(operators: &[OperatorRecord], traits: Traits) -> String {
             Cell::text(&o.name),
             Cell::text(role(o.role())),
             Cell::text(if o.on.is_empty() { "all" } else { &o.on }),
+            Cell::text(if o.operations.is_empty() { "all" } else { &o.operations }),
             Cell::text(value::moment(o.certificate_until_us)),
             Cell::word(if o.revoked { "revoked" } else { "" }),
         ]
     };
-    let headers = ["NAME", "ROLE", "ON", "CERTIFICATE UNTIL", "STATE"];
+    let headers = ["NAME", "ROLE", "ON", "OPERATIONS", "CERTIFICATE UNTIL", "STATE"];
     grid(&headers, &operators.iter().map(row).collect::<Vec<_>>(), traits)
 }
 
