@@ -2,8 +2,8 @@
 //! keeps the audit.
 //!
 //! - [`run`]: puts everything together; [`config`]: its configuration; [`vault`]: its keys
-//! - [`listen`]: the one port; [`reception`]: what becomes of a connection;
-//!   [`dial`]: agents that listen instead
+//! - [`listen`]: the one port; [`unproven`]: who stands before it; [`reception`]: what becomes of a
+//!   connection; [`dial`]: agents that listen instead
 //! - [`api`]: what it answers to operators and enrolling hosts
 //! - [`links`], [`sessions`], [`presence`]: who is connected now, and is written down
 //! - [`relay`]: one operation to many hosts; [`runs`]: the requests under way
@@ -31,4 +31,5 @@ pub mod runs;
 pub mod selector;
 pub mod sessions;
 pub mod store;
+pub mod unproven;
 pub mod vault;

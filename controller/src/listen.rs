@@ -1,27 +1,46 @@
 //! The controller's one port. A connection says by ALPN what it is, is proven to be that, and goes
 //! to whom it belongs; nothing is answered before.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hostler_core::{
     link::{self, Keepalive},
     pki::CertificateFacts,
     tls::{Credentials, Protocol, TlsError, Trust},
 };
+use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Longest from the first byte to a finished handshake.
+use crate::unproven::{Shares, Unproven, Waiting};
+
+/// Longest until the first byte comes. Peers speak at once; a packet that was lost is sent again
+/// within a second.
+const FIRST_BYTE: Duration = Duration::from_secs(3);
+/// Longest from the first byte to a whole greeting, and from there to a finished handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at a time. Each costs about a millisecond of a processor: the rest waits in the
-/// kernel's queue instead of timing out half done.
+/// Longest for the rest of a greeting while others want the room.
+const MOMENT: Duration = Duration::from_secs(1);
+/// Handshakes at a time. Each costs about a millisecond of a processor: the rest waits instead of
+/// timing out half done.
 const HANDSHAKES: usize = 256;
+/// Those of one address: one that finishes none leaves room for the others.
+const HANDSHAKES_EACH: usize = 128;
+/// Greetings whose handshake is not finished, and those of one address, behind which a whole fleet
+/// may stand. Agents beyond them dial anew a little later.
+const GREETINGS: usize = 12_288;
+const GREETINGS_EACH: usize = 10_240;
 /// Connections that wait in the kernel's queue; as many as Linux lets a queue hold by default. When
 /// it is full the kernel drops what comes, and the agent's kernel tries again after 1, 3 and 7 s.
 const WAITING: u32 = 4096;
@@ -37,9 +56,18 @@ pub enum Refused {
     /// It took too long.
     #[error("the handshake took longer than 10 s")]
     Slow,
+    /// Nothing came.
+    #[error("it said nothing within 3 s")]
+    Silent,
+    /// Nothing had come when others wanted the room.
+    #[error("it said nothing while too many others wait")]
+    Crowded,
     /// The peer is not who may connect so.
     #[error(transparent)]
     Peer(#[from] TlsError),
+    /// Too many want to be proven.
+    #[error("too many handshakes wait")]
+    Busy,
     /// Too many at a time.
     #[error("too many hosts are enrolling at the moment")]
     Full,
@@ -60,11 +88,23 @@ pub trait Reception: Clone + Send + Sync + 'static {
     fn refused(&self, _why: &Refused) {}
 }
 
-/// The configurations of the four protocols.
+impl Refused {
+    /// Whoever wants to can make thousands of these, and none of them tells anything.
+    fn is_noise(&self) -> bool {
+        matches!(self, Self::Silent | Self::Crowded)
+    }
+}
+
+/// The configurations of the four protocols, and how many may stand before them.
 #[derive(Debug, Clone)]
 pub struct Door {
     trust: Trust,
     configs: [(Protocol, Arc<ServerConfig>); 4],
+    unproven: Unproven,
+    greetings: Arc<Semaphore>,
+    greetings_each: Shares,
+    handshakes: Arc<Semaphore>,
+    handshakes_each: Shares,
 }
 
 impl Door {
@@ -84,27 +124,84 @@ impl Door {
             config(Protocol::Enroll)?,
             config(Protocol::Renew)?,
         ];
-        Ok(Self { trust, configs })
+        Ok(Self {
+            trust,
+            configs,
+            unproven: Unproven::default(),
+            greetings: Arc::new(Semaphore::new(GREETINGS)),
+            greetings_each: Shares::new(GREETINGS_EACH),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            handshakes_each: Shares::new(HANDSHAKES_EACH),
+        })
+    }
+
+    /// Waits for a connection's greeting. Until it is there the connection takes nobody's place.
+    async fn greet(
+        stream: TcpStream,
+        mut waiting: Waiting,
+    ) -> Result<StartHandshake<TcpStream>, Refused> {
+        let evicted = waiting.evicted.clone();
+        let mut byte = [0];
+        let spoken = tokio::select! {
+            biased;
+            spoken = timeout(FIRST_BYTE, stream.peek(&mut byte)) => spoken.map(|s| s.map(drop)),
+            // The runtime may not have been told yet of what has come.
+            () = evicted.cancelled() => match has_spoken(&stream) {
+                true => Ok(Ok(())),
+                false => return Err(Refused::Crowded),
+            },
+        };
+        spoken.map_err(|_| Refused::Silent)??;
+        let counted = waiting.spoke();
+        let greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+        let patience = async {
+            match counted {
+                true => evicted.cancelled().await,
+                // What has come in part is whole in a moment.
+                false => tokio::time::sleep(MOMENT).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            greeted = timeout(HANDSHAKE, greeting) => Ok(greeted.map_err(|_| Refused::Slow)??),
+            () = patience => Err(Refused::Crowded),
+        }
     }
 
     async fn open(
         &self,
         stream: TcpStream,
+        waiting: Waiting,
+        from: IpAddr,
     ) -> Result<(Protocol, Option<CertificateFacts>, TlsStream<TcpStream>), Refused> {
         stream.set_nodelay(true)?;
-        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let start = Self::greet(stream, waiting).await?;
         let offered = start.client_hello();
         let protocol = offered.alpn().into_iter().flatten();
         let protocol = Protocol::choose(protocol).ok_or(TlsError::NoProtocol)?;
         let config = self.configs.iter().find(|(p, _)| *p == protocol);
         let (_, config) = config.ok_or(TlsError::NoProtocol)?;
-        let stream = start.into_stream(Arc::clone(config)).await?;
+        let (greetings, handshakes) = (self.greetings_each.of(from), self.handshakes_each.of(from));
+        let _greeting = self.greetings.try_acquire().map_err(|_| Refused::Busy)?;
+        let _greeting_of = greetings.try_acquire().map_err(|_| Refused::Busy)?;
+        // In this order: who waits for the share of its address keeps nobody else waiting.
+        let _handshake_of = handshakes.acquire().await;
+        let _handshake = self.handshakes.acquire().await;
+        let stream = timeout(HANDSHAKE, start.into_stream(Arc::clone(config))).await;
+        let stream = stream.map_err(|_| Refused::Slow)??;
         let peer = match protocol {
             Protocol::Enroll => None,
             _ => Some(self.trust.peer(protocol, stream.get_ref().1.peer_certificates())?),
         };
         Ok((protocol, peer, stream))
     }
+}
+
+/// Whether something has come that was not read yet.
+fn has_spoken(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(stream, &mut byte[..], flags).is_ok_and(|(read, _)| read > 0)
 }
 
 /// Takes the port.
@@ -128,14 +225,9 @@ pub async fn listen<R: Reception>(
     reception: R,
     stop: CancellationToken,
 ) {
-    let (handshakes, enrolling) =
-        (Arc::new(Semaphore::new(HANDSHAKES)), Arc::new(Semaphore::new(ENROLLING)));
+    let enrolling = Arc::new(Semaphore::new(ENROLLING));
     let tasks = TaskTracker::new();
     loop {
-        let place = tokio::select! {
-            place = Arc::clone(&handshakes).acquire_owned() => place,
-            () = stop.cancelled() => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
@@ -151,13 +243,12 @@ pub async fn listen<R: Reception>(
         };
         let (door, reception, enrolling) = (door.clone(), reception.clone(), enrolling.clone());
         let stopped = stop.clone();
+        let waiting = door.unproven.join(from.ip());
         tasks.spawn(async move {
             // Boxed, as are all phases of a connection: a task keeps the room of its greatest phase,
             // and a link stands in its smallest.
-            let opening = Box::pin(door.open(stream));
-            let opened = tokio::time::timeout(HANDSHAKE, opening).await;
-            drop((place, door));
-            let opened = opened.map_err(|_| Refused::Slow).and_then(|o| o);
+            let opened = Box::pin(door.open(stream, waiting, from.ip())).await;
+            drop(door);
             let received = match opened {
                 Ok((protocol, peer, stream)) => {
                     let place = match protocol {
@@ -177,7 +268,10 @@ pub async fn listen<R: Reception>(
             };
             if let Err(refused) = received {
                 reception.refused(&refused);
-                tracing::warn!(%from, "a connection was refused: {refused}");
+                match refused.is_noise() {
+                    true => tracing::debug!(%from, "a connection was refused: {refused}"),
+                    false => tracing::warn!(%from, "a connection was refused: {refused}"),
+                }
             }
         });
     }
@@ -202,3 +296,7 @@ where
         tracing::debug!(%error, "a short connection ended early");
     }
 }
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@ use hostler_core::{
     tls::Trust,
 };
 use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -149,11 +150,21 @@ async fn keep_renewed(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
+/// Each link is a descriptor, and what a shell allows by itself is 1,024.
+fn take_all_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs until `stop`.
 ///
 /// # Errors
 /// When there is no fleet, the store cannot be used, or the port is taken.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    take_all_descriptors();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let _claim = vault::claim(&config.state_dir)?;
     let vault = Vault::open(&config.state_dir, &*clock)?;
