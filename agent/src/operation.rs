@@ -11,10 +11,10 @@ use hostler_proto::{
         event,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Host;
+use crate::{dispatch::Held, host::Host};
 
 /// An operation that only looks.
 pub trait Probe: Operation {
@@ -145,18 +145,29 @@ pub struct Context {
     /// When the caller wants the operation to end early; a follow ends well then.
     pub cancelled: CancellationToken,
     events: mpsc::Sender<Event>,
+    held: Held,
 }
 
 impl Context {
     /// A context whose events go to `events`; a full channel holds the operation back.
     pub fn new(host: Arc<Host>, cancelled: CancellationToken, events: mpsc::Sender<Event>) -> Self {
-        Self { host, cancelled, events }
+        Self { host, cancelled, events, held: Held::default() }
+    }
+
+    /// How long a slow reader has held the operation back.
+    pub fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// Gives out one line of a log. Waits while the reader is slow; false when nobody reads any
     /// more.
     pub async fn line(&self, line: LogLine) -> bool {
         self.send(event::Event::Line(line)).await
+    }
+
+    /// Gives out one step of a plan. Whoever no longer reads does not stop an action.
+    pub async fn step(&self, step: PlanStep) {
+        self.send(event::Event::Step(step)).await;
     }
 
     /// Tells how far it has come. Dropped when the reader is slow: the next one says more.
@@ -195,6 +206,13 @@ impl Context {
     }
 
     async fn send(&self, event: event::Event) -> bool {
-        self.events.send(Event { event: Some(event) }).await.is_ok()
+        match self.events.try_send(Event { event: Some(event) }) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(event)) => {
+                let _waiting = self.held.wait();
+                self.events.send(event).await.is_ok()
+            }
+        }
     }
 }

@@ -242,12 +242,46 @@ impl Agent for Own {
 #[cfg(test)]
 mod tests {
     use hostler_core::link::{self, Keepalive};
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
     use tonic_reflection::pb::v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
 
     use super::*;
+    use crate::{host::Host, journal::Journal, policy::Policy, stack::Stack};
+
+    #[tokio::test]
+    async fn the_standard_health_service_answers_beside_the_agents_own() {
+        let directory = tempfile::tempdir().expect("directory");
+        let clock: Arc<dyn Clock> = Arc::new(hostler_core::clock::SystemClock);
+        let (policy, stack) = (Policy::default(), Stack::default());
+        let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
+        let path = |name| directory.path().join(name);
+        let journal = Journal::open(&path("journal.jsonl"), Arc::clone(&clock)).expect("journal");
+        let catalogue = hostler_proto::catalogue::Catalogue::bare().expect("catalogue");
+        let dispatcher = Dispatcher::new(host, catalogue, journal);
+        let memory = path("checks.json");
+        let checks = Checks::new(Vec::new(), dispatcher.clone(), memory, Arc::clone(&clock));
+        let server =
+            Server::new(dispatcher, clock, HelloReply::default(), checks.expect("no checks"));
+
+        let (agent, client) = tokio::io::duplex(64 << 10);
+        let keepalive = Keepalive::default();
+        tokio::spawn(link::serve(agent, server, keepalive, std::future::pending()));
+        let (channel, driver) = link::connect(client, keepalive).await.expect("connected");
+        tokio::spawn(driver);
+        let origin = http::Uri::from_static("https://agent");
+        let mut health = HealthClient::with_origin(channel, origin);
+        let whole = HealthCheckRequest { service: String::new() };
+        let answer = health.check(whole).await.expect("answered").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+        let other = HealthCheckRequest { service: "no.such.Service".into() };
+        let refused = health.check(other).await.expect_err("unknown");
+        assert_eq!(refused.code(), tonic::Code::NotFound);
+    }
 
     #[tokio::test]
     async fn any_grpc_client_can_ask_which_services_there_are() {

@@ -2,6 +2,7 @@
 //!
 //! Who the peer is was proven before, by the handshake of its connection.
 
+mod held;
 mod locks;
 mod registry;
 
@@ -21,10 +22,14 @@ use hostler_proto::{
     catalogue::{Catalogue, OperationSpec},
     wire::{ErrorCode, Event, Failure, Kind, event},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+pub use self::held::Held;
 use self::{
     locks::Locks,
     registry::{Order, Registry},
@@ -40,6 +45,8 @@ use crate::{
 const CONCURRENT: usize = 32;
 /// Events that wait for a slow reader before the operation itself is held back.
 const EVENTS: usize = 64;
+/// How often it is looked whether an operation that was held back has used up its time.
+const BEAT: Duration = Duration::from_millis(20);
 /// How long a cancelled or timed out action may take to come to an end by itself.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
@@ -146,11 +153,8 @@ impl Dispatcher {
         let (events, receiver) = mpsc::channel(EVENTS);
         let cancelled = CancellationToken::new();
         let cx = Context::new(host, cancelled.clone(), events.clone());
-        let order = Order {
-            mode: call.mode,
-            plan_digest: call.plan_digest.clone(),
-            events: events.clone(),
-        };
+        let held_back = cx.held();
+        let order = Order { mode: call.mode, plan_digest: call.plan_digest.clone() };
         let running = inner.registry.run(path, request, order, cx).ok_or_else(|| {
             Failure::new(ErrorCode::Internal, format!("{} has no handler", spec.name))
         })?;
@@ -165,7 +169,7 @@ impl Dispatcher {
             let mut task = tokio::spawn(running);
             let result = tokio::select! {
                 joined = &mut task => joined,
-                why = ended(deadline, &cancelled) => {
+                why = ended(deadline, &held_back, &cancelled) => {
                     cancelled.cancel();
                     match tokio::time::timeout(LAST_BREATH, &mut task).await {
                         // That it was cancelled is what it was told; why, it does not know.
@@ -293,14 +297,17 @@ impl Why {
     }
 }
 
-async fn ended(deadline: Option<Duration>, cancelled: &CancellationToken) -> Why {
+/// Waits until an operation has to end. Time in which a slow reader held it back is not its own.
+async fn ended(deadline: Option<Duration>, held_back: &Held, cancelled: &CancellationToken) -> Why {
     let passed = async {
-        match deadline {
-            Some(after) => {
-                tokio::time::sleep(after).await;
-                Why::Deadline(after)
+        let Some(after) = deadline else { return std::future::pending().await };
+        let began = Instant::now();
+        loop {
+            let own = began.elapsed().saturating_sub(held_back.so_far());
+            if own >= after {
+                return Why::Deadline(after);
             }
-            None => std::future::pending().await,
+            tokio::time::sleep((after - own).max(BEAT)).await;
         }
     };
     tokio::select! {
@@ -329,4 +336,27 @@ fn already(id: InvocationId, known: Known) -> Result<Events, Failure> {
     // The channel is new and has room for one.
     let _ = sender.try_send(last);
     Ok(Events { receiver, _gone: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_counts_the_operations_own_time_alone() {
+        let (held_back, cancelled) = (Held::default(), CancellationToken::new());
+        let began = Instant::now();
+        let second = Duration::from_secs(1);
+        let reader = async {
+            tokio::time::sleep(second).await;
+            let waiting = held_back.wait();
+            tokio::time::sleep(second * 60).await;
+            drop(waiting);
+        };
+        let why = ended(Some(second * 3), &held_back, &cancelled);
+        let (why, ()) = tokio::join!(why, reader);
+        assert!(matches!(why, Why::Deadline(after) if after == second * 3));
+        let took = began.elapsed();
+        assert!(took >= second * 63 && took < second * 64, "{took:?}");
+    }
 }

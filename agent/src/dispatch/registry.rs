@@ -6,12 +6,11 @@ use std::{collections::HashMap, fmt::Debug, marker::PhantomData, pin::Pin};
 use hostler_core::call::Mode;
 use hostler_proto::{
     operation::Operation,
-    wire::{ErrorCode, Event, Failure, Outcome, PlanStep, event},
+    wire::{ErrorCode, Failure, Outcome, PlanStep},
 };
 use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use crate::operation::{Action, Answer, Context, Probe};
 
@@ -25,8 +24,6 @@ pub(super) struct Order {
     pub mode: Mode,
     /// Carry out only the plan with this digest.
     pub plan_digest: Option<String>,
-    /// Where plan steps are shown.
-    pub events: mpsc::Sender<Event>,
 }
 
 trait Handler: Send + Sync {
@@ -95,8 +92,7 @@ impl<A: Action> Handler for Acting<A> {
             }
             let steps = plan.steps.len();
             for step in plan.steps {
-                // Whoever no longer reads does not stop an action.
-                let _ = order.events.send(Event { event: Some(event::Event::Step(step)) }).await;
+                cx.step(step).await;
             }
             if steps == 0 || order.mode == Mode::Plan {
                 let summary = match steps {
