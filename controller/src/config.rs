@@ -124,8 +124,10 @@ impl Config {
             if let Err(error) = target.zone() {
                 return wrong(&error.to_string());
             }
-            if target.on.as_ref().is_some_and(Selector::asks_for_health) {
-                return wrong("on selects hosts, whatever their checks say: no check(…)");
+            if target.on.as_ref().is_some_and(Selector::is_of_the_moment) {
+                return wrong(
+                    "on selects hosts, however they are: no check(…), stopped or unreachable",
+                );
             }
         }
         Ok(())

@@ -314,6 +314,10 @@ fn an_agent_that_is_stopped_on_purpose_is_no_emergency_and_one_that_dies_is() {
     eventually("both are problems", || both.iter().all(|host| of(&fleet, host).is_some()));
     let [stopped, dead] = both.map(|host| of(&fleet, host).expect("listed"));
     assert_eq!(stopped["summary"], "its agent was stopped on purpose");
+    // Selectors know the words of the column LINK, and "down" is both.
+    let names = |on: &str| fleet.ctl(&["hosts", "--on", on, "-o", "name"]).exits(0).out;
+    assert_eq!(names("state=stopped"), "web-1\n");
+    assert_eq!(names("state=down"), "web-1\nweb-2\n");
     assert_eq!((&stopped["status"], &dead["status"]), (&"warning".into(), &"critical".into()));
     fleet.start_agent("web-1");
     fleet.wait_for("web-1", "up");

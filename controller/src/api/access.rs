@@ -158,8 +158,11 @@ impl Access for Api {
             "" | "all" => None,
             on => Some(on.parse::<Selector>().map_err(invalid)?),
         };
-        if scope.as_ref().is_some_and(Selector::asks_for_health) {
-            return Err(invalid("what an operator may do does not depend on checks: no check(…)"));
+        if scope.as_ref().is_some_and(Selector::is_of_the_moment) {
+            return Err(invalid(
+                "what an operator may do does not depend on how hosts are: no check(…), stopped \
+                 or unreachable",
+            ));
         }
         let operations: Operations = request.operations.parse().map_err(invalid)?;
         if let Some(pattern) = operations.without_any(&self.0.catalogue) {

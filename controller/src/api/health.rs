@@ -335,8 +335,10 @@ impl Health for Api {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let hosts: Selector = request.on.parse().map_err(invalid)?;
-        if hosts.asks_for_health() {
-            return Err(invalid("a downtime is for hosts, whatever their checks say: no check(…)"));
+        if hosts.is_of_the_moment() {
+            return Err(invalid(
+                "a downtime is for hosts, however they are: no check(…), stopped or unreachable",
+            ));
         }
         // Which hosts it covers later must not go beyond what its maker may silence.
         let hosts = match &caller.scope {

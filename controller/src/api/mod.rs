@@ -36,7 +36,11 @@ use crate::{
     authz::{Caller, Candidate, What, authorise},
     config::Config,
     health::{
-        Fleet, Standing, absence::Lost, figures::Figures, problems::word, recorder::Recorder,
+        Fleet, Standing,
+        absence::{Absence, Lost},
+        figures::Figures,
+        problems::word,
+        recorder::Recorder,
     },
     links::{Link, Links, Twin},
     metrics::Metrics,
@@ -205,9 +209,15 @@ impl Api {
             true => self.health_words(&hosts),
             false => HashMap::new(),
         };
-        let matches = |h: &HostRow| match health.get(&h.name) {
-            Some(of) => selector.matches(&h.candidate_with(of)),
-            None => selector.matches(&h.candidate()),
+        let absences = match selector.asks_for_absence() {
+            true => self.absences().await?,
+            false => HashMap::new(),
+        };
+        let none = BTreeMap::new();
+        let matches = |h: &HostRow| {
+            let candidate = h.candidate_with(health.get(&h.name).unwrap_or(&none));
+            let state = absences.get(&h.name).and_then(Absence::state);
+            selector.matches(&Candidate { state: state.unwrap_or(candidate.state), ..candidate })
         };
         if let Some(unknown) = selector.unknown_name(hosts.iter().map(|h| &h.name)) {
             return Err(Failure::new(ErrorCode::NotFound, unknown)

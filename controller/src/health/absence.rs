@@ -72,6 +72,17 @@ pub enum Absence {
     Returning,
 }
 
+impl Absence {
+    /// The state that selectors know, where it says more than that the host is down.
+    pub fn state(&self) -> Option<&'static str> {
+        match self {
+            Self::Stopped => Some("stopped"),
+            Self::Place(_) | Self::Via(_) => Some("unreachable"),
+            Self::AgentDied | Self::Down | Self::Returning => None,
+        }
+    }
+}
+
 /// The state of a host's link, as people are told it.
 pub fn connection(host: &HostRow, absence: Option<&Absence>) -> wire::Connection {
     match absence {

@@ -222,6 +222,10 @@ pub fn sort(problems: &mut [Problem]) {
 
 fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Problem> {
     let days = (host.certificate_until_us - now_us) / DAY_US;
+    let mut next = format!("hostlerctl host show {}", host.name);
+    // Its link stands as long as nothing breaks it: its agent can still be asked what keeps it.
+    let why_not =
+        || format!("hostlerctl journal read hostler-agent --match renewed --on {}", host.name);
     let (status, summary) = match host.connection {
         Connection::Down => match absence {
             Some(Absence::Stopped) => {
@@ -244,14 +248,17 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
         },
         Connection::Never => (Status::Warning, "enrolled and never connected".to_owned()),
         Connection::Up if host.certificate_until_us <= now_us => {
-            (Status::Critical, "its certificate has expired".to_owned())
+            next = why_not();
+            let text = "its certificate has ended and was not renewed; it stays linked until its \
+                        link breaks";
+            (Status::Critical, text.to_owned())
         }
         Connection::Up if days < RENEWED_DAYS => {
+            next = why_not();
             (Status::Warning, format!("its certificate ends in {days} days and was not renewed"))
         }
         Connection::Up | Connection::Revoked => return None,
     };
-    let next = format!("hostlerctl host show {}", host.name);
     Some(problem(&host.name, "", status, summary, host.since_us, next))
 }
 
@@ -397,6 +404,17 @@ mod tests {
         let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.clone())).collect();
         let both = vec!["http:backend".to_owned(), "postgres:main".to_owned()];
         assert_eq!(told, [("unit:postgresql", both), ("disk", vec![])]);
+    }
+
+    #[test]
+    fn an_agent_whose_certificate_was_not_renewed_is_asked_why_while_it_is_linked() {
+        for (until_us, status) in [(NOW + 2 * DAY_US, Status::Warning), (NOW - 1, Status::Critical)]
+        {
+            let late = HostRow { certificate_until_us: until_us, ..row("web-1", Connection::Up) };
+            let found = seen(&[late], &[], &Known::default());
+            let next = "hostlerctl journal read hostler-agent --match renewed --on web-1";
+            assert_eq!((found[0].status, found[0].next.as_str()), (status, next));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! web-1    web-1,web-2    web-*      a name, names, a pattern
 //! role=db  role!=db  env in (a,b)    labels; fact.os_id=debian asks for a fact
 //! has(canary)  !canary               a label is there, is not there
-//! state=down                         up, down, never, revoked
+//! state=down                         up, down, stopped, unreachable, never, revoked
 //! check(disk)=critical               ok, warning, critical, unknown; check(http:*)!=ok
 //! a and (b or not c)
 //! ```
@@ -19,6 +19,10 @@ use hostler_proto::name::{HostName, nearest};
 
 pub use self::parse::InvalidSelector;
 use crate::authz::Candidate;
+
+/// States of a host that is away, where it is known why.
+const STOPPED: &str = "stopped";
+const UNREACHABLE: &str = "unreachable";
 
 /// A selector that was understood.
 #[derive(Debug, Clone)]
@@ -70,6 +74,19 @@ impl Selector {
         self.0.mentions(&|expr| matches!(expr, Expr::Check { .. }))
     }
 
+    /// Whether it depends on why hosts are away.
+    pub fn asks_for_absence(&self) -> bool {
+        let asks = |value: &String| [STOPPED, UNREACHABLE].contains(&value.as_str());
+        self.0.mentions(
+            &|expr| matches!(expr, Expr::Is { key, values } if key == "state" && values.iter().any(asks)),
+        )
+    }
+
+    /// Whether it depends on what changes by itself, so that nothing lasting can be said with it.
+    pub fn is_of_the_moment(&self) -> bool {
+        self.asks_for_health() || self.asks_for_absence()
+    }
+
     /// A sentence for the first host that is named and does not exist.
     pub fn unknown_name<'a>(
         &self,
@@ -94,9 +111,10 @@ impl Expr {
             Self::All => true,
             Self::Name(name) => name == host.name,
             Self::Pattern(pattern) => pattern.matcher.is_match(host.name.as_str()),
-            Self::Is { key, values } => {
-                host.get(key).is_some_and(|value| values.iter().any(|v| v == value))
-            }
+            Self::Is { key, values } => host.get(key).is_some_and(|value| {
+                let away = key == "state" && [STOPPED, UNREACHABLE].contains(&value);
+                values.iter().any(|v| v == value || away && v == "down")
+            }),
             Self::Has(key) => host.get(key).is_some(),
             Self::Check { name, statuses } => host
                 .health
@@ -188,7 +206,7 @@ mod tests {
         };
         let hosts = [
             ("web-1", map(&[("role", "web"), ("env", "prod")]), "up"),
-            ("web-2", map(&[("role", "web"), ("env", "stage"), ("canary", "yes")]), "down"),
+            ("web-2", map(&[("role", "web"), ("env", "stage"), ("canary", "yes")]), "stopped"),
             ("db-1", map(&[("role", "db"), ("env", "prod")]), "up"),
         ];
         let facts = map(&[("os_id", "debian")]);
@@ -216,6 +234,11 @@ mod tests {
             ("has(canary)", "web-2"),
             ("!canary", "web-1 db-1"),
             ("state=down", "web-2"),
+            ("state=stopped", "web-2"),
+            ("state in (unreachable,stopped)", "web-2"),
+            ("state=unreachable", ""),
+            ("state!=down", "web-1 db-1"),
+            ("*-* and ?b-1", "db-1"),
             ("check(disk)=critical", "web-1 db-1"),
             ("check(disk)!=critical and web-*", "web-2"),
             ("check(http:*) in (warning,ok) and role=db", "db-1"),
@@ -233,11 +256,15 @@ mod tests {
         for (text, problem) in [
             ("", "nothing is selected"),
             ("*", "write \"all\""),
+            ("**", "write \"all\""),
+            ("?*", "write \"all\""),
+            ("web-1 or not *?", "column 14: write \"all\""),
             ("role=", "column 6"),
             ("(web-1", "column 7"),
             ("web-1 web-2", "column 7"),
             ("Web", "column 1"),
             ("state=dwon", "did you mean down"),
+            ("state=stoped", "did you mean stopped"),
             ("web-1 and", "column 10"),
         ] {
             let error = text.parse::<Selector>().expect_err(text).to_string();
@@ -261,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic_and_what_it_reads_it_prints(
-            text in "(all|web-1|web-\\*|a=b|a!=b|a in \\(b,c\\)|!x|has\\(x\\)|not |and|or|\\(|\\)|,| ){0,12}|\\PC{0,30}"
+            text in "(all|web-1|web-\\*|\\*\\?|state=stopped|a=b|a!=b|a in \\(b,c\\)|!x|has\\(x\\)|not |and|or|\\(|\\)|,| ){0,12}|\\PC{0,30}"
         ) {
             if let Ok(selector) = text.parse::<Selector>() {
                 let printed = selector.to_string();

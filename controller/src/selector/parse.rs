@@ -3,13 +3,13 @@
 use hostler_proto::name::nearest;
 use thiserror::Error;
 
-use super::{Expr, Pattern};
+use super::{Expr, Pattern, STOPPED, UNREACHABLE};
 
 /// Longest text: some thousands of names.
 const LONGEST: usize = 64 << 10;
 /// Deepest nesting of parentheses and "not".
 const DEEPEST: usize = 64;
-const STATES: [&str; 4] = ["up", "down", "never", "revoked"];
+const STATES: [&str; 6] = ["up", "down", STOPPED, UNREACHABLE, "never", "revoked"];
 const STATUSES: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 
 /// Why a text is no selector.
@@ -45,9 +45,6 @@ pub(super) fn parse(text: &str) -> Result<Expr, InvalidSelector> {
     }
     if text.trim().is_empty() {
         return Err(error(1, "nothing is selected; write \"all\" for every host"));
-    }
-    if text.trim() == "*" {
-        return Err(error(1, "write \"all\" for every host"));
     }
     let mut parser =
         Parser { tokens: tokens(text)?, at: 0, end: text.chars().count() + 1, depth: 0 };
@@ -194,6 +191,10 @@ impl<'a> Parser<'a> {
         }
         let expr = match word {
             "all" => Expr::All,
+            // The whole fleet is meant by one word alone, which nobody types by mistake.
+            _ if word.chars().all(|c| "*?".contains(c)) => {
+                return Err(self.error("write \"all\" for every host".to_owned()));
+            }
             _ if word.contains(['*', '?']) => Pattern::new(word)
                 .map(Expr::Pattern)
                 .ok_or_else(|| self.error(format!("\"{word}\" is no pattern")))?,
