@@ -1,7 +1,8 @@
 //! Carries one operation to many hosts and their answers back, as they come.
 //!
 //! It knows neither who asked nor the audit. One slow host costs one place among `parallel`, and
-//! only until its deadline; an offline host costs none.
+//! only until its deadline; an offline host costs none. A deadline counts the time in which a host
+//! is waited for, and not that in which its reader is.
 
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use hostler_proto::{
 };
 use http::uri::PathAndQuery;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
@@ -23,6 +27,10 @@ use crate::links::{CallError, Links};
 
 /// What a host may need beyond its deadline to say that it passed.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// Hosts that one request follows. All of them begin at once, and each may fill the window of its
+/// stream, 64 KiB, while nobody reads.
+const FOLLOWED: usize = 1000;
 
 /// One operation for many hosts.
 #[derive(Debug, Clone)]
@@ -52,13 +60,75 @@ pub struct Report {
     pub end: Option<Delivery>,
 }
 
-/// Runs the job on all hosts and ends when each has an end, or when nobody reads any more. Once
-/// `stop` is cancelled, hosts that were not asked yet are not.
+/// Whether hosts that were not asked yet may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// They may.
+    Now,
+    /// Not yet: what the others do cannot be recorded.
+    Later,
+    /// Never: that went on for too long.
+    Never,
+}
+
+/// What hosts that were not asked yet wait for.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// The operator does not want them any more.
+    pub stop: CancellationToken,
+    /// What the audit allows.
+    pub begin: watch::Receiver<Begin>,
+}
+
+impl Gate {
+    /// Waits until a host may be asked.
+    async fn pass(&self) -> Result<(), Failure> {
+        let mut begin = self.begin.clone();
+        let decided = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {
+                return Err(Failure::new(ErrorCode::Cancelled, "cancelled before it was sent")
+                    .hint("nothing was done on this host"));
+            }
+            decided = begin.wait_for(|begin| *begin != Begin::Later) => decided,
+        };
+        // Whoever decides is gone with whoever reads.
+        match decided.map_or(Begin::Never, |begin| *begin) {
+            Begin::Now => Ok(()),
+            Begin::Later | Begin::Never => {
+                let message = "not begun, because the audit cannot be written";
+                Err(Failure::new(ErrorCode::Cancelled, message)
+                    .hint("nothing was done on this host"))
+            }
+        }
+    }
+}
+
+/// On how many hosts an operation runs at a time. A follow never makes room for the next host, so
+/// that all of them begin at once, whatever was asked for.
+///
+/// # Errors
+/// When that is more than can be followed.
+pub fn width(follow: bool, hosts: usize, asked: usize, own: usize) -> Result<usize, Failure> {
+    match (follow, asked) {
+        (true, _) if hosts > FOLLOWED => {
+            let message =
+                format!("{hosts} hosts are more than the {FOLLOWED} that can be followed");
+            Err(Failure::new(ErrorCode::LimitExceeded, message)
+                .hint("choose fewer with --on, or leave out --follow"))
+        }
+        (true, _) => Ok(hosts),
+        (false, 0) => Ok(own),
+        (false, asked) => Ok(own.min(asked)),
+    }
+}
+
+/// Runs the job on all hosts and ends when each has an end, or when nobody reads any more.
 pub async fn relay(
     links: &Links,
     hosts: Vec<HostName>,
     job: Job,
-    stop: CancellationToken,
+    gate: Gate,
     out: mpsc::Sender<Report>,
 ) {
     let (online, offline): (Vec<_>, Vec<_>) =
@@ -73,11 +143,9 @@ pub async fn relay(
     }
     let job = &job;
     let out = &out;
-    let stop = &stop;
+    let gate = &gate;
     let tasks = online.into_iter().map(|(_, host)| async move {
-        if stop.is_cancelled() {
-            let failure = Failure::new(ErrorCode::Cancelled, "cancelled before it was sent")
-                .hint("nothing was done on this host");
+        if let Err(failure) = gate.pass().await {
             return out.send(ended(host, failure, Delivery::Undelivered)).await;
         }
         let span = tracing::debug_span!("call", %host);
@@ -109,9 +177,30 @@ fn broken(host: &HostName, acts: bool) -> Failure {
     }
 }
 
+/// How long a host may still be waited for; none for as long as it takes.
+struct Patience(Option<Duration>);
+
+impl Patience {
+    /// Waits for what the host does; none when that took too long in all.
+    async fn wait<T>(&mut self, host: impl Future<Output = T>) -> Option<T> {
+        let Some(left) = self.0 else { return Some(host.await) };
+        let began = Instant::now();
+        let done = timeout(left, host).await;
+        self.0 = Some(left.saturating_sub(began.elapsed()));
+        done.ok()
+    }
+}
+
 async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Report>) -> Report {
     let mut delivery = Delivery::Undelivered;
+    let mut patience = Patience(job.deadline.map(|deadline| deadline + MARGIN));
     let refused = |status: &Status| Failure::told(status).unwrap_or_else(|| broken(host, job.acts));
+    let silent = || {
+        let deadline = job.deadline.unwrap_or_default().as_secs();
+        let message = format!("{host} said nothing until {deadline} s");
+        let code = if job.acts { ErrorCode::OutcomeUnknown } else { ErrorCode::Timeout };
+        Failure::new(code, message).hint("allow more with --timeout")
+    };
     let talk = async {
         // Asked again: the link may have been lost since the job began.
         let lost = || {
@@ -120,13 +209,18 @@ async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Repor
         };
         let link = links.get(host).ok_or_else(lost)?;
         delivery = Delivery::Sent;
-        let begun = link.run(job.path.clone(), job.request.clone(), &job.call).await;
+        let begun = link.run(job.path.clone(), job.request.clone(), &job.call);
+        let begun = patience.wait(begun).await.ok_or_else(silent)?;
         let mut events = begun.map_err(|error| match error {
             CallError::NotSent => lost(),
             CallError::Status(status) => refused(&status),
         })?;
         delivery = Delivery::Accepted;
-        while let Some(bytes) = events.message().await.map_err(|status| refused(&status))? {
+        loop {
+            let told = patience.wait(events.message()).await.ok_or_else(silent)?;
+            let Some(bytes) = told.map_err(|status| refused(&status))? else {
+                return Err(broken(host, job.acts));
+            };
             let event = Event::decode(bytes).map_err(|_| {
                 Failure::new(ErrorCode::Internal, format!("{host} sent what is no event"))
             })?;
@@ -140,19 +234,8 @@ async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Repor
                 }
             }
         }
-        Err(broken(host, job.acts))
     };
-    let result = match job.deadline {
-        Some(deadline) => match tokio::time::timeout(deadline + MARGIN, talk).await {
-            Ok(result) => result,
-            Err(_) => {
-                let message = format!("{host} said nothing until {} s", deadline.as_secs());
-                let code = if job.acts { ErrorCode::OutcomeUnknown } else { ErrorCode::Timeout };
-                Err(Failure::new(code, message).hint("allow more with --timeout"))
-            }
-        },
-        None => talk.await,
-    };
+    let result = talk.await;
     match result {
         Ok(event) => Report { host: host.clone(), event, end: Some(Delivery::Reported) },
         Err(failure) => {
@@ -174,3 +257,7 @@ fn ended(host: HostName, failure: Failure, delivery: Delivery) -> Report {
     let event = Event { event: Some(event::Event::Failure(failure)) };
     Report { host, event, end: Some(delivery) }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

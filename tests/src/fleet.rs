@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -187,8 +187,22 @@ impl Fleet {
 
     /// hostlerctl in the background, its output in a file.
     pub fn ctl_begins(&self, args: &[&str], output: &str) -> Process {
-        let mut command = self.ctl_command("admin", args);
+        self.ctl_begins_as("admin", args, output)
+    }
+
+    /// The same as one of the imported operators.
+    pub fn ctl_begins_as(&self, operator: &str, args: &[&str], output: &str) -> Process {
+        let mut command = self.ctl_command(operator, args);
         Process::start(command.process_group(0), &self.path(output))
+    }
+
+    /// hostlerctl in the background, its standard output in a pipe that nobody reads yet.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn ctl_piped(&self, args: &[&str]) -> Child {
+        let mut command = self.ctl_command("admin", args);
+        command.stdout(Stdio::piped()).spawn().expect("hostlerctl runs")
     }
 
     /// hostlerctl at a terminal, with somebody there who can be asked.

@@ -82,6 +82,14 @@ impl Process {
         self.ended()
     }
 
+    /// Its exit status, when it has ended.
+    ///
+    /// # Panics
+    /// When that cannot be known.
+    pub fn has_ended(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("a child can be waited for").and_then(|s| s.code())
+    }
+
     /// Waits until it ended by itself; gives its exit status.
     ///
     /// # Panics

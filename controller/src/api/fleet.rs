@@ -138,7 +138,7 @@ impl Fleet for Api {
         let whole = hosts.len() == 1;
         let absences = self.absences().await?;
         let hosts = hosts.iter().map(|h| record(h, absences.get(&h.name), whole)).collect();
-        Ok(Response::new(HostsReply { hosts }))
+        Ok(Response::new(HostsReply { hosts, of: self.size().await? }))
     }
 
     async fn label(

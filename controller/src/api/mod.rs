@@ -8,7 +8,9 @@ pub mod enrolment;
 mod fleet;
 mod health;
 mod itself;
+mod listener;
 mod operations;
+mod outcomes;
 mod reconcile;
 
 pub(crate) use fleet::authority_until;
@@ -236,6 +238,13 @@ impl Api {
                 .into());
         }
         Ok(matching)
+    }
+
+    /// How many hosts there are, without those that were revoked.
+    async fn size(&self) -> Result<u32, Status> {
+        let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        let count = hosts.iter().filter(|h| h.revoked_us.is_none()).count();
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// How checks stand, in the words of selectors; of a host that is away nobody knows.

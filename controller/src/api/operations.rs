@@ -1,6 +1,6 @@
 //! Runs operations on hosts: who may, to the audit, out, back, to the audit, to the caller.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use hostler_core::{
@@ -22,23 +22,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Api, caller, unstored};
+use super::{Api, caller, listener::Listener, outcomes::Outcomes, unstored};
 use crate::{
-    audit::Entry,
+    audit::{AuditError, Entry},
     authz::{Caller, Permit, What},
     metrics::Ended,
-    relay::{Job, Report, relay},
+    relay::{Gate, Job, Report, relay, width},
     runs::Running,
 };
 
 /// Reports that wait for the audit or for a slow caller. Behind them the hosts are held back.
 const REPORTS: usize = 256;
-/// How long an action's caller may leave an event unread before it counts as gone.
-const UNREAD: Duration = Duration::from_secs(30);
+
+/// Hosts that one sentence names.
+const NAMED: usize = 10;
 
 /// A request that was read, permitted and bound to its hosts.
 struct Prepared {
     job: Job,
+    /// How many hosts there are.
+    of: u32,
     hosts: Vec<HostName>,
     entry: Entry,
     running: Running,
@@ -62,9 +65,9 @@ impl Operations for Api {
         });
         self.0.auditor.record_all(intents.collect()).await.map_err(unaudited)?;
 
-        let (out, answer) = mpsc::channel(64);
+        let (listener, answer) = Listener::new(&prepared.entry.operation, prepared.job.acts);
         let api = self.clone();
-        tokio::spawn(async move { api.carry(prepared, out).await }.instrument(span));
+        tokio::spawn(async move { api.carry(prepared, listener).await }.instrument(span));
         Ok(Response::new(ReceiverStream::new(answer)))
     }
 
@@ -178,6 +181,8 @@ impl Api {
             && spec
                 .parameter("follow")
                 .is_some_and(|p| message.get_field(&p.field).as_bool().unwrap_or(false));
+        let (asked, own) = (request.parallel as usize, self.0.config.parallel);
+        let parallel = width(follow, hosts.len(), asked, own)?;
         let job = Job {
             path: spec.path.parse().map_err(|_| Status::internal("a path of the catalogue"))?,
             request: Bytes::from(request.request),
@@ -189,96 +194,111 @@ impl Api {
                 timeout: timeout.or((!follow).then_some(spec.deadline)),
             },
             deadline: timeout.or((!follow).then_some(spec.deadline)),
-            parallel: match request.parallel {
-                0 => self.0.config.parallel,
-                n => self.0.config.parallel.min(n as usize),
-            },
+            parallel,
             acts: spec.kind == Kind::Action && !request.plan,
         };
-        Ok(Prepared { job, hosts: names, entry, running })
+        Ok(Prepared { job, of: self.size().await?, hosts: names, entry, running })
     }
 
     /// Carries the job to the hosts and the reports back. A caller that went away ends a probe; an
     /// action goes on to its end, and to the audit.
-    async fn carry(&self, prepared: Prepared, out: mpsc::Sender<Result<RunEvent, Status>>) {
-        let Prepared { job, hosts, entry, running } = prepared;
+    async fn carry(&self, prepared: Prepared, mut listener: Listener) {
+        let Prepared { job, of, hosts, entry, running } = prepared;
         let began = tokio::time::Instant::now();
         let goes_on = job.acts;
         let started = RunStarted {
             invocation: job.call.invocation.to_string(),
             hosts: hosts.iter().map(ToString::to_string).collect(),
+            of,
         };
-        let mut listening = send(&out, run_event::Event::Started(started)).await;
+        listener.tell(run_event::Event::Started(started)).await;
+        let mut outcomes = Outcomes::new(self.0.auditor.clone(), self.0.store.clone());
         let (reports, mut arriving) = mpsc::channel::<Report>(REPORTS);
         let links = self.0.links.clone();
-        let (all, stop) = (hosts.clone(), running.stop.clone());
-        tokio::spawn(async move { relay(&links, all, job, stop, reports).await }.in_current_span());
+        let gate = Gate { stop: running.stop.clone(), begin: outcomes.begin() };
+        let all = hosts.clone();
+        tokio::spawn(async move { relay(&links, all, job, gate, reports).await }.in_current_span());
 
-        let mut open: std::collections::HashSet<HostName> = hosts.into_iter().collect();
+        let mut open: HashSet<HostName> = hosts.into_iter().collect();
         let mut summary = RunSummary::default();
-        let mut batch = Vec::new();
-        while listening || goes_on {
-            let more = tokio::select! {
-                n = arriving.recv_many(&mut batch, REPORTS) => n > 0,
-                () = out.closed(), if listening && !goes_on => { listening = false; continue }
-            };
-            if !more {
-                break;
-            }
-            let ends = batch.iter().filter(|r| r.end.is_some());
-            let entries =
-                ends.map(|r| outcome_entry(&entry, &r.host, &r.event)).collect::<Vec<_>>();
-            for ended in &entries {
-                let (operation, outcome) = (ended.operation.clone(), ended.outcome.clone());
-                self.0.metrics.operations.get_or_create(&Ended { operation, outcome }).inc();
-            }
-            if !entries.is_empty()
-                && let Err(error) = self.0.auditor.record_all(entries).await
-            {
-                // The hosts have done it: what cannot be hidden is said, and found again at the
-                // next start as an intent without an outcome.
-                tracing::error!(%error, "outcomes could not be audited");
-                let _ = out.send(Err(unaudited(error))).await;
-                return;
+        let (mut batch, mut withheld) = (Vec::new(), Vec::new());
+        let mut runs = true;
+        while runs || outcomes.unwritten() > 0 {
+            tokio::select! {
+                n = arriving.recv_many(&mut batch, REPORTS), if runs => runs = n > 0,
+                () = outcomes.due() => {}
+                () = listener.gone(), if listener.listens() && !goes_on => listener.leave(),
             }
             for report in batch.drain(..) {
-                if report.end.is_some() {
-                    open.remove(&report.host);
-                    count(&mut summary, &report.event);
+                if report.end.is_none() {
+                    listener.tell(told(report)).await;
+                    continue;
                 }
-                let event = HostEvent {
-                    host: report.host.to_string(),
-                    event: Some(report.event),
-                    delivery: report.end.unwrap_or(Delivery::Unspecified).into(),
-                };
-                let sent = send(&out, run_event::Event::Host(event));
-                // Of an action the audit must hear, whether its caller reads or not.
-                listening = listening
-                    && match goes_on {
-                        true => tokio::time::timeout(UNREAD, sent).await.unwrap_or(false),
-                        false => sent.await,
-                    };
+                let ended = outcome_entry(&entry, &report.host, &report.event);
+                let (operation, outcome) = (ended.operation.clone(), ended.outcome.clone());
+                self.0.metrics.operations.get_or_create(&Ended { operation, outcome }).inc();
+                open.remove(&report.host);
+                count(&mut summary, &report.event);
+                outcomes.add([ended]);
+                withheld.push(report);
+            }
+            if !listener.listens() && !goes_on {
+                break;
+            }
+            outcomes.write().await;
+            let gives_up = outcomes.given_up().filter(|_| !runs);
+            let gives_up = gives_up.map(|error| unwritten(error, &withheld));
+            if gives_up.is_some() || outcomes.unwritten() == 0 {
+                // What is known is not hidden from the caller because it cannot be written.
+                for report in withheld.drain(..) {
+                    listener.tell(told(report)).await;
+                }
+            }
+            if let Some(why) = gives_up {
+                listener.end(why);
+                break;
             }
         }
+        drop(arriving);
         // A probe whose caller went away: its hosts' outcomes will never be known.
         let failure = Failure::new(ErrorCode::Cancelled, "the caller went away");
         let event = Event { event: Some(event::Event::Failure(failure)) };
-        let left = open.iter().map(|host| outcome_entry(&entry, host, &event)).collect::<Vec<_>>();
-        if !left.is_empty()
-            && let Err(error) = self.0.auditor.record_all(left).await
-        {
-            tracing::error!(%error, "outcomes could not be audited");
-        }
+        outcomes.add(open.iter().map(|host| outcome_entry(&entry, host, &event)));
         summary.took_s = began.elapsed().as_secs_f64();
         self.0.metrics.requests.observe(summary.took_s);
-        if listening {
-            send(&out, run_event::Event::Summary(summary)).await;
-        }
+        listener.tell(run_event::Event::Summary(summary)).await;
+        drop(listener);
+        outcomes.write_all().await;
     }
 }
 
-async fn send(out: &mpsc::Sender<Result<RunEvent, Status>>, event: run_event::Event) -> bool {
-    out.send(Ok(RunEvent { event: Some(event) })).await.is_ok()
+/// What a caller is told whose outcomes cannot be written.
+fn unwritten(error: &AuditError, ended: &[Report]) -> Status {
+    let cancelled = |report: &&Report| match &report.event.event {
+        Some(event::Event::Failure(failure)) => {
+            report.end == Some(Delivery::Undelivered) && failure.code() == ErrorCode::Cancelled
+        }
+        _ => false,
+    };
+    let unbegun: Vec<_> = ended.iter().filter(cancelled).map(|r| r.host.as_str()).collect();
+    let named = unbegun[..unbegun.len().min(NAMED)].join(", ");
+    let unbegun = match unbegun.len() {
+        0 => "no host was left out".to_owned(),
+        n @ ..=NAMED => format!("{n} hosts were not begun: {named}"),
+        n => format!("{n} hosts were not begun: {named} and {} more", n - NAMED),
+    };
+    let message = format!("the audit cannot be written: {error}; {unbegun}");
+    Failure::new(ErrorCode::PreconditionFailed, message)
+        .hint("how the others ended is written when it can be; look at the controller's store")
+        .into()
+}
+
+fn told(report: Report) -> run_event::Event {
+    run_event::Event::Host(HostEvent {
+        host: report.host.to_string(),
+        event: Some(report.event),
+        delivery: report.end.unwrap_or(Delivery::Unspecified).into(),
+    })
 }
 
 /// How a host's last event reads in the audit.
@@ -297,6 +317,7 @@ pub(super) fn outcome_entry(intent: &Entry, host: &HostName, event: &Event) -> E
             let outcome = match failure.code() {
                 ErrorCode::OutcomeUnknown => "outcome-unknown",
                 ErrorCode::Unreachable => "unreachable",
+                ErrorCode::Timeout => "timeout",
                 ErrorCode::Cancelled => "cancelled",
                 _ => "failed",
             };

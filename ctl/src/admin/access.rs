@@ -110,7 +110,8 @@ pub(crate) async fn token(
             };
             let uses = request.uses;
             let reply = controller.answer(access.create_token(request)).await?;
-            one(&reply, Form::of(matches), screen, |_| format!("{}\n", reply.token))?;
+            let (page, names) = (|_| format!("{}\n", reply.token), [reply.token.as_str()]);
+            one(&reply, Form::of(matches), screen, page, names)?;
             let until = value::moment(reply.expires_us);
             let hosts = if uses == 1 { "one host".to_owned() } else { format!("{uses} hosts") };
             screen.say(&format!("token {}: for {hosts}, until {until}; shown only now", reply.id));
@@ -218,7 +219,7 @@ pub(crate) async fn whoami(
     let record = controller.answer(controller.access().who_am_i(WhoAmIRequest {})).await?;
     let traits = screen.traits();
     let page = |_| fleet::operators(std::slice::from_ref(&record), traits);
-    one(&record, Form::of(matches), screen, page)?;
+    one(&record, Form::of(matches), screen, page, [record.name.as_str()])?;
     Ok(Exit::AllWell)
 }
 

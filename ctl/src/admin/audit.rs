@@ -86,7 +86,7 @@ pub(crate) async fn run(
         }
         _ => {
             let reply = controller.answer(client.verify(AuditVerifyRequest {})).await?;
-            one(&reply, form, screen, |_| verdict(&reply))?;
+            one(&reply, form, screen, |_| verdict(&reply), [reply.head.as_str()])?;
             return Ok(if reply.intact { Exit::AllWell } else { Exit::Failed });
         }
     }

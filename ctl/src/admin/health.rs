@@ -1,5 +1,7 @@
 //! How the hosts' checks stand and stood, and what people know of it.
 
+use std::collections::BTreeSet;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
 use hostler_core::clock::Clock;
@@ -138,7 +140,9 @@ pub(crate) async fn host(
     let request = HostHealthRequest { host: text(matches, "host") };
     let reply = controller.answer(controller.health().host(request)).await?;
     let traits = screen.traits();
-    one(&reply, Form::of(matches), screen, |_| health::host(&reply, traits))?;
+    let checks = reply.checks.iter().filter_map(|c| c.state.as_ref());
+    let names = checks.map(|state| state.check.as_str());
+    one(&reply, Form::of(matches), screen, |_| health::host(&reply, traits), names)?;
     Ok(health::exit(&reply.problems))
 }
 
@@ -155,7 +159,11 @@ pub(crate) async fn history(
     };
     let reply = controller.answer(controller.health().history(request)).await?;
     let traits = screen.traits();
-    one(&reply, Form::of(matches), screen, |_| health::history(&reply, traits))?;
+    let turned = reply.turns.iter().map(|turn| turn.check.as_str());
+    let measured = reply.series.iter().map(|series| series.check.as_str());
+    // The host's link is the check without a name.
+    let names: BTreeSet<_> = turned.chain(measured).filter(|name| !name.is_empty()).collect();
+    one(&reply, Form::of(matches), screen, |_| health::history(&reply, traits), names)?;
     Ok(Exit::AllWell)
 }
 
@@ -207,7 +215,7 @@ pub(crate) async fn downtime(
             };
             let reply = controller.answer(controller.health().add_downtime(request)).await?;
             let page = |_| health::downtimes(std::slice::from_ref(&reply), now, traits);
-            one(&reply, Form::of(matches), screen, page)?;
+            one(&reply, Form::of(matches), screen, page, [reply.id.as_str()])?;
             screen.say(&format!("to end it: hostlerctl downtime end {}", reply.id));
         }
         "list" => {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
 use hostler_core::clock::Clock;
-use hostler_proto::wire::{
-    FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest,
+use hostler_proto::{
+    name::HostName,
+    wire::{FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest},
 };
 
 use super::{group, list, one, required, text};
@@ -97,7 +98,7 @@ pub(crate) async fn show_status(
         if watch && !form.is_data() {
             screen.anew()?;
         }
-        one(&reply, form, screen, |_| status::page(&reply, traits))?;
+        one(&reply, form, screen, |_| status::page(&reply, traits), [reply.fleet.as_str()])?;
         if !watch {
             return Ok(status::exit(&reply));
         }
@@ -113,7 +114,7 @@ pub(crate) async fn show_hosts(
     clock: &dyn Clock,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
-    let hosts = matching(controller, &selector::read(&text(matches, "on"))?).await?;
+    let hosts = matching(controller, &selector::read(&text(matches, "on"))?).await?.hosts;
     let (now, traits) = (clock.now().as_microsecond(), screen.traits());
     let table = |h: &[_], wide| fleet::hosts(h, now, wide, traits);
     list(&hosts, Form::of(matches), screen, table, |h| &h.name)?;
@@ -131,7 +132,7 @@ pub(crate) async fn host(
     let name = text(matches, "host");
     let (now, traits) = (clock.now().as_microsecond(), screen.traits());
     let record = match verb {
-        "show" => matching(controller, &name).await?.into_iter().next(),
+        "show" => matching(controller, &single(&name)?).await?.hosts.into_iter().next(),
         "label" => {
             let request = labels(name, matches)?;
             Some(controller.answer(controller.fleet().label(request)).await?)
@@ -156,9 +157,19 @@ pub(crate) async fn host(
     };
     if let Some(record) = record {
         let form = Form::of(matches);
-        one(&record, form, screen, |_| fleet::host(&record, now, traits))?;
+        let page = |_| fleet::host(&record, now, traits);
+        one(&record, form, screen, page, [record.name.as_str()])?;
     }
     Ok(Exit::AllWell)
+}
+
+/// The name of one host, where a selector could mean several.
+fn single(name: &str) -> Result<String, Problem> {
+    let host: HostName = name.parse().map_err(|_| {
+        Problem::usage(format!("\"{name}\" is no name of one host"))
+            .hint("hosts that a selector matches are listed by `hostlerctl hosts --on … -o wide`")
+    })?;
+    Ok(host.to_string())
 }
 
 fn labels(host: String, matches: &ArgMatches) -> Result<LabelHostRequest, Problem> {

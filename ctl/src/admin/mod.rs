@@ -92,16 +92,18 @@ fn list<M: prost::Message + prost::Name>(
     Ok(screen.data(&text)?)
 }
 
-/// Shows one thing: for people, or for programs.
-fn one<M: prost::Message + prost::Name>(
+/// Shows one thing: for people, for programs, or the names of what it is or holds.
+fn one<'a, M: prost::Message + prost::Name>(
     item: &M,
     form: Form,
     screen: &mut Screen,
     page: impl FnOnce(bool) -> String,
+    names: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Problem> {
-    let text = match form.is_data() {
-        true => json::document(&plain(item)?, form)?,
-        false => page(form == Form::Wide),
+    let text = match form {
+        Form::Table | Form::Wide => page(form == Form::Wide),
+        Form::Name => names.into_iter().map(|n| crate::screen::harmless(n) + "\n").collect(),
+        Form::Json | Form::Jsonl | Form::Yaml => json::document(&plain(item)?, form)?,
     };
     Ok(screen.data(&text)?)
 }

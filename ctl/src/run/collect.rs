@@ -1,9 +1,9 @@
 //! What has come back so far, of all hosts.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use hostler_proto::wire::{
-    Delivery, ErrorCode, Event, HostEvent, LogLine, Progress, RunStarted, RunSummary, event,
+    Delivery, Event, HostEvent, LogLine, Progress, RunStarted, RunSummary, event,
 };
 
 use crate::{
@@ -140,34 +140,28 @@ impl Collected {
     fn counted(&self) -> RunSummary {
         let mut summary = RunSummary::default();
         for report in self.reports.values() {
-            let count = match (report.word(), &report.end) {
+            let count = match (report.word(), report.exit()) {
                 ("warning", _) => &mut summary.warning,
                 ("critical", _) => &mut summary.critical,
                 ("unknown", _) => &mut summary.unknown,
-                ("outcome-unknown" | "unreachable", _) => &mut summary.unreachable,
-                (_, End::Failure(f)) if f.code() == ErrorCode::Timeout => &mut summary.unreachable,
-                (_, End::Failure(_)) => &mut summary.failed,
-                (_, End::Outcome(_)) => &mut summary.ok,
+                (_, Exit::AllWell) => &mut summary.ok,
+                (_, Exit::Unanswered) => &mut summary.unreachable,
+                _ => &mut summary.failed,
             };
             *count += 1;
         }
         summary
     }
 
-    /// The counts in words: "38 ok, 1 critical, 1 unreachable".
+    /// The counts in the words that the hosts are shown with: "38 ok, 1 critical, 1 unreachable".
     pub fn counts(&self) -> String {
-        let s = self.summary.unwrap_or_else(|| self.counted());
-        let all = [
-            (s.ok, "ok"),
-            (s.warning, "warning"),
-            (s.critical, "critical"),
-            (s.unknown, "unknown"),
-            (s.failed, "failed"),
-            (s.unreachable, "unreachable or not known"),
-        ];
-        let told: Vec<_> =
-            all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        match s.took_s {
+        // The best first, as most are.
+        let mut counts: BTreeMap<Reverse<u8>, (usize, &str)> = BTreeMap::new();
+        for report in self.reports.values() {
+            counts.entry(Reverse(report.rank().0)).or_insert((0, report.word())).0 += 1;
+        }
+        let told: Vec<_> = counts.values().map(|(n, what)| format!("{n} {what}")).collect();
+        match self.summary.unwrap_or_default().took_s {
             took if took > 0.0 => {
                 format!("{} in {}", told.join(", "), crate::show::value::duration(took))
             }
@@ -189,7 +183,7 @@ fn told_progress(progress: &Progress) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hostler_proto::wire::{Failure, Outcome, Status};
+    use hostler_proto::wire::{ErrorCode, Failure, Outcome, Status};
 
     use super::*;
 
@@ -209,11 +203,22 @@ mod tests {
     fn a_host_of_which_nothing_was_heard_is_neither_well_nor_failed() {
         let mut collected = Collected::new(false);
         collected
-            .started(RunStarted { invocation: String::new(), hosts: vec!["a".into(), "b".into()] });
+            .started(RunStarted { hosts: vec!["a".into(), "b".into()], ..RunStarted::default() });
         assert_eq!(collected.event(ended("a", outcome(Status::Ok))), News::Ended);
         assert_eq!(collected.exit(), Exit::Unanswered);
         assert_eq!(collected.reports()[0].word(), "outcome-unknown");
-        assert_eq!(collected.counts(), "1 ok, 1 unreachable or not known");
+        assert_eq!(collected.counts(), "1 ok, 1 outcome-unknown");
+    }
+
+    #[test]
+    fn a_host_that_said_nothing_in_time_is_counted_with_the_word_that_it_is_shown_with() {
+        let mut collected = Collected::new(false);
+        collected.event(ended("a", outcome(Status::Ok)));
+        let silent = Failure::new(ErrorCode::Timeout, "b said nothing until 2 s");
+        collected.event(ended("b", event::Event::Failure(silent)));
+        assert_eq!(collected.reports()[0].word(), "timeout");
+        assert_eq!(collected.counts(), "1 ok, 1 timeout");
+        assert_eq!(collected.exit(), Exit::Unanswered);
     }
 
     #[test]

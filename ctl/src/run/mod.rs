@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use hostler_core::clock::{Clock, InvocationId, SystemClock};
 use hostler_proto::{
     catalogue::OperationSpec,
-    wire::{Effect, ErrorCode, HostRecord, HostsRequest, Kind, RunRequest},
+    wire::{Effect, ErrorCode, Failure, HostsReply, HostsRequest, Kind, RunRequest},
 };
 
 use crate::{
@@ -97,17 +97,19 @@ impl Run {
         clock: &dyn Clock,
         screen: &mut Screen,
     ) -> Result<Exit, Problem> {
-        let hosts = matching(controller, &self.request.on).await?;
         let acts = spec.kind == Kind::Action && !self.request.plan;
+        // What only looks needs no number that is confirmed: the run itself tells it.
+        if !acts {
+            self.request.invocation = InvocationId::new(clock).to_string();
+            return stream::run(spec, controller, self.request, self.form, screen).await;
+        }
+        let HostsReply { hosts, of } = matching(controller, &self.request.on).await?;
         if hosts.len() > 1 {
-            screen.say(&format!("{} on {} hosts", spec.name, hosts.len()));
+            screen.say(&how_many(&spec.name, hosts.len(), of));
         }
-        if acts {
-            // The controller refuses when the selector has come to match another number.
-            self.request.confirmed = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
-        }
-        let destroys = acts && spec.effect == Effect::Destructive;
-        if destroys && !self.yes {
+        // The controller refuses when the selector has come to match another number.
+        self.request.confirmed = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        if spec.effect == Effect::Destructive && !self.yes {
             confirm::possible(screen)?;
             let mut plan = self.request.clone();
             plan.plan = true;
@@ -129,25 +131,32 @@ impl Run {
 ///
 /// # Errors
 /// When it matches none, or the controller does not tell.
-pub async fn matching(controller: &Controller, on: &str) -> Result<Vec<HostRecord>, Problem> {
+pub async fn matching(controller: &Controller, on: &str) -> Result<HostsReply, Problem> {
     let mut fleet = controller.fleet();
-    let none = || {
-        Problem::new(Exit::NoHost, format!("no host matches \"{on}\""))
-            .hint("`hostlerctl hosts` lists those that there are")
-    };
     let call = async { fleet.hosts(HostsRequest { on: on.to_owned() }).await };
     match tokio::time::timeout(Duration::from_secs(30), call).await {
-        Ok(Ok(reply)) if reply.get_ref().hosts.is_empty() => Err(none()),
-        Ok(Ok(reply)) => Ok(reply.into_inner().hosts),
-        Ok(Err(status)) => {
-            let failure = hostler_proto::wire::Failure::from(status.clone());
-            match failure.code() {
-                ErrorCode::NotFound => Err(Problem::new(Exit::NoHost, failure.message)
-                    .hint("`hostlerctl hosts` lists those that there are")),
-                _ => Err(controller.problem(status)),
-            }
-        }
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(unmatched(controller, status)),
         Err(_) => Err(controller.silent()),
+    }
+}
+
+/// A refusal of a call that selects hosts: nothing else there can be missing.
+fn unmatched(controller: &Controller, status: tonic::Status) -> Problem {
+    let failure = Failure::from(status.clone());
+    match failure.code() {
+        ErrorCode::NotFound => Problem::new(Exit::NoHost, failure.message)
+            .hint("`hostlerctl hosts` lists those that there are"),
+        _ => controller.problem(status),
+    }
+}
+
+/// On how many of how many hosts something is done; a slip in a selector shows in it.
+fn how_many(operation: &str, hosts: usize, of: u32) -> String {
+    match of {
+        // An older controller does not tell.
+        0 => format!("{operation} on {hosts} hosts"),
+        of => format!("{operation} on {hosts} of {of} hosts"),
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     io::{self, Read},
 };
 
+use hostler_proto::name::HostName;
+
 use crate::exit::Problem;
 
 /// No list is longer; what is, is something else.
@@ -49,9 +51,16 @@ fn list(
     let lines = text.lines().map(|l| l.split('#').next().unwrap_or_default());
     let names: Vec<_> =
         lines.flat_map(|l| l.split(',')).map(str::trim).filter(|n| !n.is_empty()).collect();
-    match names.is_empty() {
-        true => Err(Problem::usage(format!("the list of hosts {what} is empty"))),
-        false => Ok(names.join(",")),
+    if names.is_empty() {
+        return Err(Problem::usage(format!("the list of hosts {what} is empty")));
+    }
+    // A list says which hosts, one by one: no line of it may come to mean the whole fleet.
+    match names.iter().find(|name| name.parse::<HostName>().is_err()) {
+        Some(other) => Err(Problem::usage(format!(
+            "the list of hosts {what} holds \"{other}\", no host's name"
+        ))
+        .hint("patterns, labels and all are for --on itself")),
+        None => Ok(names.join(",")),
     }
 }
 
@@ -68,6 +77,17 @@ mod tests {
         assert_eq!(read(&on).expect("list"), "web-1,web-2,db-1");
         fs::write(&path, "# nobody\n").expect("write");
         assert!(read(&on).expect_err("empty").message.ends_with("is empty"));
+    }
+
+    #[test]
+    fn a_list_holds_names_alone_and_never_the_whole_fleet() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("hosts");
+        for line in ["all", "web-*", "role=db", "web-1 or db-1"] {
+            fs::write(&path, format!("web-1\n{line}\n")).expect("write");
+            let refused = read(&format!("@{}", path.display())).expect_err(line).to_string();
+            assert!(refused.contains(&format!("holds \"{line}\"")), "{refused}");
+        }
     }
 
     #[test]

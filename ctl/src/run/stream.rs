@@ -11,8 +11,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     collect::{Collected, News},
-    follows,
+    follows, how_many,
     interrupt::{Interrupts, Step},
+    unmatched,
 };
 use crate::{
     connect::Controller,
@@ -21,6 +22,7 @@ use crate::{
     show::{
         Form,
         json::{self, Entry, Line},
+        report::WELL,
         table, value,
     },
 };
@@ -41,7 +43,7 @@ pub async fn run(
 ) -> Result<Exit, Problem> {
     let acts = spec.kind == Kind::Action && !request.plan;
     let follows = follows(spec, &request.request);
-    let invocation = request.invocation.clone();
+    let (invocation, confirmed) = (request.invocation.clone(), request.confirmed > 0);
     let mut interrupts = Interrupts::listen(acts)?;
     let mut shown = Shown {
         spec,
@@ -58,7 +60,7 @@ pub async fn run(
     });
     let mut operations = controller.operations();
     let started = tokio::select! {
-        started = operations.run(request) => started.map_err(|s| controller.problem(s))?,
+        started = operations.run(request) => started.map_err(|s| unmatched(controller, s))?,
         step = interrupts.next() => {
             let message = match step {
                 Step::End => "interrupted before the controller answered".to_owned(),
@@ -77,7 +79,14 @@ pub async fn run(
         tokio::select! {
             message = stream.message() => match message {
                 Ok(Some(event)) => match event.event {
-                    Some(run_event::Event::Started(started)) => shown.collected.started(started),
+                    Some(run_event::Event::Started(started)) => {
+                        // Where it was confirmed it was told before.
+                        if !confirmed && started.hosts.len() > 1 {
+                            let told = how_many(&spec.name, started.hosts.len(), started.of);
+                            shown.screen.say(&told);
+                        }
+                        shown.collected.started(started);
+                    }
                     Some(run_event::Event::Host(event)) => shown.event(event)?,
                     Some(run_event::Event::Summary(summary)) => {
                         shown.collected.summarised(summary);
@@ -171,7 +180,7 @@ impl Shown<'_> {
         match self.form {
             // The lines were the data; only what went wrong is left to tell.
             Form::Table | Form::Wide if self.spec.follows => {
-                let ill: Vec<_> = reports.into_iter().filter(|r| r.rank().0 < 6).collect();
+                let ill: Vec<_> = reports.into_iter().filter(|r| r.rank().0 < WELL).collect();
                 let quiet = follows && !self.collected.is_complete();
                 if !ill.is_empty() && !quiet {
                     let plain = crate::screen::Traits { colour: false, ..traits };
@@ -191,8 +200,9 @@ impl Shown<'_> {
                 self.screen.data(&json::list(&entries, self.form)?)?;
             }
             Form::Jsonl => {
-                // The others were written when they ended.
-                for report in reports.iter().filter(|r| !r.ended) {
+                // The others were written when they ended. Whoever ends a follow asks for no ends.
+                let quiet = follows && !self.collected.is_complete();
+                for report in reports.iter().filter(|r| !r.ended && !quiet) {
                     self.screen.data(&json::line(&Entry::of(report, self.spec))?)?;
                 }
             }

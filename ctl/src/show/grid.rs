@@ -25,9 +25,8 @@ impl Tone {
     pub fn of(word: &str) -> Self {
         match word {
             "ok" | "up" | "done" => Self::Good,
-            "warning" | "unknown" | "outcome-unknown" | "never" | "stopped" | "unreachable" => {
-                Self::Odd
-            }
+            "warning" | "unknown" | "outcome-unknown" | "timeout" | "cancelled" | "never"
+            | "stopped" | "unreachable" => Self::Odd,
             "critical" | "failed" | "down" | "revoked" | "denied" => Self::Bad,
             _ => Self::Plain,
         }

@@ -6,6 +6,9 @@ use hostler_proto::wire::{
 
 use crate::exit::Exit;
 
+/// Rank of what nobody has to look at.
+pub const WELL: u8 = 8;
+
 /// Everything that one host told, and how it ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -53,6 +56,8 @@ impl Report {
             End::Failure(failure) => match failure.code() {
                 ErrorCode::Unreachable => "unreachable",
                 ErrorCode::OutcomeUnknown => "outcome-unknown",
+                ErrorCode::Timeout => "timeout",
+                ErrorCode::Cancelled => "cancelled",
                 _ => "failed",
             },
         }
@@ -99,11 +104,13 @@ impl Report {
         let rank = match self.word() {
             "failed" => 0,
             "outcome-unknown" => 1,
-            "unreachable" => 2,
-            "critical" => 3,
-            "unknown" => 4,
-            "warning" => 5,
-            _ => 6,
+            "timeout" => 2,
+            "unreachable" => 3,
+            "cancelled" => 4,
+            "critical" => 5,
+            "unknown" => 6,
+            "warning" => 7,
+            _ => WELL,
         };
         (rank, &self.host)
     }

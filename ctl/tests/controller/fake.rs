@@ -50,6 +50,7 @@ struct State {
     authority: Authority,
     address: String,
     last_run: Mutex<Option<wire::RunRequest>>,
+    asked: Mutex<usize>,
 }
 
 impl State {
@@ -87,7 +88,12 @@ impl Fleet {
         let authority = Authority::new(fleet.clone(), key, now, DAY).expect("authority");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address").to_string();
-        let state = State { authority, address: address.clone(), last_run: Mutex::default() };
+        let state = State {
+            authority,
+            address: address.clone(),
+            last_run: Mutex::default(),
+            asked: Mutex::default(),
+        };
         let state = Arc::new(state);
 
         let root = state.authority.certificate().clone();
@@ -112,6 +118,11 @@ impl Fleet {
 
     pub(crate) fn last_run(&self) -> wire::RunRequest {
         self.state.last_run.lock().expect("lock").clone().expect("a run")
+    }
+
+    /// How often it was asked which hosts there are.
+    pub(crate) fn asked(&self) -> usize {
+        *self.state.asked.lock().expect("lock")
     }
 
     pub(crate) fn stop(&self) {
@@ -173,9 +184,14 @@ fn record(name: &str) -> wire::HostRecord {
     }
 }
 
-fn selected(on: &str) -> Vec<wire::HostRecord> {
+fn selected(on: &str) -> Result<Vec<wire::HostRecord>, Status> {
     let all = ["web-1", "web-2", "web-3", "web-4"];
-    all.into_iter().filter(|h| on == "all" || on.split(',').any(|n| n == *h)).map(record).collect()
+    let meant = |host: &&str| on == "all" || on.split(',').any(|name| name == *host);
+    let hosts: Vec<_> = all.into_iter().filter(meant).map(record).collect();
+    match hosts.is_empty() {
+        true => Err(Failure::new(ErrorCode::NotFound, format!("no host matches \"{on}\"")).into()),
+        false => Ok(hosts),
+    }
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -207,7 +223,8 @@ impl fleet_server::Fleet for Fake {
     }
 
     async fn hosts(&self, request: tonic::Request<wire::HostsRequest>) -> Reply<wire::HostsReply> {
-        Ok(Response::new(wire::HostsReply { hosts: selected(&request.get_ref().on) }))
+        *self.0.asked.lock().expect("lock") += 1;
+        Ok(Response::new(wire::HostsReply { hosts: selected(&request.get_ref().on)?, of: 4 }))
     }
 
     async fn label(
@@ -276,8 +293,9 @@ impl Operations for Fake {
     async fn run(&self, request: tonic::Request<wire::RunRequest>) -> Reply<Self::RunStream> {
         let request = request.into_inner();
         *self.0.last_run.lock().expect("lock") = Some(request.clone());
-        let hosts: Vec<_> = selected(&request.on).into_iter().map(|h| h.name).collect();
-        let started = wire::RunStarted { invocation: request.invocation, hosts: hosts.clone() };
+        let hosts: Vec<_> = selected(&request.on)?.into_iter().map(|h| h.name).collect();
+        let (invocation, of) = (request.invocation, 4);
+        let started = wire::RunStarted { invocation, hosts: hosts.clone(), of };
         let mut events = vec![wire::RunEvent { event: Some(run_event::Event::Started(started)) }];
         let mut summary = wire::RunSummary::default();
         for host in &hosts {

@@ -45,7 +45,9 @@ async fn a_probe_answers_with_one_json_document_and_the_worst_host_decides_the_e
     assert_eq!(json[1]["findings"][0]["subject"], "/srv");
     assert_eq!(json[2]["data"]["filesystems"][0]["mount"], "/");
     assert_eq!(ended.code, 1, "web-3 is critical");
-    assert!(ended.err.contains("disk.usage on 4 hosts"), "{}", ended.err);
+    assert!(ended.err.contains("disk.usage on 4 of 4 hosts"), "{}", ended.err);
+    assert!(ended.err.contains("2 ok, 1 critical, 1 unreachable"), "{}", ended.err);
+    assert_eq!(fleet.asked(), 0, "the run itself tells the hosts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +110,46 @@ async fn the_fleet_is_shown_and_a_critical_problem_shows_in_the_exit_status() {
     assert_eq!((ended.code, ended.out.as_str()), (0, "web-1\nweb-2\nweb-3\nweb-4\n"));
     let ended = hostlerctl(&fleet, &["host", "show", "web-4", "-o", "json"]).await;
     assert_eq!(ended.json()["connection"], "down");
+    for (line, names) in
+        [("status", "prod\n"), ("host show web-4", "web-4\n"), ("whoami", "alice\n")]
+    {
+        let line: Vec<_> = line.split(' ').chain(["-o", "name"]).collect();
+        assert_eq!(hostlerctl(&fleet, &line).await.out, names, "{line:?}");
+    }
+    for several in ["all", "web-1,web-2", "web-*"] {
+        let ended = hostlerctl(&fleet, &["host", "show", several]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "what is tested is the program")]
+async fn every_shell_is_offered_the_names_of_the_hosts() {
+    let fleet = Fleet::start().await;
+    let words = ["hostlerctl", "disk", "usage", "--on", "web-1,web-"];
+    // As the scripts of `hostlerctl completion` ask.
+    for shell in ["bash", "zsh", "fish"] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostlerctl"));
+        let asked = command.env("COMPLETE", shell).env("_CLAP_COMPLETE_INDEX", "4");
+        let asked = asked.env("_CLAP_IFS", "\n").env("HOSTLER_CONFIG", fleet.config());
+        let output = asked.env_remove("HOSTLER_CONTEXT").arg("--").args(words).output().await;
+        let offered = String::from_utf8(output.expect("run").stdout).expect("utf-8");
+        for host in ["web-1", "web-2", "web-3", "web-4"] {
+            assert!(offered.contains(&format!("web-1,{host}")), "{shell}: {offered}");
+        }
+    }
+    // And the whole way, in the shell that is everywhere.
+    let script = "source <(hostlerctl completion bash); \
+                  COMP_WORDS=(hostlerctl disk usage --on web-); COMP_CWORD=4; COMP_TYPE=9; \
+                  _clap_complete_hostlerctl hostlerctl web- --on; echo \"${COMPREPLY[@]}\"";
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_hostlerctl")).parent().expect("a directory");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let mut bash = tokio::process::Command::new("/bin/bash");
+    let bash = bash.args(["--norc", "-c", script]).env("PATH", path);
+    let bash = bash.env("HOSTLER_CONFIG", fleet.config()).env_remove("HOSTLER_CONTEXT");
+    let output = bash.output().await.expect("bash");
+    let (out, err) = (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(String::from_utf8_lossy(&out).trim(), "web-1 web-2 web-3 web-4", "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
