@@ -72,6 +72,8 @@ pub struct Turn {
     pub to: Health,
     /// Whether it is the hard state that changed.
     pub hard: bool,
+    /// Whether it began to flap, or no longer does.
+    pub flapped: bool,
 }
 
 impl Course {
@@ -108,11 +110,12 @@ impl Course {
         let hardens = result != self.hard && (self.attempt == 0 || self.attempt >= attempts);
         let flapped = self.flaps();
         if hardens {
-            let turn = Turn { from: self.hard, to: result, hard: true };
+            let turn = Turn { from: self.hard, to: result, hard: true, flapped };
             (self.hard, self.attempt, self.since_us) = (result, 0, now_us);
             return Some(turn);
         }
-        (before != result || flapped).then_some(Turn { from: before, to: result, hard: false })
+        let turn = Turn { from: before, to: result, hard: false, flapped };
+        (before != result || flapped).then_some(turn)
     }
 
     /// Judges anew whether it flaps; true when that changed.
@@ -152,11 +155,11 @@ mod tests {
     }
 
     const fn soft(from: Health, to: Health) -> Option<Turn> {
-        Some(Turn { from, to, hard: false })
+        Some(Turn { from, to, hard: false, flapped: false })
     }
 
     const fn hard(from: Health, to: Health) -> Option<Turn> {
-        Some(Turn { from, to, hard: true })
+        Some(Turn { from, to, hard: true, flapped: false })
     }
 
     #[test]
@@ -187,11 +190,14 @@ mod tests {
             at += 1;
             course.take(result, 1, at)
         };
+        let began = |turn: Option<Turn>| usize::from(turn.is_some_and(|t| t.flapped));
+        let mut flapped = 0;
         for _ in 0..4 {
-            take(&mut course, Critical);
-            take(&mut course, Ok);
+            flapped += began(take(&mut course, Critical));
+            flapped += began(take(&mut course, Ok));
         }
         assert!(course.flapping);
+        assert_eq!(flapped, 1, "its begin is told once");
         let steady = (0..30).take_while(|_| {
             take(&mut course, Ok);
             course.flapping

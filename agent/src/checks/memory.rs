@@ -14,7 +14,7 @@ use hostler_proto::wire;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::course::{Course, Health};
+use super::course::{Course, Health, Turn};
 
 /// So many of the last turns can be told to a controller that was away.
 const KEPT: usize = 500;
@@ -41,7 +41,7 @@ pub(super) struct Memory {
     turns: VecDeque<Turned>,
 }
 
-/// A change that is remembered.
+/// A change that is remembered: of a hard state, or that a check began to flap or no longer does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Turned {
     pub number: u64,
@@ -102,8 +102,30 @@ impl Memory {
         fs::rename(&new, path).map_err(failed("replaced"))
     }
 
+    /// Remembers what a result changed of a check, as far as people are to be told. What is soft is
+    /// not: it would push that out.
+    pub(super) fn note(&mut self, check: &str, turn: Turn, at_us: i64, summary: &str) {
+        let Some(course) = self.courses.get(check) else { return };
+        let (flapping, now_hard) = (course.flapping, course.hard);
+        let turned = |from, to, hard, summary| Turned {
+            number: 0,
+            check: check.to_owned(),
+            from,
+            to,
+            hard,
+            flapping,
+            at_us,
+            summary,
+        };
+        let changed = turn.hard.then(|| turned(turn.from, turn.to, true, summary.to_owned()));
+        let said = if flapping { "it began to flap" } else { "it no longer flaps" };
+        let said = || format!("{said}: {summary}");
+        let flapped = turn.flapped.then(|| turned(now_hard, now_hard, false, said()));
+        changed.into_iter().chain(flapped).for_each(|turned| self.turned(turned));
+    }
+
     /// Remembers a turn, which gets the next number.
-    pub(super) fn turned(&mut self, turned: Turned) {
+    fn turned(&mut self, turned: Turned) {
         if self.turns.len() == KEPT {
             self.turns.pop_front();
         }
@@ -173,6 +195,28 @@ mod tests {
         assert_eq!(numbers(memory.turns(508, last)), (Some(509), 2, 0));
         assert_eq!(numbers(memory.turns(last, last)), (None, 0, 0));
         assert_eq!(numbers(memory.turns(500, 502)), (Some(501), 2, 0));
+    }
+
+    #[test]
+    fn what_is_soft_is_not_remembered_and_flapping_is_with_its_begin_and_end_alone() {
+        let mut memory = Memory::new(&SystemClock);
+        memory.courses.insert("disk".into(), Course::new(0));
+        let take = |memory: &mut Memory, result| {
+            let course = memory.courses.get_mut("disk").expect("there");
+            let turn = course.take(result, 3, 1);
+            turn.into_iter().for_each(|turn| memory.note("disk", turn, 1, "said"));
+        };
+        for _ in 0..20 {
+            take(&mut memory, Health::Critical);
+            take(&mut memory, Health::Ok);
+        }
+        for _ in 0..20 {
+            take(&mut memory, Health::Ok);
+        }
+        let (turns, _) = memory.turns(0, memory.last());
+        let told: Vec<_> = turns.iter().map(|t| (t.hard, t.flapping, t.was == t.became)).collect();
+        assert_eq!(told, [(false, true, true), (false, false, true)]);
+        assert_eq!(turns[0].summary, "it began to flap: said");
     }
 
     #[test]

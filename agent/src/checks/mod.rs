@@ -14,7 +14,10 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,9 +36,9 @@ pub use self::memory::MemoryError;
 use self::{
     course::{Course, Health},
     definition::Check,
-    memory::{Memory, Turned},
+    memory::Memory,
 };
-use crate::{dispatch::Dispatcher, operation::severity};
+use crate::{dispatch::Dispatcher, operation::severity, ops::systemd::host_stopping};
 
 /// Checks that run at the same time; the others wait.
 const CONCURRENT: usize = 4;
@@ -67,6 +70,8 @@ struct Inner {
     /// Number of the last turn that is saved, and may be told.
     saved: watch::Sender<u64>,
     leaving: CancellationToken,
+    /// The whole host goes down, and the agent with it.
+    host_stopping: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -125,6 +130,7 @@ impl Checks {
             unsaved: Notify::new(),
             saved,
             leaving: CancellationToken::new(),
+            host_stopping: AtomicBool::new(false),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -148,7 +154,8 @@ impl Checks {
                     () = stop.cancelled() => break,
                 }
             }
-            this.save().await;
+            let (stopping, ()) = tokio::join!(host_stopping(), this.save());
+            this.0.host_stopping.store(stopping, Ordering::Relaxed);
             this.0.leaving.cancel();
         });
     }
@@ -222,18 +229,9 @@ impl Checks {
         let summary: String = summary.chars().take(SUMMARY).collect();
         let course = state.memory.courses.entry(name.clone()).or_insert_with(|| Course::new(now));
         let turn = course.take(health, check.pace.attempts, now);
-        let (soft, flapping) = (course.soft(), course.flapping);
+        let soft = course.soft();
         if let Some(turn) = turn {
-            state.memory.turned(Turned {
-                number: 0,
-                check: name.clone(),
-                from: turn.from,
-                to: turn.to,
-                hard: turn.hard,
-                flapping,
-                at_us: now,
-                summary: summary.clone(),
-            });
+            state.memory.note(&name, turn, now, &summary);
         }
         if turn.is_some() || !state.seen.contains_key(&name) {
             self.0.unsaved.notify_one();

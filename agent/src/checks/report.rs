@@ -1,7 +1,7 @@
 //! What a controller is told of the checks: everything at first, then each change as it comes and
 //! all other results with a heartbeat.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use hostler_proto::wire::{self, CheckState, HealthReport, HealthRequest};
 use tokio::sync::mpsc;
@@ -26,7 +26,11 @@ impl Checks {
                 changed = saved.changed(), if !whole => if changed.is_err() { return },
                 _ = beat.tick() => {}
                 () = self.0.leaving.cancelled() => {
-                    let last = HealthReport { leaving: true, ..self.report(told, run, false).0 };
+                    let last = HealthReport {
+                        leaving: true,
+                        host_stopping: self.0.host_stopping.load(Ordering::Relaxed),
+                        ..self.report(told, run, false).0
+                    };
                     let _ = reports.send(last).await;
                     return;
                 }
@@ -56,6 +60,8 @@ impl Checks {
             turns,
             forgotten,
             leaving: false,
+            host_stopping: false,
+            last_turn: state.memory.last(),
             now_us: self.0.clock.now().as_microsecond(),
         };
         (report, state.runs, until.max(told))

@@ -16,5 +16,5 @@ mod pm2;
 mod pnpm;
 mod postgres;
 mod redis;
-mod systemd;
+pub(crate) mod systemd;
 mod versions;

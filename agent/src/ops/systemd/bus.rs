@@ -48,6 +48,8 @@ trait Manager {
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn subscribe(&self) -> zbus::Result<()>;
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
 
     #[zbus(signal)]
     fn job_removed(
@@ -160,6 +162,11 @@ impl Bus {
             Ok(Err(error)) => Err(absent(error.to_string())),
             Err(_) => Err(absent(format!("no answer within {} s", PATIENCE.as_secs()))),
         }
+    }
+
+    /// Whether the whole host is being shut down or booted anew.
+    pub(super) async fn host_stopping(&self) -> bool {
+        self.manager.system_state().await.is_ok_and(|state| state == "stopping")
     }
 
     /// A unit by its full name, loaded or not; `now_us` is what its times are measured against.

@@ -9,6 +9,22 @@ mod start;
 mod status;
 mod stop;
 
+use std::time::Duration;
+
+/// How long systemd may take to say that the host goes down: the agent is being stopped meanwhile.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Whether the whole host is being shut down or booted anew; false when nobody can tell.
+pub(crate) async fn host_stopping() -> bool {
+    let asked = async {
+        match bus::Bus::connect().await {
+            Ok(bus) => bus.host_stopping().await,
+            Err(_) => false,
+        }
+    };
+    tokio::time::timeout(FAREWELL, asked).await.unwrap_or(false)
+}
+
 /// The types that a unit can have.
 const TYPES: [&str; 11] = [
     "automount",
