@@ -166,7 +166,9 @@ impl Api {
         let (api, back) = (self.clone(), Arc::clone(link));
         tokio::spawn(async move { api.reconcile(back).await });
         let (api, told) = (self.clone(), Arc::clone(link));
-        tokio::spawn(async move { api.hear(&told).await });
+        let over = CancellationToken::new();
+        let (_over, until) = (over.clone().drop_guard(), over);
+        tokio::spawn(async move { api.hear(&told, until).await });
         let (lost, reason) = tokio::select! {
             ended = driver => match ended {
                 Ok(()) => (Lost::Closed, "the agent closed the link".to_owned()),

@@ -1,6 +1,6 @@
 //! Puts the controller together: makes a fleet, and runs it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hostler_core::{
     clock::{Clock, SystemClock},
@@ -203,9 +203,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         health: app.health.clone(),
         clock: Arc::clone(&app.clock),
         sender: Sender::new()?,
-        told: HashSet::new(),
     };
     let notifying = tokio::spawn(notifier.run(stop.clone()));
+    tokio::spawn(Api(Arc::clone(&app)).watch(stop.clone()));
     let dialling = TaskTracker::new();
     for (host, address) in dialled {
         let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());

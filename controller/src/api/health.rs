@@ -1,6 +1,6 @@
 //! How the hosts' checks stand and stood, and what people know of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hostler_proto::{
     name::HostName,
@@ -13,6 +13,7 @@ use hostler_proto::{
     },
 };
 use prost::Message as _;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
@@ -21,14 +22,22 @@ use crate::{
     health::{
         absence::{Absence, absences, connection},
         figures::{HOUR_US, trend},
-        problems::{Known, Problem, problems},
+        problems::{Known, Problem, problems, severity},
         silence::{Acknowledgement, Checks, Downtime},
     },
     links::Link,
     selector::Selector,
-    store::HostRow,
+    store::{HostRow, TurnRow},
 };
 
+/// Waits before an agent is asked again that stopped telling how its checks stand, doubled each time
+/// up to the longest.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_LATEST: Duration = Duration::from_secs(60);
+/// An agent tells something every minute, if only that there is nothing new.
+const REPORTS: Duration = Duration::from_secs(180);
+/// How often it is looked for checks that are heard of no more.
+const WATCH: Duration = Duration::from_secs(15);
 /// Changes that one answer lists.
 const TURNS: u32 = 1000;
 const WEEK_S: u32 = 7 * 86_400;
@@ -85,25 +94,43 @@ fn comment(text: String) -> Result<String, Status> {
 }
 
 impl Api {
-    /// Hears how the checks of a linked host stand, for as long as the link does.
-    pub(crate) async fn hear(&self, link: &Arc<Link>) {
-        let request = self.0.health.request(&link.host);
-        let mut reports = match link.health(&request).await {
-            Ok(reports) => reports,
-            Err(status) => {
-                let (host, said) = (&link.host, status.message());
-                tracing::warn!(%host, said, "the agent does not tell how its checks stand");
+    /// Hears how the checks of a linked host stand, until its link is over.
+    pub(crate) async fn hear(&self, link: &Arc<Link>, over: CancellationToken) {
+        let mut wait = ASK_AGAIN;
+        loop {
+            match self.hear_once(link).await {
+                Ok(0) => {}
+                // It told something: what ended that is new.
+                Ok(_) => wait = ASK_AGAIN,
+                Err(said) if over.is_cancelled() => drop(said),
+                Err(said) => {
+                    let host = &link.host;
+                    tracing::warn!(%host, said, "the agent does not tell how its checks stand");
+                }
+            }
+            // Also what has no end on a link that stands: a stream can be reset alone.
+            if tokio::time::timeout(wait, over.cancelled()).await.is_ok() {
                 return;
             }
-        };
-        while let Ok(Some(report)) = reports.message().await {
-            let report = match HealthReport::decode(report) {
-                Ok(report) => report,
-                Err(error) => {
-                    tracing::warn!(host = %link.host, %error, "the agent tells what is no report");
-                    return;
-                }
+            wait = (wait * 2).min(ASK_LATEST);
+        }
+    }
+
+    /// Asks once and hears until that ends; how many reports came.
+    async fn hear_once(&self, link: &Arc<Link>) -> Result<u64, String> {
+        let request = self.0.health.request(&link.host);
+        let reports = link.health(&request).await;
+        let mut reports = reports.map_err(|status| status.message().to_owned())?;
+        let mut heard = 0;
+        loop {
+            let report = match tokio::time::timeout(REPORTS, reports.message()).await {
+                Ok(Ok(Some(report))) => report,
+                Ok(Ok(None) | Err(_)) => return Ok(heard),
+                Err(_) => return Err("no report in time".to_owned()),
             };
+            let report = HealthReport::decode(report);
+            let report = report.map_err(|e| format!("it tells what is no report: {e}"))?;
+            heard += 1;
             let now = self.0.clock.now().as_microsecond();
             self.0.figures.take(&link.host, &report.checks, now);
             if let Some(news) = self.0.health.hear(&link.host, report, now) {
@@ -112,14 +139,16 @@ impl Api {
         }
     }
 
-    /// What people know already.
-    pub(super) async fn known(&self, now_us: i64) -> Result<Known, Status> {
-        let given = self.0.store.acknowledgements(now_us).await.map_err(unstored)?;
-        let by_place = given.into_iter().map(|a| ((a.host.clone(), a.check.clone()), a));
-        Ok(Known {
-            downtimes: self.0.store.downtimes(now_us).await.map_err(unstored)?,
-            acknowledgements: by_place.collect(),
-        })
+    /// Tells of checks of linked hosts that are heard of no more, until `stop`.
+    pub(crate) async fn watch(self, stop: CancellationToken) {
+        while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
+            let now = self.0.clock.now().as_microsecond();
+            for news in self.0.health.lapse(&self.0.links.hosts(), now) {
+                let (host, checks) = (&news.host, news.turns.len());
+                tracing::warn!(%host, checks, "checks of a linked host are heard of no more");
+                self.0.recorder.tell(news).await;
+            }
+        }
     }
 
     /// What deserves attention on some hosts.
@@ -129,7 +158,7 @@ impl Api {
         absences: &HashMap<HostName, Absence>,
     ) -> Result<Vec<Problem>, Status> {
         let now = self.0.clock.now().as_microsecond();
-        let known = self.known(now).await?;
+        let known = Known::read(&self.0.store, now).await.map_err(unstored)?;
         Ok(self.0.health.look(|health| problems(hosts, health, absences, &known, now)))
     }
 
@@ -264,7 +293,7 @@ impl Health for Api {
         let since_us = now_us - i64::from(since_s) * SECOND_US;
         let check = (!request.check.is_empty()).then_some(request.check.as_str());
         let rows = self.0.store.turns(&row.name, check, since_us, TURNS).await.map_err(unstored)?;
-        let turn = |row| Turn { hard: true, ..Turn::from(row) };
+        let turn = |row: TurnRow| Turn { hard: row.was != row.became, ..Turn::from(row) };
         Ok(Response::new(HistoryReply {
             host: row.name.to_string(),
             turns: rows.into_iter().map(turn).collect(),
@@ -285,18 +314,22 @@ impl Health for Api {
         let absences = self.absences().await?;
         let found = self.problems_of(std::slice::from_ref(&host), &absences).await?;
         let of = |p: &&Problem| p.check == request.check || p.follows.contains(&request.check);
-        if !found.iter().any(|p| of(&p)) {
+        let Some(problem) = found.iter().find(of) else {
             let what = if request.check.is_empty() { "it" } else { request.check.as_str() };
             let message = format!("there is no problem of {what} on {}", host.name);
             return Err(Failure::new(ErrorCode::NotFound, message)
                 .hint(format!("see what there is: hostlerctl problems --on {}", host.name))
                 .into());
-        }
+        };
+        // One that flaps is known with all that it changes to; what follows from another problem is no
+        // worse than that.
+        let known = if problem.flapping { wire::Status::Critical } else { problem.status };
         let now = self.0.clock.now().as_microsecond();
         let given = Acknowledgement {
             host: host.name.to_string(),
             check: request.check,
             at_us: now,
+            severity: severity(known),
             expires_us: (request.lasts_s > 0).then(|| now + i64::from(request.lasts_s) * SECOND_US),
             made_by: caller.name.to_string(),
             comment,

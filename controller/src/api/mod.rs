@@ -269,7 +269,7 @@ impl Api {
         let certificate_until_us = peer.not_after.as_microsecond();
         let (host, address) = (link.host.clone(), link.address.clone());
         tracing::info!(%host, from = address, "linked");
-        self.0.health.arrived(&host);
+        self.0.health.arrived(&host, at_us);
         let hello = Box::new(hello);
         let change = Change::Up { host, address, hello, certificate_until_us, at_us };
         self.0.presence.tell(change).await;

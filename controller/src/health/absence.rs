@@ -11,7 +11,7 @@ use std::{
 
 use hostler_proto::{name::HostName, wire};
 
-use super::Host;
+use super::{Host, Left};
 use crate::store::{Connection, HostRow};
 
 /// Hosts that fall silent within this time did so for one reason. More than twice the time after
@@ -19,6 +19,8 @@ use crate::store::{Connection, HostRow};
 const TOGETHER_US: i64 = 120_000_000;
 /// Agents come back within this time after the start of a controller.
 pub const RETURN_US: i64 = 180_000_000;
+/// A host that said that it goes down is not called down for so long: most boot anew.
+pub const GOING_DOWN_US: i64 = 300_000_000;
 /// The label that names a host's place. Without it the network of its address is its place.
 const SITE: &str = "site";
 /// The label that names the host through which a host is reached.
@@ -60,6 +62,10 @@ impl Lost {
 pub enum Absence {
     /// Its agent said that it was being stopped.
     Stopped,
+    /// It said that it is being shut down or booted anew, a moment ago.
+    GoingDown,
+    /// It said so, and is not back.
+    ShutDown,
     /// Its agent ended without a word, on a host that lived.
     AgentDied,
     /// It alone fell silent.
@@ -86,7 +92,7 @@ impl Absence {
 /// The state of a host's link, as people are told it.
 pub fn connection(host: &HostRow, absence: Option<&Absence>) -> wire::Connection {
     match absence {
-        Some(Absence::Stopped) => wire::Connection::Stopped,
+        Some(Absence::Stopped | Absence::GoingDown) => wire::Connection::Stopped,
         Some(Absence::Place(_) | Absence::Via(_)) => wire::Connection::Unreachable,
         _ => host.connection.into(),
     }
@@ -102,7 +108,7 @@ pub fn absences(
     if !hosts.iter().any(|host| host.connection == Connection::Down) {
         return HashMap::new();
     }
-    let left = |host: &HostRow| health.get(&host.name).is_some_and(|h| h.left);
+    let left = |host: &HostRow| health.get(&host.name).map_or(Left::No, |h| h.left);
     let mut places: BTreeMap<String, Place> = BTreeMap::new();
     let mut by_name = HashMap::new();
     for host in hosts {
@@ -110,14 +116,17 @@ pub fn absences(
         let Some(place) = place(host) else { continue };
         let of = places.entry(place).or_default();
         of.up |= host.connection == Connection::Up;
-        let away = host.connection == Connection::Down && !left(host);
+        let away = host.connection == Connection::Down && left(host) == Left::No;
         if away && silent(host) && !returning(host, now_us) {
             of.silent.push(host.since_us);
         }
     }
     let why = |host: &HostRow| -> Absence {
-        if left(host) {
-            return Absence::Stopped;
+        match left(host) {
+            Left::Agent => return Absence::Stopped,
+            Left::Host if now_us - host.since_us < GOING_DOWN_US => return Absence::GoingDown,
+            Left::Host => return Absence::ShutDown,
+            Left::No => {}
         }
         if returning(host, now_us) {
             return Absence::Returning;
@@ -196,7 +205,7 @@ pub struct Told<'a> {
     pub instance: &'a str,
 }
 
-/// Where a host was that is back, in one sentence; none when it was not away itself.
+/// Where a host was that is back, in one sentence; none when that cannot be told.
 pub fn returned(lost: Option<Lost>, before: Told<'_>, now: Told<'_>) -> Option<&'static str> {
     let missed = lost == Some(Lost::Restart);
     match (before.boot_id.is_empty(), before.boot_id == now.boot_id) {
@@ -239,8 +248,11 @@ mod tests {
     }
 
     fn seen(hosts: Vec<HostRow>, left: &[&str]) -> BTreeMap<String, Absence> {
-        let gone = Host { left: true, ..Host::default() };
-        let health = left.iter().map(|n| (n.parse().expect("name"), gone.clone())).collect();
+        let gone = |name: &str| Host {
+            left: if name.starts_with("off") { Left::Host } else { Left::Agent },
+            ..Host::default()
+        };
+        let health = left.iter().map(|n| (n.parse().expect("name"), gone(n))).collect();
         let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
         let all = absences(&hosts, &health, NOW + 600 * SECOND);
         all.into_iter().map(|(name, absence)| (name.to_string(), absence)).collect()
@@ -301,9 +313,12 @@ mod tests {
                 row("stopped", "10.0.0.1", Some(Lost::Closed), 0),
                 row("late", "10.0.1.1", Some(Lost::Restart), 500),
                 row("missing", "10.0.2.1", Some(Lost::Restart), 0),
+                row("off-1", "10.0.3.1", Some(Lost::Closed), 500),
+                row("off-2", "10.0.4.1", Some(Lost::Closed), 0),
             ],
-            &["stopped"],
+            &["stopped", "off-1", "off-2"],
         );
+        assert_eq!((&all["off-1"], &all["off-2"]), (&Absence::GoingDown, &Absence::ShutDown));
         assert_eq!(all["stopped"], Absence::Stopped);
         assert_eq!(all["late"], Absence::Returning);
         assert_eq!(all["missing"], Absence::Down);

@@ -19,13 +19,16 @@ use super::{
     absence::Absence,
     silence::{Acknowledgement, Downtime},
 };
-use crate::store::{Connection, HostRow};
+use crate::store::{Connection, HostRow, Store, StoreError};
 
 const DAY_US: i64 = 86_400_000_000;
 /// A certificate renews itself at two thirds of its life; below so many days that did not work.
 const RENEWED_DAYS: i64 = 3;
 /// From so many hosts on one problem that they share is told once.
 const SHARED: usize = 4;
+
+/// What is said of a host that is being shut down or booted anew.
+const GOING_DOWN: &str = "the host is going down: it was shut down or is booting anew";
 
 /// Something that deserves attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +63,27 @@ pub struct Known {
 }
 
 impl Known {
-    /// Who knows of a problem that has been there since some time, in a few words; empty when nobody
-    /// does.
-    pub fn of(&self, host: &HostRow, check: &str, since_us: i64, now_us: i64) -> String {
+    /// What people know already, now.
+    ///
+    /// # Errors
+    /// When the store refuses, or is damaged.
+    pub async fn read(store: &Store, now_us: i64) -> Result<Self, StoreError> {
+        let given = store.acknowledgements(now_us).await?;
+        let by_place = given.into_iter().map(|a| ((a.host.clone(), a.check.clone()), a));
+        Ok(Self { downtimes: store.downtimes(now_us).await?, acknowledgements: by_place.collect() })
+    }
+
+    /// Who knows of a problem that is so bad and has been there since some time, in a few words; empty
+    /// when nobody does.
+    pub fn of(
+        &self,
+        host: &HostRow,
+        check: &str,
+        (status, since_us): (Status, i64),
+        now_us: i64,
+    ) -> String {
         let key = (host.name.to_string(), check.to_owned());
-        let counts = |a: &&Acknowledgement| a.counts(since_us, now_us);
+        let counts = |a: &&Acknowledgement| a.counts(severity(status), now_us);
         if let Some(found) = self.acknowledgements.get(&key).filter(counts) {
             return format!("acknowledged by {}: {}", found.made_by, found.comment);
         }
@@ -97,7 +116,8 @@ pub fn problems(
             problems.extend(of_checks(&host.name, of, now_us));
         }
         for problem in &mut problems[before..] {
-            problem.handled = known.of(host, &problem.check, problem.since_us, now_us);
+            problem.handled =
+                known.of(host, &problem.check, (problem.status, problem.since_us), now_us);
         }
         if let Some(Absence::Via(via)) = absence {
             let via = first_away(via, absences);
@@ -231,6 +251,10 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
             Some(Absence::Stopped) => {
                 (Status::Warning, "its agent was stopped on purpose".to_owned())
             }
+            Some(Absence::GoingDown) => (Status::Warning, GOING_DOWN.to_owned()),
+            Some(Absence::ShutDown) => {
+                (Status::Critical, "down: it was shut down and did not come back".to_owned())
+            }
             Some(Absence::Returning) => {
                 (Status::Unknown, "not back yet since the controller was started".to_owned())
             }
@@ -263,24 +287,18 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
 }
 
 fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
-    let bad = |check: &str| {
-        let standing = health.checks.get(check)?;
-        let status = standing.hard(now_us);
-        (severity(status) > 0).then_some((standing, status))
-    };
     let mut found: BTreeMap<&str, Problem> = BTreeMap::new();
     let mut follows: Vec<(&str, &str)> = Vec::new();
     for (name, standing) in &health.checks {
-        let status = standing.hard(now_us);
+        let status = standing.shown(now_us);
         if severity(status) == 0 {
             continue;
         }
-        let root = root(health, name, &|check| bad(check).is_some());
-        // What is worse than what it needs is a problem of its own, whatever else there is.
-        let worse = bad(root).is_some_and(|(_, of_root)| severity(of_root) < severity(status));
-        match root == name || worse {
-            true => drop(found.insert(name, of_check(host, standing, status, now_us))),
-            false => follows.push((root, name)),
+        match root(health, name, &|standing| severity(standing.shown(now_us))) {
+            root if root == name => {
+                drop(found.insert(name, of_check(host, standing, status, now_us)))
+            }
+            root => follows.push((root, name)),
         }
     }
     for (root, name) in follows {
@@ -291,14 +309,17 @@ fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
     found.into_values().collect()
 }
 
-/// The check at the beginning of the chain of those that are not well: itself, when all that it
-/// needs is well.
-fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&str) -> bool) -> &'h str {
+/// The check from which the trouble of one follows: the last of those that each need the next, as
+/// long as the next is at least as bad. What is less bad than what follows from it is not all of its
+/// cause. Itself, when there is none.
+pub fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&Standing) -> u8) -> &'h str {
     let mut at = name;
     // A circle of checks that need each other has no beginning; it is left after one round.
     for _ in 0..health.checks.len() {
-        let needs = health.checks.get(at).map(|s| &*s.after).unwrap_or_default();
-        match needs.iter().find(|n| bad(n)).and_then(|n| health.checks.get_key_value(n)) {
+        let Some(standing) = health.checks.get(at) else { return name };
+        let own = bad(standing).max(1);
+        let needed = standing.after.iter().filter_map(|n| health.checks.get_key_value(n));
+        match needed.into_iter().find(|(_, needed)| bad(needed) >= own) {
             Some((needed, _)) if needed == name => return name,
             Some((needed, _)) => at = needed,
             None => return at,
@@ -311,6 +332,13 @@ fn of_check(host: &HostName, standing: &Standing, status: Status, now_us: i64) -
     let state = standing.state();
     let (summary, since_us) = match standing.stale(now_us) {
         true => ("nothing was heard of it in time".to_owned(), standing.heard_us),
+        false if severity(standing.hard(now_us)) == 0 => {
+            let said = &state.summary;
+            (
+                format!("it changes again and again; at this moment it is ok: {said}"),
+                standing.since_us,
+            )
+        }
         false => (state.summary.clone(), standing.since_us),
     };
     let first = state.findings.iter().find(|f| f.status() == status).or(state.findings.first());
@@ -344,193 +372,5 @@ fn problem(
 }
 
 #[cfg(test)]
-mod tests {
-    use hostler_proto::wire::CheckState;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::health::{
-        absence::{Lost, absences},
-        silence::Checks,
-    };
-
-    const NOW: i64 = 1_000_000_000_000;
-
-    fn row(name: &str, connection: Connection) -> HostRow {
-        HostRow {
-            name: name.parse().expect("name"),
-            labels: BTreeMap::new(),
-            certificate_until_us: NOW + 20 * DAY_US,
-            connection,
-            since_us: 7,
-            reason: "it fell silent".into(),
-            ..HostRow::nobody()
-        }
-    }
-
-    fn host(checks: &[(&str, Status, &[&str])]) -> Host {
-        let standing = |(name, hard, after): &(&str, Status, &[&str])| {
-            let state = CheckState {
-                check: (*name).to_owned(),
-                hard: (*hard).into(),
-                since_us: 5,
-                interval_s: 60,
-                summary: format!("{name} is not well"),
-                after: after.iter().map(|a| (*a).to_owned()).collect(),
-                ..CheckState::default()
-            };
-            ((*name).to_owned(), Standing::new(state, NOW))
-        };
-        Host { checks: checks.iter().map(standing).collect(), ..Host::default() }
-    }
-
-    fn seen(rows: &[HostRow], hosts: &[(&str, Host)], known: &Known) -> Vec<Problem> {
-        let health = hosts.iter().map(|(n, h)| (n.parse().expect("name"), h.clone())).collect();
-        let rows: Vec<_> = rows.iter().cloned().map(Arc::new).collect();
-        let absences = absences(&rows, &health, NOW);
-        problems(&rows, &health, &absences, known, NOW)
-    }
-
-    #[test]
-    fn what_follows_from_a_dead_database_is_told_with_it_and_not_beside_it() {
-        let web = host(&[
-            ("unit:postgresql", Status::Critical, &[]),
-            ("postgres:main", Status::Critical, &["unit:postgresql"]),
-            ("http:backend", Status::Critical, &["postgres:main"]),
-            ("disk", Status::Warning, &[]),
-            ("host", Status::Ok, &[]),
-        ]);
-        let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
-        let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.clone())).collect();
-        let both = vec!["http:backend".to_owned(), "postgres:main".to_owned()];
-        assert_eq!(told, [("unit:postgresql", both), ("disk", vec![])]);
-    }
-
-    #[test]
-    fn an_agent_whose_certificate_was_not_renewed_is_asked_why_while_it_is_linked() {
-        for (until_us, status) in [(NOW + 2 * DAY_US, Status::Warning), (NOW - 1, Status::Critical)]
-        {
-            let late = HostRow { certificate_until_us: until_us, ..row("web-1", Connection::Up) };
-            let found = seen(&[late], &[], &Known::default());
-            let next = "hostlerctl journal read hostler-agent --match renewed --on web-1";
-            assert_eq!((found[0].status, found[0].next.as_str()), (status, next));
-        }
-    }
-
-    #[test]
-    fn hosts_that_cannot_be_reached_for_one_reason_are_one_problem() {
-        let silent = |name: &str, address: &str| HostRow {
-            lost: Some(Lost::Silent),
-            address: format!("{address}:1"),
-            ..row(name, Connection::Down)
-        };
-        let via = |name: &str, address: &str, via: &str| {
-            let mut host = silent(name, address);
-            host.labels.insert("via".into(), via.into());
-            host
-        };
-        let rows = [
-            silent("a-1", "10.0.1.1"),
-            silent("a-2", "10.0.1.2"),
-            silent("a-3", "10.0.1.3"),
-            silent("alone", "10.0.2.1"),
-            via("after-a", "10.9.8.9", "a-2"),
-            via("behind", "10.9.9.9", "alone"),
-            via("farther", "10.9.7.9", "behind"),
-        ];
-        let found = seen(&rows, &[], &Known::default());
-        let told: Vec<_> = found.iter().map(|p| (p.hosts.len(), p.follows.clone())).collect();
-        let follow = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        assert_eq!(told, [(3, follow(&["after-a"])), (1, follow(&["behind", "farther"]))]);
-        assert!(found[0].summary.contains("unreachable: all hosts of 10.0.1.0/24"));
-        assert!(found[1].summary.starts_with("down: "));
-        let only = seen(&rows[5..6], &[], &Known::default());
-        assert_eq!(only.len(), 1, "without its root it is told itself");
-    }
-
-    #[test]
-    fn what_is_worse_than_its_root_is_told_on_its_own() {
-        let web = host(&[
-            ("redis:main", Status::Warning, &[]),
-            ("celery:app", Status::Critical, &["redis:main"]),
-        ]);
-        let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
-        let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.status)).collect();
-        assert_eq!(told, [("celery:app", Status::Critical), ("redis:main", Status::Warning)]);
-    }
-
-    #[test]
-    fn checks_that_need_each_other_are_all_told() {
-        let web = host(&[("a", Status::Critical, &["b"]), ("b", Status::Critical, &["a"])]);
-        let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
-        assert_eq!(found.len(), 2);
-    }
-
-    #[test]
-    fn of_a_host_that_is_away_only_that_is_told_and_one_that_left_is_no_emergency() {
-        let web = host(&[("disk", Status::Critical, &[])]);
-        let left = Host { left: true, ..web.clone() };
-        let rows = [row("web-1", Connection::Down), row("web-2", Connection::Down)];
-        let found = seen(&rows, &[("web-1", web), ("web-2", left)], &Known::default());
-        let told: Vec<_> = found.iter().map(|p| (p.status, p.summary.as_str())).collect();
-        assert_eq!(told[0], (Status::Critical, "down: it fell silent"));
-        assert_eq!(told[1], (Status::Warning, "its agent was stopped on purpose"));
-    }
-
-    #[test]
-    fn what_somebody_knows_of_comes_last() {
-        let web = host(&[("disk", Status::Critical, &[]), ("units", Status::Warning, &[])]);
-        let known = Known {
-            downtimes: vec![Downtime {
-                id: "d1".into(),
-                hosts: "web-1".parse().expect("selector"),
-                checks: Checks::new("disk").expect("pattern"),
-                begins_us: 0,
-                ends_us: i64::MAX,
-                lasts_us: None,
-                made_by: "eve".into(),
-                comment: "new disk".into(),
-            }],
-            ..Known::default()
-        };
-        let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &known);
-        assert_eq!((found[0].check.as_str(), found[1].check.as_str()), ("units", "disk"));
-        assert_eq!(found[1].handled, "in downtime d1: new disk");
-    }
-
-    #[test]
-    fn a_problem_that_many_hosts_share_is_told_once() {
-        let names: Vec<String> = (1..=5).map(|n| format!("web-{n}")).collect();
-        let rows: Vec<_> = names.iter().map(|n| row(n, Connection::Up)).collect();
-        let full = || host(&[("disk", Status::Critical, &[])]);
-        let hosts: Vec<_> = names.iter().map(|n| (n.as_str(), full())).collect();
-        let found = fold(seen(&rows, &hosts, &Known::default()));
-        assert_eq!((found.len(), found[0].hosts.len()), (1, 5));
-        assert_eq!(found[0].next, "hostlerctl problems --on 'check(disk)=critical'");
-        let few = fold(seen(&rows[..3], &hosts[..3], &Known::default()));
-        assert_eq!(few.len(), 3);
-    }
-
-    proptest! {
-        #[test]
-        fn every_check_that_is_not_well_is_told_once_as_a_problem_or_with_its_root(
-            bad in prop::collection::vec(any::<bool>(), 6),
-            needs in prop::collection::vec(prop::collection::vec(0..6_usize, 0..3), 6),
-        ) {
-            const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-            let needed: Vec<Vec<&str>> =
-                needs.iter().map(|n| n.iter().map(|i| NAMES[*i]).collect()).collect();
-            let checks: Vec<_> = (0..6).map(|i| {
-                let status = if bad[i] { Status::Critical } else { Status::Ok };
-                (NAMES[i], status, needed[i].as_slice())
-            }).collect();
-            let found = of_checks(&"web-1".parse().expect("name"), &host(&checks), NOW);
-            let mut told: Vec<&str> = found.iter()
-                .flat_map(|p| std::iter::once(p.check.as_str()).chain(p.follows.iter().map(String::as_str)))
-                .collect();
-            told.sort_unstable();
-            let all: Vec<&str> = (0..6).filter(|i| bad[*i]).map(|i| NAMES[i]).collect();
-            prop_assert_eq!(told, all);
-        }
-    }
-}
+#[path = "problems_tests.rs"]
+mod tests;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use hostler_proto::{
     name::HostName,
-    wire::{CheckState, Finding, Turn},
+    wire::{CheckState, Finding, Status, Turn},
 };
 use tokio::sync::mpsc;
 
+use super::Left;
 use crate::store::Store;
 
 /// News that wait to be written.
@@ -27,19 +28,23 @@ pub struct News {
     pub last_turn: u64,
     /// When it was told.
     pub heard_us: i64,
-    /// Its agent said that it is being stopped.
-    pub leaving: bool,
+    /// Whether its agent said that it is being stopped.
+    pub left: Left,
     /// How all its checks stand.
     pub states: Vec<CheckState>,
-    /// Hard states that changed.
+    /// Hard states that changed, and what began to flap or no longer does.
     pub turns: Vec<Turn>,
+    /// Checks whose turns are for history alone: people are told of their cause.
+    pub untold: Vec<String>,
+    /// Checks that there were.
+    pub gone: Vec<String>,
 }
 
-/// A state without what is of no use when it is old.
-pub(super) fn plain(mut state: CheckState) -> CheckState {
+/// A state as it was told, without what is of no use when it is old.
+pub(super) fn plain(mut state: CheckState, (hard, flapping): (Status, bool)) -> CheckState {
     let bare = |f: Finding| Finding { why: String::new(), ..f };
     state.findings = state.findings.into_iter().take(1).map(bare).collect();
-    CheckState { figures: Vec::new(), ..state }
+    CheckState { hard: hard.into(), flapping, figures: Vec::new(), ..state }
 }
 
 /// The way to tell. A clone is the same.

@@ -77,6 +77,8 @@ pub struct Acknowledgement {
     pub check: String,
     /// When it was given.
     pub at_us: i64,
+    /// How bad the problem was: one that gets worse is another.
+    pub severity: u8,
     /// Until when it counts; none for until it recovers.
     pub expires_us: Option<i64>,
     /// By whom.
@@ -86,10 +88,10 @@ pub struct Acknowledgement {
 }
 
 impl Acknowledgement {
-    /// Whether it still counts for a problem that has been there since some time: one that went away
-    /// and came back, or got worse, is another.
-    pub fn counts(&self, since_us: i64, now_us: i64) -> bool {
-        since_us <= self.at_us && self.expires_us.is_none_or(|end| now_us < end)
+    /// Whether it counts for a problem that is so bad. It goes for good when the problem does, or
+    /// gets worse: that is a matter of the store, which writes down how problems change.
+    pub fn counts(&self, severity: u8, now_us: i64) -> bool {
+        severity <= self.severity && self.expires_us.is_none_or(|end| now_us < end)
     }
 }
 
@@ -143,18 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_ends_with_the_problem_or_its_time() {
+    fn an_acknowledgement_counts_until_its_time_is_over_and_for_nothing_that_is_worse() {
         let acknowledgement = Acknowledgement {
             host: "web-1".into(),
             check: "disk".into(),
             at_us: 100,
+            severity: 2,
             expires_us: Some(200),
             made_by: "eve".into(),
             comment: "on it".into(),
         };
-        assert!(acknowledgement.counts(50, 199));
-        assert!(!acknowledgement.counts(50, 200));
-        assert!(!acknowledgement.counts(101, 150), "another problem");
-        assert!(Acknowledgement { expires_us: None, ..acknowledgement }.counts(50, i64::MAX));
+        assert!(acknowledgement.counts(2, 199));
+        assert!(acknowledgement.counts(1, 199), "it got better, and is not well yet");
+        assert!(!acknowledgement.counts(2, 200));
+        assert!(!acknowledgement.counts(3, 150));
+        assert!(Acknowledgement { expires_us: None, ..acknowledgement }.counts(1, i64::MAX));
     }
 }

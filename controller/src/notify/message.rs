@@ -6,10 +6,10 @@ use hostler_proto::wire::Status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::health::problems::word;
+use crate::health::problems::{severity, word};
 
 /// The text that is used when a target has none of its own.
-pub const STANDARD: &str = "{STATUS} {what}: {summary}{then}";
+pub const STANDARD: &str = "{STATUS} {what}: {summary}{with}{then}";
 
 /// What a notice tells.
 #[derive(Debug, Clone)]
@@ -22,10 +22,16 @@ pub struct Message {
     pub was: Status,
     /// To what.
     pub became: Status,
+    /// What the target was told of it before.
+    pub before: Option<Status>,
+    /// It changes again and again.
+    pub flapping: bool,
     /// What the check said.
     pub summary: String,
     /// What to type next; empty for a recovery.
     pub next: String,
+    /// Checks that are not well either, because of this.
+    pub follows: Vec<String>,
     /// When it changed.
     pub at_us: i64,
     /// Labels of the host.
@@ -47,10 +53,14 @@ impl Message {
     }
 
     /// A template with its places filled: {host}, {check}, {what}, {status}, {STATUS}, {was},
-    /// {summary}, {next}, {then}, {time}. What is no place stays as it is.
+    /// {summary}, {with}, {next}, {then}, {time}. What is no place stays as it is.
     pub fn fill(&self, template: &str) -> String {
         let time = Timestamp::from_microsecond(self.at_us).map_or(String::new(), |t| t.to_string());
         let then = if self.next.is_empty() { String::new() } else { format!("\n{}", self.next) };
+        let with = match self.follows.as_slice() {
+            [] => String::new(),
+            follows => format!("; with it {}", follows.join(", ")),
+        };
         let places = [
             ("host", self.host.clone()),
             ("check", self.check.clone()),
@@ -59,6 +69,7 @@ impl Message {
             ("STATUS", word(self.became).to_uppercase()),
             ("was", word(self.was).to_owned()),
             ("summary", self.summary.clone()),
+            ("with", with),
             ("next", self.next.clone()),
             ("then", then),
             ("time", time),
@@ -90,35 +101,49 @@ impl Message {
         json!({
             "host": self.host, "check": self.check, "was": word(self.was),
             "status": word(self.became), "summary": self.summary, "next": self.next,
+            "follows": self.follows, "flapping": self.flapping,
             "time": Timestamp::from_microsecond(self.at_us).map(|t| t.to_string()).ok(),
             "labels": self.labels,
         })
     }
 
-    /// For Prometheus' Alertmanager, API version 2. An alert has one identity for as long as it lasts,
-    /// and its end is told by the time at which it ended.
-    pub fn to_alert(&self, now_us: i64) -> Value {
+    /// For Prometheus' Alertmanager, API version 2: an alert that goes on until some time, unless it is
+    /// told again before; or its end. How bad it is is part of what an alert is, so that one that gets
+    /// worse is another, and the one before it ends.
+    pub fn to_alerts(&self, goes_on: bool, until_us: i64, now_us: i64) -> Vec<Value> {
         let time = |us: i64| Timestamp::from_microsecond(us).map(|t| t.to_string()).ok();
-        let mut labels = self.labels.clone();
-        labels.insert("alertname".into(), "HostlerProblem".into());
-        labels.insert("host".into(), self.host.clone());
-        labels.insert("check".into(), self.check.clone());
-        // A name of theirs takes neither dots nor slashes.
-        let name = |key: &String| key.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        let labels: BTreeMap<_, _> = labels.iter().map(|(k, v)| (name(k), v.clone())).collect();
-        let mut alert = json!([{
-            "labels": labels,
-            "annotations": { "summary": self.summary, "next": self.next, "status": word(self.became) },
-        }]);
-        // One that goes on has no end: otherwise it would be resolved by itself.
-        match self.recovers() {
-            true => alert[0]["endsAt"] = json!(time(now_us)),
-            false => {
-                alert[0]["startsAt"] = json!(time(self.at_us));
-                alert[0]["endsAt"] = json!(time(now_us + 7 * 86_400_000_000));
-            }
+        let alert = |status: Status| {
+            let mut labels = self.labels.clone();
+            labels.insert("alertname".into(), "HostlerProblem".into());
+            labels.insert("severity".into(), word(status).into());
+            labels.insert("host".into(), self.host.clone());
+            labels.insert("check".into(), self.check.clone());
+            // A name of theirs takes neither dots nor slashes.
+            let name = |key: &String| key.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            let labels: BTreeMap<_, _> = labels.iter().map(|(k, v)| (name(k), v.clone())).collect();
+            let status = word(self.became);
+            json!({
+                "labels": labels,
+                "annotations": {
+                    "summary": self.summary, "next": self.next, "status": status,
+                    "follows": self.follows.join(", "),
+                },
+            })
+        };
+        let mut alerts = Vec::new();
+        let other = |before: &Status| severity(*before) > 0 && !(goes_on && *before == self.became);
+        if let Some(before) = self.before.filter(other) {
+            let mut ended = alert(before);
+            ended["endsAt"] = json!(time(now_us));
+            alerts.push(ended);
         }
-        alert
+        if goes_on {
+            let mut begun = alert(self.became);
+            begun["startsAt"] = json!(time(self.at_us.min(now_us)));
+            begun["endsAt"] = json!(time(until_us));
+            alerts.push(begun);
+        }
+        alerts
     }
 }
 
@@ -132,8 +157,11 @@ mod tests {
             check: "disk".into(),
             was: Status::Ok,
             became,
+            before: None,
+            flapping: false,
             summary: "/ is {97} % full".into(),
             next: "hostlerctl disk tree / --on web-1".into(),
+            follows: Vec::new(),
             at_us: 1_700_000_000_000_000,
             labels: BTreeMap::from([("role.x".to_owned(), "web".to_owned())]),
         }
@@ -150,12 +178,37 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_names_what_follows_from_it() {
+        let follows = vec!["http:app".to_owned(), "celery:app".to_owned()];
+        let message = Message { follows, next: String::new(), ..message(Status::Critical) };
+        assert_eq!(
+            message.fill(STANDARD),
+            "CRITICAL web-1 disk: / is {97} % full; with it http:app, celery:app"
+        );
+    }
+
+    #[test]
     fn an_alert_keeps_its_identity_and_ends_when_it_recovers() {
-        let (begins, ends) =
-            (message(Status::Critical).to_alert(5), message(Status::Ok).to_alert(5));
-        assert_eq!(begins[0]["labels"], ends[0]["labels"]);
-        assert_eq!(begins[0]["labels"]["role_x"], "web");
-        assert_eq!(ends[0]["endsAt"], "1970-01-01T00:00:00.000005Z");
-        assert!(begins[0]["startsAt"].is_string());
+        let (at, later) = (1_700_000_001_000_000, 1_700_000_601_000_000);
+        let begins = message(Status::Critical).to_alerts(true, later, at);
+        assert_eq!((begins.len(), &begins[0]["labels"]["role_x"]), (1, &"web".into()));
+        assert_eq!(begins[0]["startsAt"], "2023-11-14T22:13:20Z");
+        assert_eq!(begins[0]["endsAt"], "2023-11-14T22:23:21Z");
+        let ends = Message { before: Some(Status::Critical), ..message(Status::Ok) };
+        let ends = ends.to_alerts(false, later, at);
+        assert_eq!((ends.len(), &ends[0]["labels"]), (1, &begins[0]["labels"]));
+        assert_eq!(ends[0]["endsAt"], "2023-11-14T22:13:21Z");
+    }
+
+    #[test]
+    fn an_alert_that_gets_worse_is_another_and_the_one_before_ends() {
+        let worse = Message { before: Some(Status::Warning), ..message(Status::Critical) };
+        let alerts = worse.to_alerts(true, 20_000_000, 10_000_000);
+        let told: Vec<_> =
+            alerts.iter().map(|a| (&a["labels"]["severity"], &a["endsAt"])).collect();
+        let of = |severity: &str, end: &str| (json!(severity), json!(end));
+        let (first, second) =
+            (of("warning", "1970-01-01T00:00:10Z"), of("critical", "1970-01-01T00:00:20Z"));
+        assert_eq!(told, [(&first.0, &first.1), (&second.0, &second.1)]);
     }
 }

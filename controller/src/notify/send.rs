@@ -14,7 +14,7 @@ use lettre::{
     AsyncSmtpTransport, AsyncTransport, Tokio1Executor, message::header::ContentType,
     transport::smtp::authentication::Credentials,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     message::{Message, STANDARD},
@@ -46,34 +46,47 @@ impl Sender {
         Ok(Self { http: Client::builder(TokioExecutor::new()).build(https) })
     }
 
-    /// Sends one notice; it is delivered when the other end says so.
+    /// Sends one notice; it is delivered when the other end says so. An alert counts until some time.
     ///
     /// # Errors
     /// Why it was not.
-    pub async fn send(&self, target: &Target, message: &Message) -> Result<(), Error> {
-        let sending = async {
-            match target.kind {
-                Kind::Smtp => mail(target, message).await,
-                _ => self.post(target, message).await,
-            }
-        };
-        tokio::time::timeout(LONGEST, sending).await.map_err(|_| "no answer in time")?
-    }
-
-    async fn post(&self, target: &Target, message: &Message) -> Result<(), Error> {
+    pub async fn send(
+        &self,
+        target: &Target,
+        message: &Message,
+        until_us: i64,
+        now_us: i64,
+    ) -> Result<(), Error> {
         let text = || message.fill(target.template.as_deref().unwrap_or(STANDARD));
-        let (url, body) = match target.kind {
-            Kind::Slack => (target.url.clone(), json!({ "text": text() })),
+        match target.kind {
+            Kind::Smtp => in_time(mail(target, message)).await,
+            Kind::Slack => self.post(target, &target.url, json!({ "text": text() })).await,
             Kind::Alertmanager => {
-                let base = target.url.trim_end_matches('/');
-                (format!("{base}/api/v2/alerts"), message.to_alert(message.at_us))
+                let goes_on = target.tells(message.became) || message.flapping;
+                self.alert(target, &message.to_alerts(goes_on, until_us, now_us)).await
             }
-            _ => {
+            Kind::Webhook => {
                 let mut body = message.to_json();
                 body["text"] = json!(text());
-                (target.url.clone(), body)
+                self.post(target, &target.url, body).await
             }
-        };
+        }
+    }
+
+    /// Tells Alertmanager of alerts.
+    ///
+    /// # Errors
+    /// Why it did not take them.
+    pub async fn alert(&self, target: &Target, alerts: &[Value]) -> Result<(), Error> {
+        let url = format!("{}/api/v2/alerts", target.url.trim_end_matches('/'));
+        self.post(target, &url, json!(alerts)).await
+    }
+
+    async fn post(&self, target: &Target, url: &str, body: Value) -> Result<(), Error> {
+        in_time(self.post_whenever(target, url, body)).await
+    }
+
+    async fn post_whenever(&self, target: &Target, url: &str, body: Value) -> Result<(), Error> {
         let mut request = Request::post(url).header(header::CONTENT_TYPE, "application/json");
         if let Some(file) = &target.token_file {
             let token = tokio::fs::read_to_string(file).await;
@@ -87,6 +100,10 @@ impl Sender {
             false => Err(format!("it answers with {status}").into()),
         }
     }
+}
+
+async fn in_time(sending: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    tokio::time::timeout(LONGEST, sending).await.map_err(|_| "no answer in time")?
 }
 
 async fn mail(target: &Target, message: &Message) -> Result<(), Error> {

@@ -132,7 +132,13 @@ impl Quiet {
         } else {
             now.date()
         };
-        Some(day.to_datetime(self.until).to_zoned(zone.clone()).ok()?.timestamp())
+        // When clocks are set back that hour of the day comes twice.
+        let end = zone.to_ambiguous_zoned(day.to_datetime(self.until));
+        let first = end.clone().earlier().ok()?.timestamp();
+        match first > now.timestamp() {
+            true => Some(first),
+            false => Some(end.later().ok()?.timestamp()).filter(|end| *end > now.timestamp()),
+        }
     }
 }
 
@@ -159,7 +165,8 @@ impl Target {
         }
     }
 
-    fn tells(&self, status: Status) -> bool {
+    /// Whether it is told of such a status.
+    pub fn tells(&self, status: Status) -> bool {
         let least = match self.least {
             Least::Warning => Status::Warning,
             Least::Unknown => Status::Unknown,
@@ -168,21 +175,32 @@ impl Target {
         severity(status) >= severity(least)
     }
 
+    /// Whether it is told of such a host.
+    pub fn is_for(&self, host: &HostRow) -> bool {
+        self.on.as_ref().is_none_or(|on| on.matches(&host.candidate()))
+    }
+
+    /// Whether what it was told goes on, as far as it knows.
+    pub fn goes_on(&self, told: &Told) -> bool {
+        self.tells(told.status) || told.flapping
+    }
+
     /// What is to become of a notice, by what the target was told before and what people know.
     pub fn verdict(
         &self,
         notice: &NoticeRow,
         host: &HostRow,
-        told: Option<Told>,
+        told: Option<&Told>,
         handled: bool,
         now_us: i64,
     ) -> Verdict {
-        if self.on.as_ref().is_some_and(|on| !on.matches(&host.candidate())) {
+        if !self.is_for(host) {
             return Verdict::Never;
         }
-        let problem = self.tells(notice.became);
+        // Who heard of a check hears that it flaps, too: how it changes is not told meanwhile.
+        let problem = self.tells(notice.became) || (notice.flapping && told.is_some());
         // Well again, or no longer bad enough to be told: worth a word to those who heard of it.
-        let heard = told.is_some_and(|t| self.tells(t.status));
+        let heard = told.is_some_and(|t| self.goes_on(t));
         if !problem && !heard {
             return Verdict::Never;
         }
@@ -190,7 +208,7 @@ impl Target {
         if problem && handled {
             return Verdict::Later(now_us + HANDLED_US);
         }
-        if told.is_some_and(|t| t.status == notice.became) {
+        if told.is_some_and(|t| t.status == notice.became && t.flapping == notice.flapping) {
             return Verdict::Never;
         }
         let gap_us = i64::try_from(self.gap.as_micros()).unwrap_or(i64::MAX);
@@ -243,15 +261,37 @@ mod tests {
             check: "disk".into(),
             was: Status::Ok,
             became,
+            flapping: false,
             at_us: 0,
             attempts: 0,
+            failed_us: 0,
             summary: String::new(),
         }
     }
 
     fn of(target: &Target, became: Status, told: Option<(Status, i64)>, now_us: i64) -> Verdict {
-        let told = told.map(|(status, at_us)| Told { status, at_us });
-        target.verdict(&notice(became), &host(), told, false, now_us)
+        let told = told.map(|(status, at_us)| told_of(status, false, at_us));
+        target.verdict(&notice(became), &host(), told.as_ref(), false, now_us)
+    }
+
+    fn told_of(status: Status, flapping: bool, at_us: i64) -> Told {
+        Told { status, flapping, at_us, since_us: 0, summary: String::new() }
+    }
+
+    #[test]
+    fn of_flapping_the_begin_and_the_end_are_told_to_those_who_heard_of_the_check() {
+        let ops = target("gap = \"0s\"\nleast = \"critical\"");
+        let of = |became, flapping, told: Option<Told>| {
+            let notice = NoticeRow { flapping, ..notice(became) };
+            ops.verdict(&notice, &host(), told.as_ref(), false, MINUTE)
+        };
+        assert_eq!(of(Status::Warning, true, None), Verdict::Never);
+        let well = told_of(Status::Ok, false, 0);
+        assert_eq!(of(Status::Warning, true, Some(well)), Verdict::Now);
+        let flaps = || Some(told_of(Status::Warning, true, 0));
+        assert_eq!(of(Status::Warning, true, flaps()), Verdict::Never, "once");
+        assert_eq!(of(Status::Ok, false, flaps()), Verdict::Now);
+        assert_eq!(of(Status::Critical, false, flaps()), Verdict::Now);
     }
 
     #[test]
@@ -286,6 +326,18 @@ mod tests {
         assert_eq!(of(&ops, Status::Warning, None, NIGHT), Verdict::Later(morning));
         assert_eq!(of(&ops, Status::Warning, None, NIGHT - 60 * MINUTE), Verdict::Later(morning));
         assert_eq!(of(&ops, Status::Warning, None, NIGHT + 7 * 60 * MINUTE), Verdict::Now);
+    }
+
+    #[test]
+    fn quiet_hours_end_later_and_never_before_where_an_hour_comes_twice() {
+        let ops = target("quiet = \"22:00-02:30\"\nzone = \"Europe/Berlin\"");
+        // 2026-10-25 02:10 in Berlin, for the first and for the second time.
+        let first = 1_792_887_000_000_000;
+        let second = first + 60 * MINUTE;
+        let of = |at| of(&ops, Status::Warning, None, at);
+        assert_eq!(of(first), Verdict::Later(first + 20 * MINUTE));
+        assert_eq!(of(first + 30 * MINUTE), Verdict::Now);
+        assert_eq!(of(second), Verdict::Later(second + 20 * MINUTE));
     }
 
     #[test]

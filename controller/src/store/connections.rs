@@ -73,7 +73,7 @@ async fn came_back(
     hello: &HelloReply,
     at_us: i64,
 ) -> Result<Vec<Turn>, StoreError> {
-    let text = "SELECT lost, boot_id, instance, since_us FROM hosts WHERE name = $1";
+    let text = "SELECT lost, boot_id, instance, since_us, connection FROM hosts WHERE name = $1";
     let query = sqlx::query(text).bind(host.as_str());
     let Some(row) = query.fetch_optional(&mut **transaction).await? else { return Ok(Vec::new()) };
     let (boot_id, instance): (String, String) = (row.try_get("boot_id")?, row.try_get("instance")?);
@@ -86,7 +86,13 @@ async fn came_back(
     }
     let before = Told { boot_id: &boot_id, instance: &instance };
     let now = Told { boot_id: &hello.boot_id, instance: &hello.instance };
-    let Some(said) = returned(lost, before, now) else { return Ok(Vec::new()) };
+    let connection: String = row.try_get("connection")?;
+    let said = match returned(lost, before, now) {
+        Some(said) => said,
+        // History has that it was away, so it must have the end of that.
+        None if connection == "down" && lost != Some(Lost::Restart) => "it is connected again",
+        None => return Ok(Vec::new()),
+    };
     let away = (Status::Ok, Status::Critical, "it was not there when the controller was started");
     let away = missed.then(|| of_host(away, since_us));
     Ok(away.into_iter().chain([of_host((Status::Critical, Status::Ok, said), at_us)]).collect())
@@ -136,6 +142,10 @@ impl Store {
                     }
                     // It was away for a moment, and nobody was told yet.
                     sqlx::query("DELETE FROM notices WHERE host = $1 AND check_name = ''")
+                        .bind(host.as_str())
+                        .execute(&mut *transaction)
+                        .await?;
+                    sqlx::query("DELETE FROM acknowledgements WHERE host = $1 AND check_name = ''")
                         .bind(host.as_str())
                         .execute(&mut *transaction)
                         .await?;
@@ -213,8 +223,10 @@ impl Store {
                 check: String::new(),
                 was,
                 became,
+                flapping: false,
                 at_us,
                 attempts: 0,
+                failed_us: 0,
                 summary: summary.to_owned(),
             };
             notices::add(transaction, &notice, at_us + wait_us).await?;

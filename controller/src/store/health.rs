@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use data_encoding::BASE64;
 use hostler_proto::{
     name::HostName,
-    wire::{HealthReport, Status},
+    wire::{HealthReport, Status, Turn},
 };
 use prost::Message;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{Row, Transaction, any::AnyRow};
 
 use super::{Store, StoreError, notices, turns};
 use crate::health::{
-    Host, Standing,
+    Host, Left, Standing,
+    problems::severity,
     recorder::News,
     silence::{Acknowledgement, Checks, Downtime},
 };
@@ -45,7 +46,7 @@ impl Store {
             .bind(news.memory.as_str())
             .bind(i64::try_from(news.last_turn).unwrap_or(i64::MAX))
             .bind(news.heard_us)
-            .bind(i64::from(news.leaving))
+            .bind(news.left.number())
             .bind(BASE64.encode(&states.encode_to_vec()))
             .execute(&mut *transaction)
             .await?;
@@ -54,6 +55,7 @@ impl Store {
             }
             for turn in &news.turns {
                 turns::add(&mut transaction, &news.host, turn).await?;
+                end_acknowledgement(&mut transaction, &news.host, turn, news.heard_us).await?;
             }
             notices::write(&mut transaction, &self.targets, news).await?;
         }
@@ -131,10 +133,10 @@ impl Store {
     pub async fn acknowledge(&self, given: &Acknowledgement) -> Result<(), StoreError> {
         let _writer = self.write().await;
         sqlx::query(
-            "INSERT INTO acknowledgements (host, check_name, at_us, expires_us, made_by, comment) \
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (host, check_name) DO UPDATE SET \
-             at_us = excluded.at_us, expires_us = excluded.expires_us, \
-             made_by = excluded.made_by, comment = excluded.comment",
+            "INSERT INTO acknowledgements (host, check_name, at_us, expires_us, made_by, comment, \
+             severity) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (host, check_name) DO UPDATE \
+             SET at_us = excluded.at_us, expires_us = excluded.expires_us, \
+             made_by = excluded.made_by, comment = excluded.comment, severity = excluded.severity",
         )
         .bind(given.host.as_str())
         .bind(given.check.as_str())
@@ -142,6 +144,7 @@ impl Store {
         .bind(given.expires_us.unwrap_or(0))
         .bind(given.made_by.as_str())
         .bind(given.comment.as_str())
+        .bind(i64::from(given.severity))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -173,10 +176,12 @@ impl Store {
                 .await?;
         let read = |row: &AnyRow| -> Result<Acknowledgement, StoreError> {
             let expires: i64 = row.try_get("expires_us")?;
+            let severity: i64 = row.try_get("severity")?;
             Ok(Acknowledgement {
                 host: row.try_get("host")?,
                 check: row.try_get("check_name")?,
                 at_us: row.try_get("at_us")?,
+                severity: u8::try_from(severity).unwrap_or(0),
                 expires_us: (expires != 0).then_some(expires),
                 made_by: row.try_get("made_by")?,
                 comment: row.try_get("comment")?,
@@ -184,6 +189,34 @@ impl Store {
         };
         rows.iter().map(read).collect()
     }
+}
+
+/// Takes out what people said of a problem that is over by a turn, or got worse. What was said after
+/// that was said of what came then.
+async fn end_acknowledgement(
+    transaction: &mut Transaction<'_, sqlx::Any>,
+    host: &HostName,
+    turn: &Turn,
+    now_us: i64,
+) -> Result<(), StoreError> {
+    // What is said of a host's link goes with the link.
+    if turn.check.is_empty() {
+        return Ok(());
+    }
+    // One that flaps is not over whenever it is well for a moment.
+    let over = severity(turn.became()) == 0 && !turn.flapping;
+    let worse_than = if over { u8::MAX } else { severity(turn.became()) };
+    sqlx::query(
+        "DELETE FROM acknowledgements WHERE host = $1 AND check_name = $2 AND at_us < $3 \
+         AND severity < $4",
+    )
+    .bind(host.as_str())
+    .bind(turn.check.as_str())
+    .bind(turn.at_us.min(now_us))
+    .bind(i64::from(worse_than))
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
@@ -201,7 +234,9 @@ fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
         memory: row.try_get("memory")?,
         last_turn: u64::try_from(last_turn).unwrap_or(0),
         heard_us,
-        left: leaving != 0,
+        left: Left::from_number(leaving),
+        linked_us: 0,
+        skew_us: 0,
         checks: report.checks.into_iter().map(standing).collect(),
     };
     Ok((name.parse().map_err(|_| damaged(String::new()))?, host))

@@ -1,10 +1,13 @@
 //! Notices that wait to be delivered, and what each target was told last.
 
-use hostler_proto::{name::HostName, wire::Status};
-use sqlx::Row;
+use hostler_proto::{
+    name::HostName,
+    wire::{Status, Turn},
+};
+use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError, health::status, transaction::Transaction};
-use crate::health::recorder::News;
+use crate::health::{problems::severity, recorder::News};
 
 /// A notice.
 #[derive(Debug, Clone)]
@@ -21,21 +24,55 @@ pub struct NoticeRow {
     pub was: Status,
     /// To what.
     pub became: Status,
+    /// It changes again and again, which is told once.
+    pub flapping: bool,
     /// When it changed.
     pub at_us: i64,
     /// How often it was tried.
     pub attempts: i64,
+    /// When it was first tried in vain; 0 when it was not.
+    pub failed_us: i64,
     /// What the check said.
     pub summary: String,
 }
 
 /// What a target was told last of a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     /// The status.
     pub status: Status,
+    /// That it changes again and again.
+    pub flapping: bool,
     /// When.
     pub at_us: i64,
+    /// Since when it is so.
+    pub since_us: i64,
+    /// In which words.
+    pub summary: String,
+}
+
+impl Told {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let flapping: i64 = row.try_get("flapping")?;
+        Ok(Self {
+            status: status(row, "status")?,
+            flapping: flapping != 0,
+            at_us: row.try_get("at_us")?,
+            since_us: row.try_get("since_us")?,
+            summary: row.try_get("summary")?,
+        })
+    }
+}
+
+/// The status that a turn is told with; none when it is not told. One that flaps is a problem, also
+/// when it begins to in a moment in which it is well; what it changes to meanwhile is not told.
+fn status_of(turn: &Turn) -> Option<Status> {
+    match (turn.hard, turn.flapping) {
+        _ if turn.check.is_empty() => None,
+        (true, true) => None,
+        (false, true) if severity(turn.became()) == 0 => Some(Status::Warning),
+        _ => Some(turn.became()),
+    }
 }
 
 /// One notice for each target, of each change.
@@ -44,23 +81,39 @@ pub(super) async fn write(
     targets: &[String],
     news: &News,
 ) -> Result<(), StoreError> {
-    for turn in &news.turns {
+    for turn in news.turns.iter().filter(|turn| !news.untold.contains(&turn.check)) {
+        let Some(became) = status_of(turn) else { continue };
         for target in targets {
+            // The same change told twice is one notice.
+            let change = match turn.number {
+                // It is none of the agent's.
+                0 => format!("{}/{}/{}", turn.check, news.heard_us, turn.hard),
+                number => number.to_string(),
+            };
             let notice = NoticeRow {
-                // The same change told twice is one notice.
-                id: format!("{target}/{}/{}/{}", news.host, news.memory, turn.number),
+                id: format!("{target}/{}/{}/{change}", news.host, news.memory),
                 target: target.clone(),
                 host: news.host.clone(),
                 check: turn.check.clone(),
                 was: turn.was(),
-                became: turn.became(),
+                became,
+                flapping: turn.flapping,
                 at_us: turn.at_us,
                 attempts: 0,
+                failed_us: 0,
                 summary: turn.summary.clone(),
             };
             // The agent's clock says when it was; when it is told ours does.
             add(transaction, &notice, news.heard_us).await?;
         }
+    }
+    // Of a problem that somebody heard of the end is told first.
+    for check in &news.gone {
+        sqlx::query("DELETE FROM told WHERE host = $1 AND check_name = $2 AND status = 1")
+            .bind(news.host.as_str())
+            .bind(check.as_str())
+            .execute(&mut **transaction)
+            .await?;
     }
     Ok(())
 }
@@ -84,7 +137,8 @@ pub(super) async fn add(
     .await?;
     sqlx::query(
         "INSERT INTO notices (id, target, host, check_name, was, became, at_us, due_us, attempts, \
-         summary) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9) ON CONFLICT (id) DO NOTHING",
+         summary, flapping) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10) \
+         ON CONFLICT (id) DO NOTHING",
     )
     .bind(notice.id.as_str())
     .bind(notice.target.as_str())
@@ -95,39 +149,78 @@ pub(super) async fn add(
     .bind(notice.at_us)
     .bind(due_us)
     .bind(notice.summary.as_str())
+    .bind(i64::from(notice.flapping))
     .execute(&mut **transaction)
     .await?;
     Ok(())
 }
 
+fn read_host(row: &AnyRow) -> Result<HostName, StoreError> {
+    let host: String = row.try_get("host")?;
+    host.parse().map_err(|_| StoreError::Damaged(format!("host \"{host}\"")))
+}
+
+fn read_notice(row: &AnyRow) -> Result<NoticeRow, StoreError> {
+    let flapping: i64 = row.try_get("flapping")?;
+    Ok(NoticeRow {
+        id: row.try_get("id")?,
+        target: row.try_get("target")?,
+        host: read_host(row)?,
+        check: row.try_get("check_name")?,
+        was: status(row, "was")?,
+        became: status(row, "became")?,
+        flapping: flapping != 0,
+        at_us: row.try_get("at_us")?,
+        attempts: row.try_get("attempts")?,
+        failed_us: row.try_get("failed_us")?,
+        summary: row.try_get("summary")?,
+    })
+}
+
 impl Store {
-    /// Notices that are due, the oldest first.
+    /// Notices of a target that are due, the oldest first.
     ///
     /// # Errors
     /// When the store refuses, or is damaged.
-    pub async fn due_notices(&self, now_us: i64, most: u32) -> Result<Vec<NoticeRow>, StoreError> {
+    pub async fn due_notices(
+        &self,
+        target: &str,
+        now_us: i64,
+        most: u32,
+    ) -> Result<Vec<NoticeRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM notices WHERE due_us <= $1 ORDER BY due_us, at_us, id LIMIT $2",
+            "SELECT * FROM notices WHERE target = $1 AND due_us <= $2 \
+             ORDER BY due_us, at_us, id LIMIT $3",
         )
+        .bind(target)
         .bind(now_us)
         .bind(i64::from(most))
         .fetch_all(&self.pool)
         .await?;
-        let read = |row: &sqlx::any::AnyRow| -> Result<NoticeRow, StoreError> {
-            let host: String = row.try_get("host")?;
-            Ok(NoticeRow {
-                id: row.try_get("id")?,
-                target: row.try_get("target")?,
-                host: host.parse().map_err(|_| StoreError::Damaged(format!("host \"{host}\"")))?,
-                check: row.try_get("check_name")?,
-                was: status(row, "was")?,
-                became: status(row, "became")?,
-                at_us: row.try_get("at_us")?,
-                attempts: row.try_get("attempts")?,
-                summary: row.try_get("summary")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        rows.iter().map(read_notice).collect()
+    }
+
+    /// Forgets what waits for targets that there are no more, and what they were told: one that
+    /// comes again knows nothing.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn forget_targets_but(&self, names: &[&str]) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        let text = "SELECT target FROM notices UNION SELECT target FROM told";
+        let rows = sqlx::query(text).fetch_all(&self.pool).await?;
+        for row in &rows {
+            let target: String = row.try_get("target")?;
+            if names.contains(&target.as_str()) {
+                continue;
+            }
+            for text in
+                ["DELETE FROM notices WHERE target = $1", "DELETE FROM told WHERE target = $1"]
+            {
+                sqlx::query(text).bind(target.as_str()).execute(&self.pool).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a notice out that is not to be told.
@@ -144,12 +237,49 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn defer_notice(&self, id: &str, due_us: i64, tried: bool) -> Result<(), StoreError> {
+    pub async fn defer_notice(&self, id: &str, due_us: i64) -> Result<(), StoreError> {
         let _writer = self.write().await;
-        sqlx::query("UPDATE notices SET due_us = $2, attempts = attempts + $3 WHERE id = $1")
+        sqlx::query("UPDATE notices SET due_us = $2 WHERE id = $1")
             .bind(id)
             .bind(due_us)
-            .bind(i64::from(tried))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Puts a notice off that was tried in vain.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn notice_failed(
+        &self,
+        notice: &NoticeRow,
+        due_us: i64,
+        now_us: i64,
+    ) -> Result<(), StoreError> {
+        let first_us = if notice.failed_us == 0 { now_us } else { notice.failed_us };
+        let _writer = self.write().await;
+        sqlx::query(
+            "UPDATE notices SET due_us = $2, failed_us = $3, attempts = attempts + 1 WHERE id = $1",
+        )
+        .bind(notice.id.as_str())
+        .bind(due_us)
+        .bind(first_us)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets what a target was told of a problem.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn forget_told(&self, notice: &NoticeRow) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        sqlx::query("DELETE FROM told WHERE target = $1 AND host = $2 AND check_name = $3")
+            .bind(notice.target.as_str())
+            .bind(notice.host.as_str())
+            .bind(notice.check.as_str())
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -166,15 +296,20 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "INSERT INTO told (target, host, check_name, status, at_us) VALUES ($1, $2, $3, $4, $5) \
+            "INSERT INTO told (target, host, check_name, status, at_us, flapping, since_us, summary) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (target, host, check_name) DO UPDATE SET status = excluded.status, \
-             at_us = excluded.at_us",
+             at_us = excluded.at_us, flapping = excluded.flapping, since_us = excluded.since_us, \
+             summary = excluded.summary",
         )
         .bind(notice.target.as_str())
         .bind(notice.host.as_str())
         .bind(notice.check.as_str())
         .bind(i64::from(i32::from(notice.became)))
         .bind(now_us)
+        .bind(i64::from(notice.flapping))
+        .bind(notice.at_us)
+        .bind(notice.summary.as_str())
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -198,7 +333,21 @@ impl Store {
                 .bind(check)
                 .fetch_optional(&self.pool)
                 .await?;
-        let read = |row| Ok(Told { status: status(&row, "status")?, at_us: row.try_get("at_us")? });
-        row.map(read).transpose()
+        row.as_ref().map(Told::read).transpose()
+    }
+
+    /// Everything that a target was told and that is not well, as far as it knows.
+    ///
+    /// # Errors
+    /// When the store refuses, or is damaged.
+    pub async fn told_problems(
+        &self,
+        target: &str,
+    ) -> Result<Vec<(HostName, String, Told)>, StoreError> {
+        let text = "SELECT * FROM told WHERE target = $1 AND (status > 1 OR flapping <> 0)";
+        let rows = sqlx::query(text).bind(target).fetch_all(&self.pool).await?;
+        let read =
+            |row: &AnyRow| Ok((read_host(row)?, row.try_get("check_name")?, Told::read(row)?));
+        rows.iter().map(read).collect()
     }
 }

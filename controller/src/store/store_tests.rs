@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::Arc};
 use hostler_core::clock::{Clock, SystemClock};
 use hostler_proto::{
     name::HostName,
-    wire::{CheckState, Status, Turn},
+    wire::{CheckState, HelloReply, Status, Turn},
 };
 use sqlx::{Connection as _, Executor};
 
@@ -14,6 +14,7 @@ use crate::{
     audit::{Auditor, Entry, verify},
     authz::Role,
     health::{
+        Left,
         absence::Lost,
         figures::{HOUR_US, Hour, Key},
         recorder::News,
@@ -107,9 +108,11 @@ fn news(host: &str, turns: Vec<Turn>) -> News {
         memory: "m".into(),
         last_turn: 2,
         heard_us: 5,
-        leaving: true,
+        left: Left::Host,
         states: vec![CheckState { check: "disk".into(), ..CheckState::default() }],
         turns,
+        untold: Vec::new(),
+        gone: Vec::new(),
     }
 }
 
@@ -323,7 +326,7 @@ on_both! {
         let health = store.health().await.expect("read");
         assert_eq!(health.len(), 1, "a host that is not known is left out");
         let web = &health[&name("web-1")];
-        assert_eq!((web.last_turn, web.left, web.checks.len()), (2, true, 1));
+        assert_eq!((web.last_turn, web.left, web.checks.len()), (2, Left::Host, 1));
         let read = store.turns(&name("web-1"), Some("disk"), 0, 10).await.expect("read");
         let seen: Vec<_> = read.iter().map(|t| (t.at_us, t.became)).collect();
         assert_eq!(seen, [(2, Status::Critical), (1, Status::Warning)]);
@@ -415,6 +418,7 @@ on_both! {
             host: "web-1".into(),
             check: "disk".into(),
             at_us: 7,
+            severity: 3,
             expires_us,
             made_by: "eve".into(),
             comment: comment.into(),
@@ -425,6 +429,67 @@ on_both! {
         assert_eq!((read.len(), read[0].comment.as_str()), (1, "two"));
         assert!(store.acknowledgements(12).await.expect("read").is_empty());
         assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
+    }
+
+    async fn what_is_known_of_a_problem_goes_when_it_recovers_or_gets_worse(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let given = || Acknowledgement {
+            host: "web-1".into(),
+            check: "disk".into(),
+            at_us: 7,
+            severity: 2,
+            expires_us: None,
+            made_by: "eve".into(),
+            comment: "on it".into(),
+        };
+        let after = |became: Status, at_us, flapping| async move {
+            store.acknowledge(&given()).await.expect("given");
+            let turn = Turn {
+                check: "disk".into(),
+                became: became.into(),
+                hard: true,
+                at_us,
+                flapping,
+                ..Turn::default()
+            };
+            let news = News { heard_us: 20, ..news("web-1", vec![turn]) };
+            store.record_health(&[news]).await.expect("written");
+            store.acknowledgements(20).await.expect("read").len()
+        };
+        assert_eq!(after(Status::Warning, 8, false).await, 1, "it got better");
+        assert_eq!(after(Status::Ok, 8, true).await, 1, "it flaps");
+        assert_eq!(after(Status::Ok, 6, false).await, 1, "that was before");
+        assert_eq!(after(Status::Ok, 8, false).await, 0);
+        assert_eq!(after(Status::Critical, 8, false).await, 0);
+    }
+
+    async fn that_a_host_is_back_is_told_however_its_link_was_lost(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let hello = HelloReply {
+            boot_id: "b".into(),
+            instance: "i".into(),
+            ..HelloReply::default()
+        };
+        let up = |at_us| Change::Up {
+            host: name("web-1"),
+            address: "10.0.0.1:1".into(),
+            hello: Box::new(hello.clone()),
+            certificate_until_us: 9,
+            at_us,
+        };
+        let mut at_us = 1;
+        for lost in [Lost::Cut, Lost::Closed, Lost::Silent, Lost::Broken] {
+            let down = Change::Down { host: name("web-1"), lost, reason: "x".into(), at_us: at_us + 1 };
+            store.change_connections(&[up(at_us), down, up(at_us + 2)]).await.expect("written");
+            let turns = store.turns(&name("web-1"), None, at_us + 1, 9).await.expect("read");
+            let became: Vec<_> = turns.iter().map(|t| t.became).collect();
+            assert_eq!(became, [Status::Ok, Status::Critical], "{lost:?}");
+            at_us += 10;
+        }
     }
 
     async fn figures_of_hours_are_read_back_by_what_they_are_of(fixture: Fixture) {

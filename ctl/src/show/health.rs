@@ -126,7 +126,12 @@ pub fn history(history: &HistoryReply, traits: Traits) -> String {
             // The host's link is the check without a name.
             Cell::text(if t.check.is_empty() { "(host)" } else { &t.check }),
             Cell::word(word(t.became())),
-            Cell::text(format!("was {}", word(t.was()))),
+            Cell::text(match (t.hard, t.check.is_empty()) {
+                (true, _) => format!("was {}", word(t.was())),
+                // It began to flap, or no longer does; what it said tells which.
+                (false, false) => "the same".to_owned(),
+                (false, true) => String::new(),
+            }),
             Cell::text(&t.summary),
         ]
     };

@@ -1,0 +1,213 @@
+//! What is made of what agents tell.
+
+use super::*;
+
+const MINUTE: i64 = 60_000_000;
+
+fn state(check: &str, hard: Status) -> CheckState {
+    CheckState {
+        check: check.into(),
+        status: hard.into(),
+        hard: hard.into(),
+        interval_s: 60,
+        ..CheckState::default()
+    }
+}
+
+fn turn(number: u64, hard: bool) -> Turn {
+    Turn {
+        number,
+        hard,
+        check: "disk".into(),
+        was: Status::Ok.into(),
+        became: Status::Critical.into(),
+        ..Turn::default()
+    }
+}
+
+fn report(checks: Vec<CheckState>, turns: Vec<Turn>, whole: bool) -> HealthReport {
+    HealthReport { memory: "m".into(), checks, turns, whole, ..HealthReport::default() }
+}
+
+fn web() -> HostName {
+    "web-1".parse().expect("name")
+}
+
+#[test]
+fn a_turn_that_is_told_twice_is_written_down_once_and_a_soft_one_never() {
+    let fleet = Fleet::default();
+    let turns = || vec![turn(1, true), turn(2, false), turn(3, true)];
+    let news = fleet.hear(&web(), report(vec![], turns(), true), 1).expect("news");
+    assert_eq!(news.turns.iter().map(|t| t.number).collect::<Vec<_>>(), [1, 3]);
+    assert!(fleet.hear(&web(), report(vec![], turns(), true), 2).is_none());
+    assert_eq!((fleet.request(&web()).after, fleet.request(&web()).memory), (3, "m".into()));
+}
+
+#[test]
+fn a_status_that_there_is_not_is_none() {
+    let fleet = Fleet::default();
+    let odd = Turn { was: 99, became: -1, at_us: -5, ..turn(1, true) };
+    let news = fleet.hear(&web(), report(vec![], vec![odd], true), 1).expect("news");
+    assert_eq!((news.turns[0].was, news.turns[0].became, news.turns[0].at_us), (0, 0, 0));
+}
+
+#[test]
+fn an_agent_that_forgot_everything_begins_anew() {
+    let fleet = Fleet::default();
+    fleet.hear(&web(), report(vec![], vec![turn(9, true)], true), 1);
+    let other = HealthReport { memory: "n".into(), ..report(vec![], vec![turn(1, true)], true) };
+    assert_eq!(fleet.hear(&web(), other, 2).expect("news").turns.len(), 1);
+}
+
+#[test]
+fn a_heartbeat_that_changes_nothing_is_not_written_down() {
+    let fleet = Fleet::default();
+    let checks = || vec![state("disk", Status::Ok)];
+    assert!(fleet.hear(&web(), report(checks(), vec![], true), 1).is_some());
+    assert!(fleet.hear(&web(), report(checks(), vec![], false), 2).is_none());
+    let gone = fleet.hear(&web(), report(vec![], vec![], true), 3).expect("news");
+    assert!(gone.states.is_empty());
+}
+
+#[test]
+fn a_check_that_was_not_heard_of_in_time_is_unknown() {
+    let fleet = Fleet::default();
+    fleet.hear(&web(), report(vec![state("disk", Status::Ok)], vec![], true), 0);
+    let host = fleet.host(&web()).expect("known");
+    let disk = &host.checks["disk"];
+    assert_eq!(disk.hard(4 * MINUTE), Status::Ok);
+    assert_eq!(disk.hard(4 * MINUTE + 1), Status::Unknown);
+}
+
+#[test]
+fn what_an_agent_tells_is_held_to_what_can_be_kept() {
+    let fleet = Fleet::default();
+    let many = (0..MOST + 50).map(|n| state(&format!("c{n}"), Status::Ok));
+    let mut checks: Vec<_> = many.collect();
+    checks.push(state("no name at all", Status::Ok));
+    checks[0].summary = "x".repeat(5000) + "\0";
+    fleet.hear(&web(), report(checks, vec![], true), 1);
+    let host = fleet.host(&web()).expect("known");
+    assert_eq!(host.checks.len(), MOST);
+    assert_eq!(host.checks["c0"].state().summary.len(), TEXT);
+}
+
+fn told(news: &News) -> Vec<(&str, Status, Status, i64)> {
+    let turn = |t: &'_ Turn| (t.was(), t.became(), t.at_us);
+    let all = news.turns.iter().map(|t| (t.check.as_str(), turn(t)));
+    all.map(|(check, (was, became, at))| (check, was, became, at)).collect()
+}
+
+#[test]
+fn a_check_that_is_taken_away_while_it_is_not_well_ends() {
+    let fleet = Fleet::default();
+    let both = vec![state("disk", Status::Critical), state("units", Status::Ok)];
+    fleet.hear(&web(), report(both, vec![turn(1, true)], true), 1);
+    let news = fleet.hear(&web(), report(vec![], vec![], true), 7).expect("news");
+    assert_eq!(told(&news), [("disk", Status::Critical, Status::Ok, 7)]);
+    assert_eq!(news.gone, ["disk", "units"]);
+}
+
+#[test]
+fn a_turn_that_was_lost_is_made_up_for_by_the_state_and_what_was_forgotten_is_told() {
+    let fleet = Fleet::default();
+    let at = |hard, since_us| CheckState { since_us, ..state("disk", hard) };
+    fleet.hear(&web(), report(vec![at(Status::Ok, 1)], vec![], true), 10);
+    let late = HealthReport { forgotten: 3, ..report(vec![at(Status::Warning, 20)], vec![], true) };
+    let news = fleet.hear(&web(), late, 30).expect("news");
+    assert_eq!(told(&news)[1..], [("disk", Status::Ok, Status::Warning, 20)]);
+    assert!(news.turns[0].summary.starts_with("3 changes of its checks were forgotten"));
+    let same = fleet.hear(&web(), report(vec![at(Status::Warning, 20)], vec![], false), 40);
+    assert!(same.is_none(), "it is told once");
+}
+
+#[test]
+fn a_state_that_comes_before_its_turn_waits_for_it() {
+    let fleet = Fleet::default();
+    fleet.hear(&web(), report(vec![state("disk", Status::Ok)], vec![], true), 1);
+    let early = |turns| HealthReport {
+        last_turn: 1,
+        ..report(vec![state("disk", Status::Critical)], turns, false)
+    };
+    assert!(fleet.hear(&web(), early(vec![]), 2).expect("news").turns.is_empty());
+    let news = fleet.hear(&web(), early(vec![turn(1, true)]), 3).expect("news");
+    assert_eq!(news.turns.len(), 1);
+}
+
+#[test]
+fn what_an_agent_forgot_stands_until_it_is_known_anew() {
+    let fleet = Fleet::default();
+    fleet.hear(&web(), report(vec![state("disk", Status::Critical)], vec![turn(1, true)], true), 1);
+    let anew = |state: CheckState, whole| HealthReport {
+        memory: "n".into(),
+        ..report(vec![state], vec![], whole)
+    };
+    let never = CheckState { hard: 0, status: Status::Unknown.into(), ..state("disk", Status::Ok) };
+    let news = fleet.hear(&web(), anew(never, true), 2).expect("news");
+    assert!(news.turns.is_empty());
+    assert_eq!(fleet.host(&web()).expect("known").checks["disk"].hard(2), Status::Critical);
+    let first =
+        CheckState { attempt: 1, status: Status::Critical.into(), ..state("disk", Status::Ok) };
+    assert!(fleet.hear(&web(), anew(first, false), 3).expect("news").turns.is_empty());
+    let news = fleet.hear(&web(), anew(state("disk", Status::Ok), false), 4).expect("news");
+    assert_eq!(told(&news), [("disk", Status::Critical, Status::Ok, 4)]);
+}
+
+#[test]
+fn flapping_is_told_with_its_begin_and_its_end() {
+    let fleet = Fleet::default();
+    let flaps = |flapping| CheckState { flapping, ..state("disk", Status::Ok) };
+    fleet.hear(&web(), report(vec![flaps(false)], vec![], true), 1);
+    for flapping in [true, false] {
+        let news = fleet.hear(&web(), report(vec![flaps(flapping)], vec![], false), 2);
+        let turns = news.expect("news").turns;
+        assert_eq!((turns.len(), turns[0].hard, turns[0].flapping), (1, false, flapping));
+    }
+    fleet.hear(&web(), report(vec![flaps(true)], vec![], false), 3);
+    let host = fleet.host(&web()).expect("known");
+    assert_eq!(host.checks["disk"].shown(3), Status::Warning, "it is not well");
+}
+
+#[test]
+fn times_of_a_clock_that_is_wrong_are_brought_to_this_one() {
+    let fleet = Fleet::default();
+    let (now, hour) = (1_000 * MINUTE, 60 * MINUTE);
+    let wrong = |late: i64| {
+        let disk = CheckState { since_us: now + hour - MINUTE, ..state("disk", Status::Critical) };
+        let turn = Turn { at_us: disk.since_us, ..turn(1, true) };
+        HealthReport { now_us: now + hour - late, ..report(vec![disk], vec![turn], true) }
+    };
+    let news = fleet.hear(&web(), wrong(0), now).expect("news");
+    assert_eq!(news.turns[0].at_us, now - MINUTE);
+    assert!(
+        fleet.hear(&web(), wrong(1_000_000), now).is_none(),
+        "a second on the way is no change"
+    );
+    let right = |since_us| {
+        let disk = CheckState { since_us, ..state("disk", Status::Ok) };
+        HealthReport { now_us: now - 1, ..report(vec![disk], vec![], false) }
+    };
+    let news = fleet.hear(&web(), right(now - 5), now).expect("news");
+    assert_eq!(news.states[0].since_us, now - 5);
+}
+
+#[test]
+fn a_check_of_a_linked_host_that_is_heard_of_no_more_is_told_and_so_is_that_it_is_again() {
+    let fleet = Fleet::default();
+    let both = || vec![state("disk", Status::Ok), state("units", Status::Ok)];
+    fleet.hear(&web(), report(both(), vec![], true), 0);
+    fleet.hear(&web(), report(vec![state("units", Status::Ok)], vec![], false), 3 * MINUTE);
+    assert!(fleet.lapse(&[], 5 * MINUTE).is_empty(), "it is not linked");
+    let news = fleet.lapse(&[web()], 5 * MINUTE);
+    assert_eq!(told(&news[0]), [("disk", Status::Ok, Status::Unknown, 5 * MINUTE)]);
+    assert!(news[0].untold.is_empty());
+    assert!(fleet.lapse(&[web()], 6 * MINUTE).is_empty(), "once");
+    let again = fleet.hear(&web(), report(both(), vec![], false), 6 * MINUTE).expect("news");
+    assert_eq!(told(&again), [("disk", Status::Unknown, Status::Ok, 6 * MINUTE)]);
+    let silent = fleet.lapse(&[web()], 20 * MINUTE);
+    assert_eq!((silent[0].turns.len(), silent[0].untold.len()), (2, 1), "one cause, one notice");
+    fleet.arrived(&web(), 30 * MINUTE);
+    fleet.hear(&web(), report(both(), vec![], true), 30 * MINUTE);
+    fleet.arrived(&web(), 90 * MINUTE);
+    assert!(fleet.lapse(&[web()], 91 * MINUTE).is_empty(), "it has just come back");
+}

@@ -1,0 +1,215 @@
+//! What is told of problems: roots, what follows, and what people know of.
+
+use hostler_proto::wire::CheckState;
+use proptest::prelude::*;
+
+use super::*;
+use crate::health::{
+    Left,
+    absence::{Lost, absences},
+    silence::Checks,
+};
+
+const NOW: i64 = 1_000_000_000_000;
+
+fn row(name: &str, connection: Connection) -> HostRow {
+    HostRow {
+        name: name.parse().expect("name"),
+        labels: BTreeMap::new(),
+        certificate_until_us: NOW + 20 * DAY_US,
+        connection,
+        since_us: 7,
+        reason: "it fell silent".into(),
+        ..HostRow::nobody()
+    }
+}
+
+fn host(checks: &[(&str, Status, &[&str])]) -> Host {
+    let standing = |(name, hard, after): &(&str, Status, &[&str])| {
+        let state = CheckState {
+            check: (*name).to_owned(),
+            hard: (*hard).into(),
+            since_us: 5,
+            interval_s: 60,
+            summary: format!("{name} is not well"),
+            after: after.iter().map(|a| (*a).to_owned()).collect(),
+            ..CheckState::default()
+        };
+        ((*name).to_owned(), Standing::new(state, NOW))
+    };
+    Host { checks: checks.iter().map(standing).collect(), ..Host::default() }
+}
+
+fn seen(rows: &[HostRow], hosts: &[(&str, Host)], known: &Known) -> Vec<Problem> {
+    let health = hosts.iter().map(|(n, h)| (n.parse().expect("name"), h.clone())).collect();
+    let rows: Vec<_> = rows.iter().cloned().map(Arc::new).collect();
+    let absences = absences(&rows, &health, NOW);
+    problems(&rows, &health, &absences, known, NOW)
+}
+
+#[test]
+fn what_follows_from_a_dead_database_is_told_with_it_and_not_beside_it() {
+    let web = host(&[
+        ("unit:postgresql", Status::Critical, &[]),
+        ("postgres:main", Status::Critical, &["unit:postgresql"]),
+        ("http:backend", Status::Critical, &["postgres:main"]),
+        ("disk", Status::Warning, &[]),
+        ("host", Status::Ok, &[]),
+    ]);
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.clone())).collect();
+    let both = vec!["http:backend".to_owned(), "postgres:main".to_owned()];
+    assert_eq!(told, [("unit:postgresql", both), ("disk", vec![])]);
+}
+
+#[test]
+fn hosts_that_cannot_be_reached_for_one_reason_are_one_problem() {
+    let silent = |name: &str, address: &str| HostRow {
+        lost: Some(Lost::Silent),
+        address: format!("{address}:1"),
+        ..row(name, Connection::Down)
+    };
+    let via = |name: &str, address: &str, via: &str| {
+        let mut host = silent(name, address);
+        host.labels.insert("via".into(), via.into());
+        host
+    };
+    let rows = [
+        silent("a-1", "10.0.1.1"),
+        silent("a-2", "10.0.1.2"),
+        silent("a-3", "10.0.1.3"),
+        silent("alone", "10.0.2.1"),
+        via("after-a", "10.9.8.9", "a-2"),
+        via("behind", "10.9.9.9", "alone"),
+        via("farther", "10.9.7.9", "behind"),
+    ];
+    let found = seen(&rows, &[], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.hosts.len(), p.follows.clone())).collect();
+    let follow = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    assert_eq!(told, [(3, follow(&["after-a"])), (1, follow(&["behind", "farther"]))]);
+    assert!(found[0].summary.contains("unreachable: all hosts of 10.0.1.0/24"));
+    assert!(found[1].summary.starts_with("down: "));
+    let only = seen(&rows[5..6], &[], &Known::default());
+    assert_eq!(only.len(), 1, "without its root it is told itself");
+}
+
+#[test]
+fn what_is_worse_than_its_root_is_told_on_its_own() {
+    let web = host(&[
+        ("redis:main", Status::Warning, &[]),
+        ("celery:app", Status::Critical, &["redis:main"]),
+    ]);
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.status)).collect();
+    assert_eq!(told, [("celery:app", Status::Critical), ("redis:main", Status::Warning)]);
+}
+
+#[test]
+fn one_cause_is_one_problem_though_what_it_needs_is_not_quite_well_either() {
+    let web = host(&[
+        ("unit:redis", Status::Warning, &[]),
+        ("redis:main", Status::Critical, &["unit:redis"]),
+        ("http:backend", Status::Critical, &["redis:main"]),
+        ("celery:app", Status::Critical, &["redis:main"]),
+        ("celery-queues:app", Status::Unknown, &["celery:app"]),
+    ]);
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.len())).collect();
+    assert_eq!(told, [("redis:main", 3), ("unit:redis", 0)]);
+}
+
+#[test]
+fn checks_that_need_each_other_are_all_told() {
+    let web = host(&[("a", Status::Critical, &["b"]), ("b", Status::Critical, &["a"])]);
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn of_a_host_that_is_away_only_that_is_told_and_one_that_left_is_no_emergency() {
+    let web = host(&[("disk", Status::Critical, &[])]);
+    let left = Host { left: Left::Agent, ..web.clone() };
+    let rows = [row("web-1", Connection::Down), row("web-2", Connection::Down)];
+    let found = seen(&rows, &[("web-1", web), ("web-2", left)], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.status, p.summary.as_str())).collect();
+    assert_eq!(told[0], (Status::Critical, "down: it fell silent"));
+    assert_eq!(told[1], (Status::Warning, "its agent was stopped on purpose"));
+}
+
+#[test]
+fn what_somebody_knows_of_comes_last() {
+    let web = host(&[("disk", Status::Critical, &[]), ("units", Status::Warning, &[])]);
+    let known = Known {
+        downtimes: vec![Downtime {
+            id: "d1".into(),
+            hosts: "web-1".parse().expect("selector"),
+            checks: Checks::new("disk").expect("pattern"),
+            begins_us: 0,
+            ends_us: i64::MAX,
+            lasts_us: None,
+            made_by: "eve".into(),
+            comment: "new disk".into(),
+        }],
+        ..Known::default()
+    };
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &known);
+    assert_eq!((found[0].check.as_str(), found[1].check.as_str()), ("units", "disk"));
+    assert_eq!(found[1].handled, "in downtime d1: new disk");
+}
+
+#[test]
+fn a_check_that_flaps_is_a_problem_also_while_it_is_well() {
+    let mut web = host(&[("disk", Status::Ok, &[])]);
+    let state = CheckState { flapping: true, ..web.checks["disk"].state() };
+    web.checks.insert("disk".into(), Standing::new(state, NOW));
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    assert_eq!((found[0].status, found[0].flapping), (Status::Warning, true));
+    assert!(found[0].summary.contains("at this moment it is ok"), "{}", found[0].summary);
+}
+
+#[test]
+fn a_problem_that_many_hosts_share_is_told_once() {
+    let names: Vec<String> = (1..=5).map(|n| format!("web-{n}")).collect();
+    let rows: Vec<_> = names.iter().map(|n| row(n, Connection::Up)).collect();
+    let full = || host(&[("disk", Status::Critical, &[])]);
+    let hosts: Vec<_> = names.iter().map(|n| (n.as_str(), full())).collect();
+    let found = fold(seen(&rows, &hosts, &Known::default()));
+    assert_eq!((found.len(), found[0].hosts.len()), (1, 5));
+    assert_eq!(found[0].next, "hostlerctl problems --on 'check(disk)=critical'");
+    let few = fold(seen(&rows[..3], &hosts[..3], &Known::default()));
+    assert_eq!(few.len(), 3);
+}
+
+proptest! {
+    #[test]
+    fn every_check_that_is_not_well_is_told_once_as_a_problem_or_with_its_root(
+        bad in prop::collection::vec(any::<bool>(), 6),
+        needs in prop::collection::vec(prop::collection::vec(0..6_usize, 0..3), 6),
+    ) {
+        const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+        let needed: Vec<Vec<&str>> =
+            needs.iter().map(|n| n.iter().map(|i| NAMES[*i]).collect()).collect();
+        let checks: Vec<_> = (0..6).map(|i| {
+            let status = if bad[i] { Status::Critical } else { Status::Ok };
+            (NAMES[i], status, needed[i].as_slice())
+        }).collect();
+        let found = of_checks(&"web-1".parse().expect("name"), &host(&checks), NOW);
+        let mut told: Vec<&str> = found.iter()
+            .flat_map(|p| std::iter::once(p.check.as_str()).chain(p.follows.iter().map(String::as_str)))
+            .collect();
+        told.sort_unstable();
+        let all: Vec<&str> = (0..6).filter(|i| bad[*i]).map(|i| NAMES[i]).collect();
+        prop_assert_eq!(told, all);
+    }
+}
+
+#[test]
+fn an_agent_whose_certificate_was_not_renewed_is_asked_why_while_it_is_linked() {
+    for (until_us, status) in [(NOW + 2 * DAY_US, Status::Warning), (NOW - 1, Status::Critical)]
+    {
+        let late = HostRow { certificate_until_us: until_us, ..row("web-1", Connection::Up) };
+        let found = seen(&[late], &[], &Known::default());
+        let next = "hostlerctl journal read hostler-agent --match renewed --on web-1";
+        assert_eq!((found[0].status, found[0].next.as_str()), (status, next));
+    }
+}

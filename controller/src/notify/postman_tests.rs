@@ -1,0 +1,378 @@
+//! What a target hears, of real turns, by a receiver that can refuse and be slow.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use hostler_core::clock::{Clock, FixedClock};
+use hostler_proto::wire::{CheckState, HealthReport, Turn};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    health::Fleet,
+    notify::send::Sender,
+    store::{NewHost, Store, TokenRow},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A web server that keeps what is posted to it, and answers with a status; with 0 never.
+#[derive(Clone)]
+struct Hook {
+    bodies: Arc<Mutex<Vec<Value>>>,
+    status: Arc<AtomicU16>,
+    url: String,
+}
+
+impl Hook {
+    async fn listen(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let hook = Self { bodies: Arc::default(), status: Arc::new(status.into()), url };
+        let answering = hook.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let hook = answering.clone();
+                tokio::spawn(async move { hook.answer(stream).await });
+            }
+        });
+        hook
+    }
+
+    async fn answer(&self, stream: TcpStream) {
+        let mut reader = BufReader::new(stream);
+        let (mut length, mut line) = (0, String::new());
+        while reader.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).await.expect("a body");
+        let status = self.status.load(Ordering::Relaxed);
+        if status == 0 {
+            std::future::pending::<()>().await;
+        }
+        if status == 200 {
+            let body = serde_json::from_slice(&body).expect("json");
+            self.bodies.lock().expect("lock").push(body);
+        }
+        let answer =
+            format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        reader.get_mut().write_all(answer.as_bytes()).await.expect("answered");
+    }
+
+    /// What came since the last look.
+    fn take(&self) -> Vec<Value> {
+        std::mem::take(&mut self.bodies.lock().expect("lock"))
+    }
+
+    /// The same of a webhook, in short.
+    fn told(&self) -> Vec<String> {
+        let word = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        self.take()
+            .iter()
+            .map(|b| format!("{} {}", word(&b["check"]), word(&b["status"])))
+            .collect()
+    }
+}
+
+/// A controller's part that tells, with the host web-1.
+struct Scene {
+    notifier: Notifier,
+    clock: FixedClock,
+    turns: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new(targets: &[(&str, &str, &Hook)]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite:{}", dir.path().join("store.sqlite").display());
+        let names = targets.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        let store = Store::open(&url).await.expect("store").telling(names);
+        let clock = FixedClock::at("2026-11-26T12:00:00Z".parse().expect("time"));
+        let now = clock.now().as_microsecond();
+        let token = TokenRow {
+            id: "t".into(),
+            host: String::new(),
+            labels: BTreeMap::new(),
+            created_us: 1,
+            expires_us: i64::MAX,
+            uses_left: 1,
+            created_by: "operator/admin".into(),
+            replace: false,
+        };
+        store.create_token(&token, &[7; 32]).await.expect("created");
+        let new = NewHost {
+            name: host("web-1"),
+            labels: BTreeMap::new(),
+            machine_id: "m".into(),
+            key: "k".into(),
+            certificate_until_us: i64::MAX,
+            replace: false,
+        };
+        store.enroll("t", new, now).await.expect("enrolled");
+        let target = |(name, kind, hook): &(&str, &str, &Hook)| {
+            let url = &hook.url;
+            let text =
+                format!("name = \"{name}\"\nkind = \"{kind}\"\nurl = \"{url}\"\ngap = \"0s\"");
+            toml::from_str(&text).expect("a target")
+        };
+        let notifier = Notifier {
+            targets: targets.iter().map(target).collect(),
+            store,
+            health: Fleet::default(),
+            clock: Arc::new(clock.clone()),
+            sender: Sender::new().expect("a sender"),
+        };
+        Self { notifier, clock, turns: 0, _dir: dir }
+    }
+
+    fn postman(&self) -> Postman {
+        Postman::new(self.notifier.targets[0].clone(), self.notifier.clone())
+    }
+
+    /// The agent tells that these are all its checks; what is hard has turned to it.
+    async fn tell(&mut self, checks: Vec<CheckState>) {
+        let now = self.clock.now().as_microsecond();
+        let known = self.notifier.health.host(&host("web-1")).unwrap_or_default();
+        let mut turns = Vec::new();
+        for state in &checks {
+            let was = known.checks.get(&state.check).map_or(Status::Ok, |s| s.hard(now));
+            if was == state.hard() {
+                continue;
+            }
+            self.turns += 1;
+            turns.push(Turn {
+                number: self.turns,
+                check: state.check.clone(),
+                was: was.into(),
+                became: state.hard,
+                hard: true,
+                flapping: state.flapping,
+                at_us: now,
+                summary: "said".into(),
+            });
+        }
+        let report = HealthReport {
+            memory: "m".into(),
+            checks,
+            whole: true,
+            turns,
+            now_us: now,
+            ..HealthReport::default()
+        };
+        if let Some(news) = self.notifier.health.hear(&host("web-1"), report, now) {
+            self.notifier.store.record_health(&[news]).await.expect("written");
+        }
+    }
+
+    /// A check that was looked at now.
+    fn check(&self, name: &str, hard: Status, after: &[&str]) -> CheckState {
+        let now = self.clock.now().as_microsecond();
+        CheckState {
+            check: name.into(),
+            status: hard.into(),
+            hard: hard.into(),
+            since_us: now,
+            checked_us: now,
+            interval_s: 3600,
+            after: after.iter().map(|a| (*a).to_owned()).collect(),
+            ..CheckState::default()
+        }
+    }
+}
+
+async fn round(postman: &mut Postman) -> Duration {
+    postman.round(&CancellationToken::new()).await.expect("the store")
+}
+
+#[tokio::test]
+async fn a_check_that_is_taken_away_is_told_to_be_over_and_told_anew_when_it_comes_again() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk critical"]);
+    scene.tell(vec![]).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk ok"]);
+    scene.clock.advance(MINUTE);
+    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk critical"]);
+}
+
+#[tokio::test]
+async fn what_follows_is_told_with_its_cause_and_alone_when_it_outlasts_that() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    let of = |scene: &Scene, unit, http| {
+        vec![scene.check("unit", unit, &[]), scene.check("http", http, &["unit"])]
+    };
+    scene.tell(of(&scene, Status::Ok, Status::Ok)).await;
+    scene.clock.advance(MINUTE);
+    let mut seen_first = of(&scene, Status::Ok, Status::Critical);
+    seen_first[0].checked_us -= 30_000_000;
+    scene.tell(seen_first).await;
+    round(&mut postman).await;
+    assert!(hook.take().is_empty(), "nobody looked at the unit yet");
+    scene.clock.advance(MINUTE);
+    scene.tell(of(&scene, Status::Critical, Status::Critical)).await;
+    round(&mut postman).await;
+    let told = hook.take();
+    assert_eq!((told.len(), &told[0]["check"]), (1, &"unit".into()));
+    assert_eq!(told[0]["follows"][0], "http");
+    scene.clock.advance(10 * MINUTE);
+    scene.tell(of(&scene, Status::Ok, Status::Critical)).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["unit ok"], "what follows may take a moment");
+    scene.clock.advance(3 * MINUTE);
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["http critical"]);
+}
+
+#[tokio::test]
+async fn one_that_changes_again_and_again_is_told_once_and_so_is_that_it_no_longer_does() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    for n in 0..14 {
+        for hard in [Status::Critical, Status::Ok] {
+            scene.clock.advance(MINUTE);
+            let disk = CheckState { flapping: n >= 2, ..scene.check("disk", hard, &[]) };
+            scene.tell(vec![disk]).await;
+            round(&mut postman).await;
+        }
+    }
+    let told = hook.take();
+    assert_eq!(told.len(), 5, "{told:?}");
+    assert_eq!((&told[4]["flapping"], &told[4]["status"]), (&true.into(), &"critical".into()));
+    scene.clock.advance(MINUTE);
+    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk ok"]);
+}
+
+#[tokio::test]
+async fn a_notice_is_given_up_a_day_after_its_first_attempt_and_not_after_one() {
+    let hook = Hook::listen(503).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    scene.clock.advance(30 * 60 * MINUTE);
+    assert!(round(&mut postman).await > BEAT, "the receiver is left alone for a while");
+    let left = |scene: &Scene| {
+        let store = scene.notifier.store.clone();
+        async move { store.due_notices("ops", i64::MAX, 9).await.expect("read").len() }
+    };
+    assert_eq!(left(&scene).await, 1);
+    for _ in 0..150 {
+        scene.clock.advance(11 * MINUTE);
+        round(&mut postman).await;
+    }
+    assert_eq!(left(&scene).await, 0);
+}
+
+#[tokio::test]
+async fn alertmanager_is_told_again_of_what_goes_on_and_of_nothing_else() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("alerts", "alertmanager", &hook)]).await;
+    let mut postman = scene.postman();
+    let both = vec![
+        scene.check("disk", Status::Critical, &[]),
+        scene.check("units", Status::Warning, &[]),
+    ];
+    scene.tell(both).await;
+    round(&mut postman).await;
+    hook.take();
+    scene.clock.advance(3 * MINUTE);
+    round(&mut postman).await;
+    let again = hook.take();
+    assert_eq!((again.len(), again[0].as_array().map(Vec::len)), (1, Some(2)));
+    assert_eq!(again[0][0]["startsAt"], "2026-11-26T12:00:00Z");
+    assert_eq!(again[0][0]["endsAt"], "2026-11-26T12:13:00Z");
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    round(&mut postman).await;
+    let ended = hook.take();
+    assert_eq!(
+        (&ended[0][0]["labels"]["check"], &ended[0][0]["endsAt"]),
+        (&"units".into(), &"2026-11-26T12:03:00Z".into())
+    );
+    scene.clock.advance(3 * MINUTE);
+    round(&mut postman).await;
+    assert_eq!(hook.take()[0].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn one_that_never_answers_holds_up_neither_the_others_nor_the_end_of_the_controller() {
+    let (hangs, well) = (Hook::listen(0).await, Hook::listen(200).await);
+    let mut scene = Scene::new(&[("hangs", "webhook", &hangs), ("well", "webhook", &well)]).await;
+    let five: Vec<_> =
+        (0..5).map(|n| scene.check(&format!("c{n}"), Status::Critical, &[])).collect();
+    scene.tell(five).await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(scene.notifier.clone().run(stop.clone()));
+    let told = async {
+        while well.bodies.lock().expect("lock").len() < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told).await.expect("the other is told");
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(2), running).await.expect("it ends").expect("well");
+    let store = &scene.notifier.store;
+    assert_eq!(store.due_notices("hangs", i64::MAX, 9).await.expect("read").len(), 5);
+}
+
+fn host(name: &str) -> HostName {
+    name.parse().expect("name")
+}
+
+#[test]
+fn a_notice_says_why_its_host_is_away_and_what_it_shares_with_others() {
+    let place = || Absence::Place("site paris".into());
+    let absences = HashMap::from([
+        (host("a-1"), place()),
+        (host("a-2"), place()),
+        (host("b-1"), Absence::Via(host("gw"))),
+        (host("c-1"), Absence::Stopped),
+        (host("d-1"), Absence::Down),
+    ]);
+    let told = |name: &str| {
+        let mut notice = NoticeRow {
+            id: name.into(),
+            target: "ops".into(),
+            host: host(name),
+            check: String::new(),
+            was: Status::Ok,
+            became: Status::Critical,
+            flapping: false,
+            at_us: 1,
+            attempts: 0,
+            failed_us: 0,
+            summary: "it fell silent".into(),
+        };
+        explain(&mut notice, absences.get(&host(name)), &absences);
+        (notice.became, notice.summary, reason(absences.get(&host(name))))
+    };
+    assert!(told("a-1").1.starts_with("2 hosts of site paris fell silent together"));
+    assert_eq!(told("a-1").2, told("a-2").2);
+    assert_eq!(told("b-1").2.as_deref(), Some("via gw"));
+    assert_eq!((told("c-1").0, told("c-1").2), (Status::Warning, None));
+    assert_eq!(told("d-1"), (Status::Critical, "it fell silent".into(), None));
+}
