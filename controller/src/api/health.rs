@@ -21,7 +21,7 @@ use crate::{
     authz::{Caller, What},
     health::{
         absence::{Absence, absences, connection},
-        figures::{HOUR_US, trend},
+        figures::{joined, trend},
         problems::{Known, Problem, problems, severity},
         silence::{Acknowledgement, Checks, Downtime},
     },
@@ -183,9 +183,7 @@ impl Api {
             if check.is_some_and(|c| c != key.check) {
                 continue;
             }
-            let mut points = hours.remove(&**key).unwrap_or_default();
-            let until = points.last().map_or(i64::MIN, |p| p.at_us + HOUR_US);
-            points.extend(recent.into_iter().filter(|p| p.at_us >= until.max(since_us)));
+            let points = joined(hours.remove(&**key).unwrap_or_default(), recent, since_us);
             let trend = series.limit().and_then(|limit| trend(&points, limit));
             all.push(Series {
                 check: key.check.clone(),
@@ -205,7 +203,8 @@ impl Api {
         let mut past: Vec<_> =
             hours.into_iter().filter(|(key, _)| check.is_none_or(|c| c == key.check)).collect();
         past.sort_by(|a, b| a.0.cmp(&b.0));
-        all.extend(past.into_iter().map(|(key, points)| Series {
+        let past = past.into_iter().map(|(key, hours)| (key, joined(hours, Vec::new(), since_us)));
+        all.extend(past.map(|(key, points)| Series {
             at_us: points.iter().map(|p| p.at_us).collect(),
             mean: points.iter().map(|p| p.mean).collect(),
             most: points.iter().map(|p| p.most).collect(),

@@ -60,10 +60,12 @@ struct Span {
     count: u16,
     /// Number of the span since 1970.
     number: u32,
+    /// Seconds from its beginning to its first value and to its last one.
+    seconds: (u16, u16),
 }
 
 impl Span {
-    fn add(&mut self, value: f64) {
+    fn add(&mut self, value: f64, into_us: i64) {
         // A check runs once a second at most, and an hour has 3600.
         if self.count == u16::MAX {
             return;
@@ -71,6 +73,8 @@ impl Span {
         #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
         let short = value as f32;
         self.most = if self.count == 0 { short } else { self.most.max(short) };
+        let second = u16::try_from(into_us / 1_000_000).unwrap_or(u16::MAX);
+        self.seconds = if self.count == 0 { (second, second) } else { (self.seconds.0, second) };
         self.sum += value;
         self.count += 1;
     }
@@ -82,17 +86,35 @@ impl Span {
     fn mean(&self) -> f64 {
         self.sum / f64::from(self.count.max(1))
     }
+
+    /// Its part of the time from the beginning of its hour to its last value.
+    fn share(&self) -> f32 {
+        let (first, last) = self.seconds;
+        match last {
+            0 => 1.0,
+            last => f32::from(last.saturating_sub(first)) / f32::from(last),
+        }
+    }
 }
 
 /// A point of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// When its span begins.
+    /// When its span begins; where spans of different lengths stand side by side, its middle.
     pub at_us: i64,
     /// Mean of the span.
     pub mean: f64,
     /// Greatest of the span.
     pub most: f64,
+}
+
+/// One series of spans of two lengths: hours, and shorter ones after the last of those. Each is where
+/// its middle is, so that they lie on one line.
+pub fn joined(hours: Vec<Point>, recent: Vec<Point>, since_us: i64) -> Vec<Point> {
+    let until = hours.last().map_or(i64::MIN, |p| p.at_us + HOUR_US).max(since_us);
+    let middle = |length_us: i64| move |p: Point| Point { at_us: p.at_us + length_us / 2, ..p };
+    let recent = recent.into_iter().filter(|p| p.at_us >= until).map(middle(SPAN_US));
+    hours.into_iter().map(middle(HOUR_US)).chain(recent).collect()
 }
 
 /// An hour of a host, to be written down.
@@ -102,8 +124,22 @@ pub struct Hour {
     pub host: HostName,
     /// When it began.
     pub begins_us: i64,
-    /// Mean and greatest of each series.
-    pub values: Vec<(Arc<Key>, f32, f32)>,
+    /// What each series was.
+    pub values: Vec<Counted>,
+}
+
+/// A series in an hour.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// What it is of.
+    pub key: Arc<Key>,
+    /// Mean.
+    pub mean: f32,
+    /// Greatest.
+    pub most: f32,
+    /// How much of the hour this is, up to its last value: what was counted before a restart of the
+    /// controller is the rest.
+    pub share: f32,
 }
 
 /// All series of all hosts. A clone is the same.
@@ -206,7 +242,9 @@ impl Figures {
             for series in series.iter_mut().filter(of_it) {
                 let hour = std::mem::take(&mut series.hour);
                 #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
-                values.push((Arc::clone(&series.key), hour.mean() as f32, hour.most));
+                let mean = hour.mean() as f32;
+                let (key, most, share) = (Arc::clone(&series.key), hour.most, hour.share());
+                values.push(Counted { key, mean, most, share });
             }
             hours.push(Hour { host: host.clone(), begins_us, values });
             if hours.len() == most {
@@ -270,13 +308,13 @@ impl Series {
         if self.hour.count == 0 {
             self.hour.number = number(now_us, HOUR_US);
         }
-        self.hour.add(value);
+        self.hour.add(value, now_us - self.hour.begins_us(HOUR_US));
         let span = number(now_us, SPAN_US);
         if self.span.number != span {
             self.end_span(span);
             self.span = Span { number: span, ..Span::default() };
         }
-        self.span.add(value);
+        self.span.add(value, now_us - self.span.begins_us(SPAN_US));
     }
 
     /// Puts the span that ended to the last ones, with a gap up to the one that begins.
@@ -368,105 +406,5 @@ pub fn trend(points: &[Point], limit: f64) -> Option<Trend> {
 }
 
 #[cfg(test)]
-mod tests {
-    use hostler_proto::wire::Figure;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn told(value: f64) -> Vec<CheckState> {
-        let figure = Figure {
-            name: "used".into(),
-            subject: "/".into(),
-            value,
-            unit: "bytes".into(),
-            limit: Some(100.0),
-        };
-        vec![CheckState { check: "disk".into(), figures: vec![figure], ..CheckState::default() }]
-    }
-
-    fn web() -> HostName {
-        "web-1".parse().expect("name")
-    }
-
-    const MINUTE: i64 = 60_000_000;
-
-    #[test]
-    fn minutes_become_spans_and_hours_and_memory_stays_bounded() {
-        let figures = Figures::default();
-        for minute in 0..600 {
-            figures.take(&web(), &told(f64::from(minute)), i64::from(minute) * MINUTE);
-        }
-        let of = figures.of(&web());
-        let (series, points) = &of[0];
-        assert_eq!((of.len(), points.len()), (1, SPANS + 1));
-        assert!((series.last - 599.0).abs() < 0.01);
-        assert_eq!(points[SPANS].at_us, 595 * MINUTE);
-        assert!((points[SPANS].mean - 597.0).abs() < 0.01);
-        let hours = figures.over(600 * MINUTE, 10);
-        assert_eq!((hours.len(), hours[0].begins_us), (1, 0), "the hour that began first");
-    }
-
-    #[test]
-    fn an_hour_is_written_when_it_is_over_and_once() {
-        let figures = Figures::default();
-        figures.take(&web(), &told(10.0), 30 * MINUTE);
-        figures.take(&web(), &told(20.0), 40 * MINUTE);
-        assert!(figures.over(59 * MINUTE, 10).is_empty());
-        let hours = figures.over(60 * MINUTE, 10);
-        assert_eq!((hours[0].values[0].1, hours[0].values[0].2), (15.0, 20.0));
-        assert!(figures.over(60 * MINUTE, 10).is_empty());
-    }
-
-    #[test]
-    fn what_is_told_no_more_is_forgotten_when_it_is_written_down() {
-        let figures = Figures::default();
-        let mut gone = told(1.0);
-        gone[0].figures[0].subject = "/mnt".into();
-        figures.take(&web(), &gone, 0);
-        figures.take(&web(), &told(1.0), 0);
-        for minute in 1..300 {
-            figures.take(&web(), &told(1.0), minute * MINUTE);
-        }
-        let now = 300 * MINUTE;
-        figures.forget_gone(now);
-        assert_eq!(figures.of(&web()).len(), 2, "an hour of it is not written yet");
-        while !figures.over(now, 10).is_empty() {}
-        figures.forget_gone(now);
-        let of = figures.of(&web());
-        assert_eq!((of.len(), of[0].0.key.subject.as_str()), (1, "/"));
-        drop(of);
-        assert_eq!(figures.0.lock().expect("lock").keys.len(), 1);
-    }
-
-    fn line(slope: f64, noise: &[f64]) -> Vec<Point> {
-        let point = |(n, noise): (usize, &f64)| {
-            #[expect(clippy::cast_precision_loss, reason = "small")]
-            let mean = 10.0 + slope * (n as f64 * 3600.0) + noise;
-            Point { at_us: i64::try_from(n).expect("small") * HOUR_US, mean, most: mean }
-        };
-        noise.iter().enumerate().map(point).collect()
-    }
-
-    #[test]
-    fn a_disk_that_fills_says_when_and_one_that_does_not_says_nothing() {
-        let fills = trend(&line(0.001, &[0.0; 24]), 200.0).expect("a trend");
-        // 10 + 0.001 * 23 h = 92.8 at last; 107.2 are left.
-        assert!((fills.runs_out_s - 107_200.0).abs() < 1.0 && fills.confidence > 0.999);
-        assert_eq!(trend(&line(-0.001, &[0.0; 24]), 200.0), None);
-        assert_eq!(trend(&line(0.001, &[0.0; 3]), 200.0), None, "too few");
-        assert_eq!(trend(&line(0.0, &[0.0; 24]), 200.0), None);
-    }
-
-    proptest! {
-        #[test]
-        fn one_wild_point_changes_the_end_little(at in 0..24_usize, wild in -50.0..50.0_f64) {
-            let mut noise = [0.0; 24];
-            noise[at] = wild;
-            let points = line(0.001, &noise);
-            prop_assume!(at < 23);
-            let seen = trend(&points, 200.0).expect("a trend");
-            prop_assert!((seen.runs_out_s - 107_200.0).abs() < 12_000.0, "{}", seen.runs_out_s);
-        }
-    }
-}
+#[path = "figures_tests.rs"]
+mod tests;

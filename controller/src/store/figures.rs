@@ -1,7 +1,7 @@
 //! Figures of past hours, kept in days: for each series and hour the number of the series, that of
 //! the hour, the mean and the greatest value, thirteen bytes together, before they are compressed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use hostler_proto::name::HostName;
 use sqlx::Row;
@@ -11,7 +11,7 @@ use super::{
     days::{Days, day},
     transaction::Transaction,
 };
-use crate::health::figures::{HOUR_US, Hour, Key, Point};
+use crate::health::figures::{Counted, HOUR_US, Hour, Key, Point};
 
 /// Bytes of one series in one hour.
 const WIDTH: usize = 13;
@@ -53,7 +53,7 @@ fn entries(data: &[u8]) -> impl Iterator<Item = Entry> {
 }
 
 impl Store {
-    /// Writes hours down, all or none. What of an hour was written before is replaced.
+    /// Writes hours down, all or none. What of an hour was written before counts for the rest of it.
     ///
     /// # Errors
     /// When the store refuses, or is damaged.
@@ -64,14 +64,19 @@ impl Store {
             let day_us = day(hour.begins_us);
             let of_day = u8::try_from((hour.begins_us - day_us) / HOUR_US).unwrap_or(u8::MAX);
             let known = Days::Figures.read(&mut transaction, &hour.host, day_us).await?;
-            let mut all = Vec::with_capacity(hour.values.len());
-            for (key, mean, most) in &hour.values {
+            let (before, mut all): (Vec<Entry>, Vec<Entry>) =
+                entries(&known).partition(|entry| entry.hour == of_day);
+            let mut before: HashMap<u32, Entry> =
+                before.into_iter().map(|entry| (entry.series, entry)).collect();
+            for Counted { key, mean, most, share } in &hour.values {
                 let series = number(&mut transaction, &mut numbers, key).await?;
-                all.push(Entry { series, hour: of_day, mean: *mean, most: *most });
+                let (mean, most) = match before.remove(&series) {
+                    Some(old) => (old.mean + (mean - old.mean) * share, most.max(old.most)),
+                    None => (*mean, *most),
+                };
+                all.push(Entry { series, hour: of_day, mean, most });
             }
-            let told: HashSet<u32> = all.iter().map(|entry| entry.series).collect();
-            let keeps = |e: &Entry| e.hour != of_day || !told.contains(&e.series);
-            all.extend(entries(&known).filter(keeps));
+            all.extend(before.into_values());
             // What is alike lies side by side, and becomes short.
             all.sort_by_key(|entry| (entry.series, entry.hour));
             let mut data = Vec::with_capacity(all.len() * WIDTH);

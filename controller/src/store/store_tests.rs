@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::Arc};
 use hostler_core::clock::{Clock, SystemClock};
 use hostler_proto::{
     name::HostName,
-    wire::{CheckState, HelloReply, Status, Turn},
+    wire::{CheckState, Status, Turn},
 };
 use sqlx::{Connection as _, Executor};
 
@@ -16,9 +16,8 @@ use crate::{
     health::{
         Left,
         absence::Lost,
-        figures::{HOUR_US, Hour, Key},
+        figures::{Counted, HOUR_US, Hour, Key},
         recorder::News,
-        silence::{Acknowledgement, Checks, Downtime},
     },
     metrics::Metrics,
 };
@@ -396,102 +395,6 @@ on_both! {
         assert_eq!(labels().await, [("web-2".into(), 2)]);
     }
 
-    async fn what_people_know_of_is_remembered_until_it_is_over(fixture: Fixture) {
-        let store = &fixture.store;
-        let downtime = Downtime {
-            id: "d1".into(),
-            hosts: "role=web and not web-3".parse().expect("selector"),
-            checks: Checks::new("http:*").expect("pattern"),
-            begins_us: 10,
-            ends_us: 20,
-            lasts_us: Some(5),
-            made_by: "eve".into(),
-            comment: "new disks".into(),
-        };
-        store.add_downtime(&downtime).await.expect("added");
-        let read = store.downtimes(24).await.expect("read");
-        assert_eq!((read.len(), read[0].lasts_us, read[0].checks.as_str()), (1, Some(5), "http:*"));
-        assert!(store.downtimes(25).await.expect("read").is_empty());
-        assert!(store.end_downtime("d1", 15).await.expect("ended"));
-        assert!(!store.end_downtime("d1", 15).await.expect("again"));
-        let given = |comment: &str, expires_us| Acknowledgement {
-            host: "web-1".into(),
-            check: "disk".into(),
-            at_us: 7,
-            severity: 3,
-            expires_us,
-            made_by: "eve".into(),
-            comment: comment.into(),
-        };
-        store.acknowledge(&given("one", Some(9))).await.expect("given");
-        store.acknowledge(&given("two", Some(12))).await.expect("given");
-        let read = store.acknowledgements(11).await.expect("read");
-        assert_eq!((read.len(), read[0].comment.as_str()), (1, "two"));
-        assert!(store.acknowledgements(12).await.expect("read").is_empty());
-        assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
-    }
-
-    async fn what_is_known_of_a_problem_goes_when_it_recovers_or_gets_worse(fixture: Fixture) {
-        let store = &fixture.store;
-        token(store, "t", 9, i64::MAX).await;
-        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
-        let given = || Acknowledgement {
-            host: "web-1".into(),
-            check: "disk".into(),
-            at_us: 7,
-            severity: 2,
-            expires_us: None,
-            made_by: "eve".into(),
-            comment: "on it".into(),
-        };
-        let after = |became: Status, at_us, flapping| async move {
-            store.acknowledge(&given()).await.expect("given");
-            let turn = Turn {
-                check: "disk".into(),
-                became: became.into(),
-                hard: true,
-                at_us,
-                flapping,
-                ..Turn::default()
-            };
-            let news = News { heard_us: 20, ..news("web-1", vec![turn]) };
-            store.record_health(&[news]).await.expect("written");
-            store.acknowledgements(20).await.expect("read").len()
-        };
-        assert_eq!(after(Status::Warning, 8, false).await, 1, "it got better");
-        assert_eq!(after(Status::Ok, 8, true).await, 1, "it flaps");
-        assert_eq!(after(Status::Ok, 6, false).await, 1, "that was before");
-        assert_eq!(after(Status::Ok, 8, false).await, 0);
-        assert_eq!(after(Status::Critical, 8, false).await, 0);
-    }
-
-    async fn that_a_host_is_back_is_told_however_its_link_was_lost(fixture: Fixture) {
-        let store = &fixture.store;
-        token(store, "t", 9, i64::MAX).await;
-        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
-        let hello = HelloReply {
-            boot_id: "b".into(),
-            instance: "i".into(),
-            ..HelloReply::default()
-        };
-        let up = |at_us| Change::Up {
-            host: name("web-1"),
-            address: "10.0.0.1:1".into(),
-            hello: Box::new(hello.clone()),
-            certificate_until_us: 9,
-            at_us,
-        };
-        let mut at_us = 1;
-        for lost in [Lost::Cut, Lost::Closed, Lost::Silent, Lost::Broken] {
-            let down = Change::Down { host: name("web-1"), lost, reason: "x".into(), at_us: at_us + 1 };
-            store.change_connections(&[up(at_us), down, up(at_us + 2)]).await.expect("written");
-            let turns = store.turns(&name("web-1"), None, at_us + 1, 9).await.expect("read");
-            let became: Vec<_> = turns.iter().map(|t| t.became).collect();
-            assert_eq!(became, [Status::Ok, Status::Critical], "{lost:?}");
-            at_us += 10;
-        }
-    }
-
     async fn figures_of_hours_are_read_back_by_what_they_are_of(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;
@@ -505,15 +408,19 @@ on_both! {
             })
         };
         let hour = |begins_us, values| Hour { host: name("web-1"), begins_us, values };
-        let both = vec![(key("/"), 1.5, 2.0), (key("/srv"), 7.0, 9.0)];
+        let counted =
+            |subject: &str, mean, most, share| Counted { key: key(subject), mean, most, share };
+        let both = vec![counted("/", 1.5, 2.0, 1.0), counted("/srv", 7.0, 9.0, 1.0)];
         store.add_hours(&[hour(0, both)]).await.expect("written");
-        store.add_hours(&[hour(HOUR_US, vec![(key("/"), 9.0, 9.0)])]).await.expect("written");
-        store.add_hours(&[hour(HOUR_US, vec![(key("/"), 2.5, 3.0)])]).await.expect("replaced");
-        let tomorrow = hour(24 * HOUR_US, vec![(key("/"), 3.5, 4.0)]);
+        let before = vec![counted("/", 9.0, 10.0, 1.0)];
+        store.add_hours(&[hour(HOUR_US, before)]).await.expect("written");
+        let after = vec![counted("/", 1.0, 3.0, 0.25)];
+        store.add_hours(&[hour(HOUR_US, after)]).await.expect("the controller was restarted");
+        let tomorrow = hour(24 * HOUR_US, vec![counted("/", 3.5, 4.0, 1.0)]);
         store.add_hours(&[tomorrow]).await.expect("written");
         let read = store.hours(&name("web-1"), 0).await.expect("read");
         let means: Vec<_> = read[&*key("/")].iter().map(|p| (p.at_us, p.mean, p.most)).collect();
-        assert_eq!(means, [(0, 1.5, 2.0), (HOUR_US, 2.5, 3.0), (24 * HOUR_US, 3.5, 4.0)]);
+        assert_eq!(means, [(0, 1.5, 2.0), (HOUR_US, 7.0, 10.0), (24 * HOUR_US, 3.5, 4.0)]);
         assert_eq!(read[&*key("/srv")].len(), 1);
         let late = store.hours(&name("web-1"), HOUR_US).await.expect("read");
         assert_eq!((late.len(), late[&*key("/")].len()), (1, 2), "only since then");
@@ -532,6 +439,9 @@ on_both! {
         assert!(matches!(error, StoreError::Newer(9999)), "{error}");
     }
 }
+
+#[path = "known_tests.rs"]
+mod known;
 
 #[tokio::test]
 async fn a_new_store_can_be_read_by_its_owner_alone() {

@@ -1,0 +1,119 @@
+//! Spans, hours and trends.
+
+use hostler_proto::wire::Figure;
+use proptest::prelude::*;
+
+use super::*;
+
+fn told(value: f64) -> Vec<CheckState> {
+    let figure = Figure {
+        name: "used".into(),
+        subject: "/".into(),
+        value,
+        unit: "bytes".into(),
+        limit: Some(100.0),
+    };
+    vec![CheckState { check: "disk".into(), figures: vec![figure], ..CheckState::default() }]
+}
+
+fn web() -> HostName {
+    "web-1".parse().expect("name")
+}
+
+const MINUTE: i64 = 60_000_000;
+
+#[test]
+fn minutes_become_spans_and_hours_and_memory_stays_bounded() {
+    let figures = Figures::default();
+    for minute in 0..600 {
+        figures.take(&web(), &told(f64::from(minute)), i64::from(minute) * MINUTE);
+    }
+    let of = figures.of(&web());
+    let (series, points) = &of[0];
+    assert_eq!((of.len(), points.len()), (1, SPANS + 1));
+    assert!((series.last - 599.0).abs() < 0.01);
+    assert_eq!(points[SPANS].at_us, 595 * MINUTE);
+    assert!((points[SPANS].mean - 597.0).abs() < 0.01);
+    let hours = figures.over(600 * MINUTE, 10);
+    assert_eq!((hours.len(), hours[0].begins_us), (1, 0), "the hour that began first");
+}
+
+#[test]
+fn an_hour_is_written_when_it_is_over_and_once() {
+    let figures = Figures::default();
+    figures.take(&web(), &told(10.0), 30 * MINUTE);
+    figures.take(&web(), &told(20.0), 40 * MINUTE);
+    assert!(figures.over(59 * MINUTE, 10).is_empty());
+    let hours = figures.over(60 * MINUTE, 10);
+    assert_eq!((hours[0].values[0].mean, hours[0].values[0].most), (15.0, 20.0));
+    assert!((hours[0].values[0].share - 0.25).abs() < 0.001, "it began when most was over");
+    assert!(figures.over(60 * MINUTE, 10).is_empty());
+}
+
+#[test]
+fn what_is_told_no_more_is_forgotten_when_it_is_written_down() {
+    let figures = Figures::default();
+    let mut gone = told(1.0);
+    gone[0].figures[0].subject = "/mnt".into();
+    figures.take(&web(), &gone, 0);
+    figures.take(&web(), &told(1.0), 0);
+    for minute in 1..300 {
+        figures.take(&web(), &told(1.0), minute * MINUTE);
+    }
+    let now = 300 * MINUTE;
+    figures.forget_gone(now);
+    assert_eq!(figures.of(&web()).len(), 2, "an hour of it is not written yet");
+    while !figures.over(now, 10).is_empty() {}
+    figures.forget_gone(now);
+    let of = figures.of(&web());
+    assert_eq!((of.len(), of[0].0.key.subject.as_str()), (1, "/"));
+    drop(of);
+    assert_eq!(figures.0.lock().expect("lock").keys.len(), 1);
+}
+
+fn line(slope: f64, noise: &[f64]) -> Vec<Point> {
+    let point = |(n, noise): (usize, &f64)| {
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let mean = 10.0 + slope * (n as f64 * 3600.0) + noise;
+        Point { at_us: i64::try_from(n).expect("small") * HOUR_US, mean, most: mean }
+    };
+    noise.iter().enumerate().map(point).collect()
+}
+
+#[test]
+fn a_disk_that_fills_says_when_and_one_that_does_not_says_nothing() {
+    let fills = trend(&line(0.001, &[0.0; 24]), 200.0).expect("a trend");
+    // 10 + 0.001 * 23 h = 92.8 at last; 107.2 are left.
+    assert!((fills.runs_out_s - 107_200.0).abs() < 1.0 && fills.confidence > 0.999);
+    assert_eq!(trend(&line(-0.001, &[0.0; 24]), 200.0), None);
+    assert_eq!(trend(&line(0.001, &[0.0; 3]), 200.0), None, "too few");
+    assert_eq!(trend(&line(0.0, &[0.0; 24]), 200.0), None);
+}
+
+#[test]
+fn hours_and_minutes_of_what_grows_evenly_lie_on_one_line() {
+    #[expect(clippy::cast_precision_loss, reason = "small")]
+    let point = |at_us: i64, length_us: i64| {
+        let mean = (at_us + length_us / 2) as f64 / 1e6;
+        Point { at_us, mean, most: mean }
+    };
+    let hours = (0..6).map(|n| point(n * HOUR_US, HOUR_US)).collect();
+    let recent = (60..80).map(|n| point(n * SPAN_US, SPAN_US)).collect();
+    let points = joined(hours, recent, 0);
+    assert_eq!(points.len(), 6 + 8, "what the last hour holds comes once");
+    let limit = points[13].mean + 500.0;
+    let trend = trend(&points, limit).expect("a trend");
+    assert!((trend.runs_out_s - 500.0).abs() < 0.1 && trend.confidence > 0.999, "{trend:?}");
+}
+
+proptest! {
+    #[test]
+    fn one_wild_point_changes_the_end_little(at in 0..24_usize, wild in -50.0..50.0_f64) {
+        let mut noise = [0.0; 24];
+        noise[at] = wild;
+        let points = line(0.001, &noise);
+        prop_assume!(at < 23);
+        let seen = trend(&points, 200.0).expect("a trend");
+        prop_assert!((seen.runs_out_s - 107_200.0).abs() < 12_000.0, "{}", seen.runs_out_s);
+    }
+}

@@ -1,0 +1,104 @@
+//! What the store promises of what people know and were told.
+
+use hostler_proto::wire::HelloReply;
+
+use super::*;
+use crate::health::silence::{Acknowledgement, Checks, Downtime};
+
+on_both! {
+    async fn what_people_know_of_is_remembered_until_it_is_over(fixture: Fixture) {
+        let store = &fixture.store;
+        let downtime = Downtime {
+            id: "d1".into(),
+            hosts: "role=web and not web-3".parse().expect("selector"),
+            checks: Checks::new("http:*").expect("pattern"),
+            begins_us: 10,
+            ends_us: 20,
+            lasts_us: Some(5),
+            made_by: "eve".into(),
+            comment: "new disks".into(),
+        };
+        store.add_downtime(&downtime).await.expect("added");
+        let read = store.downtimes(24).await.expect("read");
+        assert_eq!((read.len(), read[0].lasts_us, read[0].checks.as_str()), (1, Some(5), "http:*"));
+        assert!(store.downtimes(25).await.expect("read").is_empty());
+        assert!(store.end_downtime("d1", 15).await.expect("ended"));
+        assert!(!store.end_downtime("d1", 15).await.expect("again"));
+        let given = |comment: &str, expires_us| Acknowledgement {
+            host: "web-1".into(),
+            check: "disk".into(),
+            at_us: 7,
+            severity: 3,
+            expires_us,
+            made_by: "eve".into(),
+            comment: comment.into(),
+        };
+        store.acknowledge(&given("one", Some(9))).await.expect("given");
+        store.acknowledge(&given("two", Some(12))).await.expect("given");
+        let read = store.acknowledgements(11).await.expect("read");
+        assert_eq!((read.len(), read[0].comment.as_str()), (1, "two"));
+        assert!(store.acknowledgements(12).await.expect("read").is_empty());
+        assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
+    }
+
+    async fn what_is_known_of_a_problem_goes_when_it_recovers_or_gets_worse(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let given = || Acknowledgement {
+            host: "web-1".into(),
+            check: "disk".into(),
+            at_us: 7,
+            severity: 2,
+            expires_us: None,
+            made_by: "eve".into(),
+            comment: "on it".into(),
+        };
+        let after = |became: Status, at_us, flapping| async move {
+            store.acknowledge(&given()).await.expect("given");
+            let turn = Turn {
+                check: "disk".into(),
+                became: became.into(),
+                hard: true,
+                at_us,
+                flapping,
+                ..Turn::default()
+            };
+            let news = News { heard_us: 20, ..news("web-1", vec![turn]) };
+            store.record_health(&[news]).await.expect("written");
+            store.acknowledgements(20).await.expect("read").len()
+        };
+        assert_eq!(after(Status::Warning, 8, false).await, 1, "it got better");
+        assert_eq!(after(Status::Ok, 8, true).await, 1, "it flaps");
+        assert_eq!(after(Status::Ok, 6, false).await, 1, "that was before");
+        assert_eq!(after(Status::Ok, 8, false).await, 0);
+        assert_eq!(after(Status::Critical, 8, false).await, 0);
+    }
+
+    async fn that_a_host_is_back_is_told_however_its_link_was_lost(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let hello = HelloReply {
+            boot_id: "b".into(),
+            instance: "i".into(),
+            ..HelloReply::default()
+        };
+        let up = |at_us| Change::Up {
+            host: name("web-1"),
+            address: "10.0.0.1:1".into(),
+            hello: Box::new(hello.clone()),
+            certificate_until_us: 9,
+            at_us,
+        };
+        let mut at_us = 1;
+        for lost in [Lost::Cut, Lost::Closed, Lost::Silent, Lost::Broken] {
+            let down = Change::Down { host: name("web-1"), lost, reason: "x".into(), at_us: at_us + 1 };
+            store.change_connections(&[up(at_us), down, up(at_us + 2)]).await.expect("written");
+            let turns = store.turns(&name("web-1"), None, at_us + 1, 9).await.expect("read");
+            let became: Vec<_> = turns.iter().map(|t| t.became).collect();
+            assert_eq!(became, [Status::Ok, Status::Critical], "{lost:?}");
+            at_us += 10;
+        }
+    }
+}
