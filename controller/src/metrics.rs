@@ -232,7 +232,7 @@ fn health(app: &App, registry: &mut Registry) {
     app.health.look(|hosts| {
         for (host, health) in hosts {
             for (name, standing) in &health.checks {
-                let status = standing.hard(now_us);
+                let status = standing.shown(now_us);
                 checks.get_or_create(&ChecksOf { status: word(status) }).inc();
                 if severity(status) > 0 {
                     told += 1;

@@ -108,7 +108,8 @@ impl Lab {
         let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml"];
         let enroll = ["enroll", "--controller", fleet.address(), "--host", host, "--token", &token];
         self.exec(host, &[&agent[..], &enroll].concat());
-        let unit = ["systemd-run", "--quiet", "--unit=hostler-agent"];
+        let after = "--property=After=dbus.service";
+        let unit = ["systemd-run", "--quiet", "--unit=hostler-agent", after];
         self.exec(host, &[&unit[..], &agent, &["run"]].concat());
         fleet.wait_for(host, "up");
     }

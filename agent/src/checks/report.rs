@@ -23,8 +23,8 @@ impl Checks {
         let mut whole = true;
         loop {
             tokio::select! {
-                changed = saved.changed(), if !whole => if changed.is_err() { return },
-                _ = beat.tick() => {}
+                // What is told of a stop must not be taken back by what was due as well.
+                biased;
                 () = self.0.leaving.cancelled() => {
                     let last = HealthReport {
                         leaving: true,
@@ -35,6 +35,8 @@ impl Checks {
                     return;
                 }
                 () = reports.closed() => return,
+                changed = saved.changed(), if !whole => if changed.is_err() { return },
+                _ = beat.tick() => {}
             }
             let (report, runs, last) = self.report(told, run, whole);
             if reports.send(report).await.is_err() {

@@ -89,7 +89,7 @@ impl Fleet for Api {
         let (ok, bad) = self.0.health.look(|health| {
             let up = hosts.iter().filter(|h| h.connection == Connection::Up);
             let checks = up.filter_map(|h| health.get(&h.name)).flat_map(|h| h.checks.values());
-            checks.fold((0_u32, 0_u32), |(ok, bad), check| match check.hard(now) {
+            checks.fold((0_u32, 0_u32), |(ok, bad), check| match check.shown(now) {
                 Health::Ok | Health::Unspecified => (ok + 1, bad),
                 _ => (ok, bad + 1),
             })

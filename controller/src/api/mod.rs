@@ -253,7 +253,7 @@ impl Api {
         self.0.health.look(|health| {
             let words = |host: &Arc<HostRow>| {
                 let status = |s: &Standing| match host.connection {
-                    Connection::Up => word(s.hard(now)),
+                    Connection::Up => word(s.shown(now)),
                     _ => word(Health::Unknown),
                 };
                 let checks = health.get(&host.name)?.checks.iter();

@@ -140,7 +140,7 @@ pub fn absences(
         if let Some(via) = via.and_then(|via| by_name.get(&via))
             && via.connection == Connection::Down
             && via.name != host.name
-            && silent(via)
+            && (silent(via) || left(via) == Left::Host)
         {
             return Absence::Via(via.name.clone());
         }
@@ -304,6 +304,10 @@ mod tests {
         assert_eq!(all["gateway"], Absence::Down);
         assert_eq!(all["inner"], Absence::Via("gateway".parse().expect("name")));
         assert_eq!(all["dead"], Absence::AgentDied, "its kernel told so itself");
+        let off = row("off-gw", "10.0.0.1", Some(Lost::Closed), 0);
+        let inner = labelled(row("inner", "10.0.9.9", Some(Lost::Silent), 9), "via", "off-gw");
+        let all = seen(vec![off, inner], &["off-gw"]);
+        assert_eq!(all["inner"], Absence::Via("off-gw".parse().expect("name")));
     }
 
     #[test]

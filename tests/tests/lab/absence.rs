@@ -23,7 +23,8 @@ fn last_told(fleet: &Fleet, host: &str) -> String {
 fn start_agent(lab: &Lab, host: &str) {
     lab.exec(host, &["sh", "-c", "systemctl reset-failed hostler-agent 2>/dev/null; true"]);
     let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml", "run"];
-    lab.exec(host, &[&["systemd-run", "--quiet", "--unit=hostler-agent"], &agent[..]].concat());
+    let run = ["systemd-run", "--quiet", "--unit=hostler-agent", "--property=After=dbus.service"];
+    lab.exec(host, &[&run[..], &agent[..]].concat());
 }
 
 #[test]
@@ -67,6 +68,15 @@ fn down_unreachable_dead_and_stopped_are_told_apart_and_so_is_where_a_host_was()
     lab.exec("h2", &["systemctl", "stop", "hostler-agent"]);
     fleet.wait_for("h2", "stopped");
     assert_eq!(problems(&fleet)[0]["status"], "warning");
+    start_agent(&lab, "h2");
+    fleet.wait_for("h2", "up");
+
+    lab.script(&["halt", "h2"]);
+    fleet.wait_for("h2", "stopped");
+    let found = problems(&fleet);
+    let said = found[0]["summary"].as_str().expect("text");
+    assert!(said.starts_with("the host is going down"), "{said}");
+    lab.script(&["boot", "h2"]);
     start_agent(&lab, "h2");
     fleet.wait_for("h2", "up");
 
