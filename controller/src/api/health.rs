@@ -1,19 +1,17 @@
 //! How the hosts' checks stand and stood, and what people know of it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use hostler_proto::{
     name::HostName,
     wire::{
         self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
         DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
-        ErrorCode, Failure, HealthReport, HistoryReply, HistoryRequest, HostHealth,
-        HostHealthRequest, ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply,
-        UnacknowledgeRequest, health_server::Health,
+        ErrorCode, Failure, HistoryReply, HistoryRequest, HostHealth, HostHealthRequest,
+        ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply, UnacknowledgeRequest,
+        health_server::Health,
     },
 };
-use prost::Message as _;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
@@ -25,19 +23,10 @@ use crate::{
         problems::{Known, Problem, problems, severity},
         silence::{Acknowledgement, Checks, Downtime},
     },
-    links::Link,
     selector::Selector,
     store::{HostRow, TurnRow},
 };
 
-/// Waits before an agent is asked again that stopped telling how its checks stand, doubled each time
-/// up to the longest.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-const ASK_LATEST: Duration = Duration::from_secs(60);
-/// An agent tells something every minute, if only that there is nothing new.
-const REPORTS: Duration = Duration::from_secs(180);
-/// How often it is looked for checks that are heard of no more.
-const WATCH: Duration = Duration::from_secs(15);
 /// Changes that one answer lists.
 const TURNS: u32 = 1000;
 const WEEK_S: u32 = 7 * 86_400;
@@ -94,63 +83,6 @@ fn comment(text: String) -> Result<String, Status> {
 }
 
 impl Api {
-    /// Hears how the checks of a linked host stand, until its link is over.
-    pub(crate) async fn hear(&self, link: &Arc<Link>, over: CancellationToken) {
-        let mut wait = ASK_AGAIN;
-        loop {
-            match self.hear_once(link).await {
-                Ok(0) => {}
-                // It told something: what ended that is new.
-                Ok(_) => wait = ASK_AGAIN,
-                Err(said) if over.is_cancelled() => drop(said),
-                Err(said) => {
-                    let host = &link.host;
-                    tracing::warn!(%host, said, "the agent does not tell how its checks stand");
-                }
-            }
-            // Also what has no end on a link that stands: a stream can be reset alone.
-            if tokio::time::timeout(wait, over.cancelled()).await.is_ok() {
-                return;
-            }
-            wait = (wait * 2).min(ASK_LATEST);
-        }
-    }
-
-    /// Asks once and hears until that ends; how many reports came.
-    async fn hear_once(&self, link: &Arc<Link>) -> Result<u64, String> {
-        let request = self.0.health.request(&link.host);
-        let reports = link.health(&request).await;
-        let mut reports = reports.map_err(|status| status.message().to_owned())?;
-        let mut heard = 0;
-        loop {
-            let report = match tokio::time::timeout(REPORTS, reports.message()).await {
-                Ok(Ok(Some(report))) => report,
-                Ok(Ok(None) | Err(_)) => return Ok(heard),
-                Err(_) => return Err("no report in time".to_owned()),
-            };
-            let report = HealthReport::decode(report);
-            let report = report.map_err(|e| format!("it tells what is no report: {e}"))?;
-            heard += 1;
-            let now = self.0.clock.now().as_microsecond();
-            self.0.figures.take(&link.host, &report.checks, now);
-            if let Some(news) = self.0.health.hear(&link.host, report, now) {
-                self.0.recorder.tell(news).await;
-            }
-        }
-    }
-
-    /// Tells of checks of linked hosts that are heard of no more, until `stop`.
-    pub(crate) async fn watch(self, stop: CancellationToken) {
-        while tokio::time::timeout(WATCH, stop.cancelled()).await.is_err() {
-            let now = self.0.clock.now().as_microsecond();
-            for news in self.0.health.lapse(&self.0.links.hosts(), now) {
-                let (host, checks) = (&news.host, news.turns.len());
-                tracing::warn!(%host, checks, "checks of a linked host are heard of no more");
-                self.0.recorder.tell(news).await;
-            }
-        }
-    }
-
     /// What deserves attention on some hosts.
     pub(super) async fn problems_of(
         &self,

@@ -7,6 +7,7 @@ pub mod credentials;
 pub mod enrolment;
 mod fleet;
 mod health;
+mod hearing;
 mod itself;
 mod listener;
 mod operations;
