@@ -23,7 +23,7 @@ fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_
         found.map(|c| c["state"]["hard"].clone())
     };
     eventually("the endpoint was asked", || standing("http:nginx") == Some("ok".into()));
-    lab.exec("h1", &["sh", "-c", "systemctl kill --signal=KILL nginx; systemctl stop nginx"]);
+    lab.exec("h1", &["systemctl", "stop", "nginx"]);
     eventually("the root and what follows are told", || {
         let list = problems();
         list.as_array().is_some_and(|l| l.len() == 1)

@@ -104,6 +104,8 @@ pub(super) struct Unit {
     pub(super) kind: String,
     /// It runs nothing by itself: a oneshot whose program is `true`.
     pub(super) dummy: bool,
+    /// It stays active when its process has ended.
+    pub(super) remains: bool,
     /// The conditions in its file held when it was last started.
     pub(super) conditions_met: bool,
     /// It can be started by hand.
@@ -114,6 +116,8 @@ pub(super) struct Unit {
     pub(super) can_reload: bool,
     /// Units that can start it again by themselves.
     pub(super) triggered_by: Vec<String>,
+    /// One of them is active; looked up only where it matters.
+    pub(super) triggered: bool,
     /// When it came into its state, in microseconds since 1970; 0 when it never did.
     pub(super) since_us: u64,
 }
@@ -326,12 +330,14 @@ fn read(
     // 1 is CLD_EXITED: the process ended by itself and was not killed.
     let ended = main_pid == 0 && number(own, "ExecMainCode") == 1;
     let kind = text(own, "Type");
+    let remains = flag(own, "RemainAfterExit");
     let program = own.get("ExecStart").and_then(program).unwrap_or_default();
     let nothing = program == "/bin/true" || program == "/usr/bin/true";
     #[expect(clippy::cast_precision_loss, reason = "2^53 ns are a hundred days, to the nanosecond")]
     let cpu_s = counted("CPUUsageNSec").map(|ns| ns as f64 / 1e9);
     Unit {
-        dummy: kind == "oneshot" && flag(own, "RemainAfterExit") && nothing,
+        dummy: kind == "oneshot" && remains && nothing,
+        remains,
         kind,
         conditions_met: flag(common, "ConditionResult")
             || number(common, "ConditionTimestamp") == 0,
@@ -339,6 +345,7 @@ fn read(
         can_stop: flag(common, "CanStop"),
         can_reload: flag(common, "CanReload"),
         triggered_by: texts(common, "TriggeredBy"),
+        triggered: false,
         since_us,
         status: UnitStatus {
             name: text(common, "Id"),

@@ -12,8 +12,9 @@ const FORGIVEN_S: u64 = 3600;
 /// From when a unit that is still starting deserves attention.
 const SLOW_START_S: u64 = 60;
 
-/// What is wrong with a unit; none when it is well, or stopped on purpose.
-pub(super) fn judge(unit: &Unit) -> Option<Finding> {
+/// What is wrong with a unit; none when it is well, or stopped on purpose. One that was `named` has
+/// to run, whoever stopped it.
+pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
     let status = &unit.status;
     let name = &status.name;
     let journal = format!("journal read --unit {name} --lines 50");
@@ -55,6 +56,11 @@ pub(super) fn judge(unit: &Unit) -> Option<Finding> {
             );
             finding(Status::Warning, summary, "active now does not mean that it stays so")
         }
+        "inactive" if named && !waits(unit) => Some(stopped(unit)),
+        "deactivating" if named => {
+            let summary = format!("{name} is being stopped for {}", span(status.since_s));
+            finding(Status::Warning, summary, "it serves nobody until it is started again")
+        }
         "inactive"
             if status.enabled == "enabled"
                 && status.load_state == "loaded"
@@ -68,6 +74,32 @@ pub(super) fn judge(unit: &Unit) -> Option<Finding> {
         }
         _ => None,
     }
+}
+
+/// Whether a unit that does not run is as it should be: something starts it when it is needed, or
+/// it did its work and ended.
+fn waits(unit: &Unit) -> bool {
+    unit.triggered || unit.kind == "oneshot" && !unit.remains && unit.conditions_met
+}
+
+fn stopped(unit: &Unit) -> Finding {
+    let name = &unit.status.name;
+    let (said, why) = match unit.status.load_state.as_str() {
+        "masked" => ("is masked and does not run", "`systemctl unmask` lets it be started again"),
+        "loaded" if !unit.conditions_met => (
+            "does not run: a condition in its file was not met",
+            "systemd skips its start until what Condition… asks for is there",
+        ),
+        "loaded" if !unit.triggered_by.is_empty() => (
+            "does not run, and what starts it is stopped as well",
+            "nothing starts it when it is needed",
+        ),
+        "loaded" => ("is stopped", "somebody stopped it, it ended by itself, or nobody started it"),
+        _ => ("does not run, and its file cannot be used", "systemd cannot start it"),
+    };
+    Finding::new(Status::Critical, name, format!("{name} {said}"))
+        .why(why)
+        .next(format!("journal read --unit {name} --lines 50"))
 }
 
 /// What to say of a unit that runs nothing itself, with the units that it stands for.
@@ -92,8 +124,8 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
 }
 
 /// Worst first, then by name.
-pub(super) fn worst_first(units: &mut [Unit]) {
-    let rank = |u: &Unit| judge(u).map_or(0, |f| severity(f.status()));
+pub(super) fn worst_first(units: &mut [Unit], named: bool) {
+    let rank = |u: &Unit| judge(u, named).map_or(0, |f| severity(f.status()));
     units.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
 }
 
@@ -158,7 +190,7 @@ mod tests {
     }
 
     fn severity_of(unit: &Unit) -> Status {
-        judge(unit).map_or(Status::Ok, |f| f.status())
+        judge(unit, false).map_or(Status::Ok, |f| f.status())
     }
 
     #[test]
@@ -166,7 +198,7 @@ mod tests {
         let mut failed = unit("nginx.service", "failed", "failed");
         failed.status.result = "exit-code".into();
         failed.status.exit_status = Some(203);
-        let finding = judge(&failed).expect("finding");
+        let finding = judge(&failed, false).expect("finding");
         assert_eq!(finding.status(), Status::Critical);
         assert_eq!(finding.summary, "nginx.service has failed: exit status 203");
         assert_eq!(finding.next, "journal read --unit nginx.service --lines 50");
@@ -189,13 +221,48 @@ mod tests {
     }
 
     #[test]
-    fn an_inactive_unit_matters_only_when_it_should_run() {
+    fn a_unit_that_nobody_named_may_be_stopped_unless_it_starts_at_boot() {
         let mut stopped = unit("a.service", "inactive", "dead");
         assert_eq!(severity_of(&stopped), Status::Ok);
         stopped.status.enabled = "enabled".into();
         assert_eq!(severity_of(&stopped), Status::Warning);
         stopped.conditions_met = false;
         assert_eq!(severity_of(&stopped), Status::Ok, "its condition keeps it from running");
+    }
+
+    #[test]
+    fn a_unit_that_was_named_must_run_however_it_is_enabled() {
+        for enabled in ["disabled", "static", "enabled-runtime", "enabled"] {
+            let mut unit = unit("postgresql@15-main.service", "inactive", "dead");
+            unit.status.enabled = enabled.into();
+            let finding = judge(&unit, true).expect(enabled);
+            assert_eq!(finding.status(), Status::Critical, "{enabled}");
+            assert_eq!(finding.summary, "postgresql@15-main.service is stopped");
+            unit.conditions_met = false;
+            let finding = judge(&unit, true).expect(enabled);
+            assert!(finding.summary.contains("a condition in its file was not met"));
+        }
+        let mut masked = unit("a.service", "inactive", "dead");
+        masked.status.load_state = "masked".into();
+        assert!(judge(&masked, true).expect("finding").summary.contains("is masked"));
+        let leaving = unit("a.service", "deactivating", "stop-sigterm");
+        assert_eq!(judge(&leaving, true).expect("finding").status(), Status::Warning);
+    }
+
+    #[test]
+    fn a_named_unit_that_did_its_work_or_waits_for_its_trigger_is_well() {
+        let mut once = unit("backup.service", "inactive", "dead");
+        once.kind = "oneshot".into();
+        assert_eq!(judge(&once, true), None);
+        once.remains = true;
+        assert!(judge(&once, true).is_some(), "it would be active if it had been started");
+        let mut waiting = unit("cups.service", "inactive", "dead");
+        waiting.triggered_by = vec!["cups.socket".into()];
+        waiting.triggered = true;
+        assert_eq!(judge(&waiting, true), None);
+        waiting.triggered = false;
+        let finding = judge(&waiting, true).expect("finding");
+        assert!(finding.summary.contains("what starts it is stopped as well"), "{finding:?}");
     }
 
     #[test]
@@ -215,7 +282,7 @@ mod tests {
             unit("a.service", "active", "running"),
             unit("d.service", "activating", "start"),
         ];
-        worst_first(&mut units);
+        worst_first(&mut units, true);
         let names: Vec<_> = units.iter().map(|u| u.status.name.as_str()).collect();
         assert_eq!(names, ["c.service", "d.service", "a.service", "b.service"]);
     }

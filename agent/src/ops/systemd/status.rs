@@ -49,10 +49,14 @@ impl Probe for SystemdStatus {
                 units
             }
         };
-        worst_first(&mut units);
+        let by_name = !named.is_empty();
+        for unit in units.iter_mut().filter(|u| by_name && u.status.active_state == "inactive") {
+            unit.triggered = waited_for(&bus, unit).await;
+        }
+        worst_first(&mut units, by_name);
         // Two names of one unit are one unit.
         units.dedup_by(|a, b| a.status.name == b.status.name);
-        let findings: Vec<_> = units.iter().filter_map(judge).collect();
+        let findings: Vec<_> = units.iter().filter_map(|u| judge(u, by_name)).collect();
         answer.summary = match (units.as_slice(), findings.len()) {
             ([], _) => "no unit has failed or keeps crashing".to_owned(),
             ([unit], _) => describe(unit),
@@ -76,12 +80,22 @@ async fn troubled(bus: &Bus, now_us: i64) -> Result<Vec<Unit>, Failure> {
         if name.ends_with(".service")
             && bus.pulse(&name).await.is_ok_and(|p| p.restarts >= MANY_RESTARTS)
             && let Ok(unit) = bus.unit(&name, now_us).await
-            && judge(&unit).is_some()
+            && judge(&unit, false).is_some()
         {
             units.push(unit);
         }
     }
     Ok(units)
+}
+
+/// Whether a timer, socket or path that starts a unit is active.
+async fn waited_for(bus: &Bus, unit: &Unit) -> bool {
+    for trigger in &unit.triggered_by {
+        if bus.pulse(trigger).await.is_ok_and(|p| p.active == "active") {
+            return true;
+        }
+    }
+    false
 }
 
 /// The loaded instances of the template that has the same name as a unit: those of
