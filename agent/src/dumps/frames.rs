@@ -1,7 +1,10 @@
 //! Dumps that are compressed with zstd. Whether its frames are whole the headers of their blocks tell,
 //! without decompressing anything; what is in them, only decompressing does.
 
-use std::io::{self, BufReader, ErrorKind, Read, Seek};
+use std::{
+    fs::File,
+    io::{self, BufReader, ErrorKind, Read, Seek},
+};
 
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
@@ -74,6 +77,27 @@ fn open<'a, R: Read + Seek>(
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW);
     Ok(Ok(Inside { source, decoder, left: frames.count, begun: false }))
+}
+
+/// What zstd compressed, decompressed, from the beginning of a file of that size to its end.
+///
+/// # Errors
+/// When its frames are no frames, or take too much memory.
+pub fn zstd(
+    mut file: File,
+    size: u64,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<impl Read + Send + use<>> {
+    let effort = Effort { verify: true, stop, progress: &|_| () };
+    let frames = walk(&mut file, size, &effort)?;
+    file.rewind()?;
+    if frames.window > WINDOW {
+        let why = format!("it would take {} MiB to decompress it", frames.window >> 20);
+        return Err(io::Error::new(ErrorKind::Unsupported, why));
+    }
+    let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(WINDOW);
+    Ok(Inside { source: BufReader::new(file), decoder, left: frames.count, begun: false })
 }
 
 /// What the headers tell.

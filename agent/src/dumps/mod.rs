@@ -16,7 +16,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-pub use self::archive::Archive;
+pub use self::{archive::Archive, frames::zstd};
 
 /// Bytes at the begin and at the end that are looked at.
 const EDGE: usize = 4096;

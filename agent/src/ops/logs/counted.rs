@@ -9,7 +9,7 @@ pub(super) const KINDS: usize = 10_000;
 /// Hours that are counted.
 const HOURS: usize = 24 * 366;
 
-/// A time as lines write it, to the second.
+/// A time on this host's wall clock, to the second: `2026-11-26 06:12:01`.
 pub(super) type Moment = [u8; 19];
 /// An hour: the beginning of a moment.
 pub(super) type Hour = [u8; 13];
@@ -32,12 +32,15 @@ pub(super) struct Counted {
     pub errors: u64,
     pub others: u64,
     pub lines: u64,
+    /// Errors of which nobody can tell when they were.
+    pub timeless: u64,
 }
 
 impl Counted {
     /// One message.
     pub(super) fn add(&mut self, template: &[u8], at: Option<Moment>, file: usize) {
         self.errors += 1;
+        self.timeless += u64::from(at.is_none());
         if let Some(hour) = at.as_ref().and_then(|at| at.first_chunk()) {
             let room = self.hours.len() < HOURS;
             match self.hours.get_mut(hour) {
@@ -74,6 +77,7 @@ impl Counted {
         self.errors += other.errors;
         self.others += other.others;
         self.lines += other.lines;
+        self.timeless += other.timeless;
         for (hour, count) in other.hours {
             *self.hours.entry(hour).or_default() += count;
         }

@@ -2,10 +2,8 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
     hash::{DefaultHasher, Hash, Hasher},
-    io::Read,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use flate2::read::MultiGzDecoder;
 use hostler_proto::{
     operation::LogsErrors,
     ops::{ErrorKind, HourCount, LogsErrors as Report, LogsErrorsRequest},
@@ -22,7 +19,9 @@ use hostler_proto::{
 
 use super::{
     counted::{Counted, KINDS, Kind},
+    packed::Packed,
     scan::scan,
+    time::Times,
 };
 use crate::{
     host::{Host, blocking, files},
@@ -48,12 +47,12 @@ impl Probe for LogsErrors {
             let message = format!("no file fits {}", request.path.join(", "));
             return Err(Failure::new(ErrorCode::NotFound, message));
         }
-        let since = since(request.since_s, cx);
+        let times = times(request.since_s, cx);
         let read = Arc::new(AtomicU64::new(0));
         let counting = {
             let (paths, host, read) = (paths.clone(), Arc::clone(&cx.host), Arc::clone(&read));
             let cancelled = cx.cancelled.clone();
-            blocking(move || Ok(look(&host, &paths, &since, &read, &|| cancelled.is_cancelled())))
+            blocking(move || Ok(look(&host, &paths, &times, &read, &|| cancelled.is_cancelled())))
         };
         tokio::pin!(counting);
         let (opened, counted, unreadable) = loop {
@@ -74,17 +73,13 @@ impl Probe for LogsErrors {
     }
 }
 
-/// The earliest time that counts, in the form of the lines; empty for all.
-fn since(since_s: u64, cx: &Context) -> String {
-    if since_s == 0 {
-        return String::new();
-    }
+/// What times of lines are compared with.
+fn times(since_s: u64, cx: &Context) -> Times {
+    let now = cx.host.clock.now();
     let span = jiff::SignedDuration::from_secs(i64::try_from(since_s).unwrap_or(i64::MAX));
-    let then = cx.host.clock.now().saturating_sub(span);
-    // Lines carry the host's own time.
-    then.map_or(String::new(), |then| {
-        then.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
-    })
+    let since = (since_s > 0).then(|| now.saturating_sub(span).ok()).flatten();
+    // Lines without a zone carry the host's own time.
+    Times::new(jiff::tz::TimeZone::system(), now, since)
 }
 
 type Unreadable = Vec<(PathBuf, String)>;
@@ -92,7 +87,7 @@ type Unreadable = Vec<(PathBuf, String)>;
 fn look(
     host: &Host,
     paths: &[PathBuf],
-    since: &str,
+    times: &Times,
     read: &AtomicU64,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> (Vec<PathBuf>, Counted, Unreadable) {
@@ -108,41 +103,13 @@ fn look(
             Err(failure) => unreadable.push((path.clone(), failure.message)),
         }
     }
-    let sources = opened.iter().map(|path| Source::open(host, path));
-    let (counted, errors) = scan(sources, since.as_bytes(), read, stop);
+    let sources = opened.iter().map(|path| Packed::open(host, path, stop));
+    let (counted, errors) = scan(sources, times, read, stop);
     for (number, error) in errors {
         let path = opened.get(number).cloned().unwrap_or_default();
         unreadable.push((path, error.to_string()));
     }
     (opened, counted, unreadable)
-}
-
-/// A file, decompressed where it has to be.
-enum Source {
-    Plain(File),
-    Gzip(Box<MultiGzDecoder<File>>),
-    Gone(Option<std::io::Error>),
-}
-
-impl Source {
-    fn open(host: &Host, path: &Path) -> Self {
-        let gzip = path.extension().is_some_and(|e| e == "gz");
-        match files::open(&host.policy, path) {
-            Ok((_, file)) if gzip => Self::Gzip(Box::new(MultiGzDecoder::new(file))),
-            Ok((_, file)) => Self::Plain(file),
-            Err(failure) => Self::Gone(Some(std::io::Error::other(failure.message))),
-        }
-    }
-}
-
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Plain(file) => file.read(buffer),
-            Self::Gzip(file) => file.read(buffer),
-            Self::Gone(error) => error.take().map_or(Ok(0), Err),
-        }
-    }
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -207,6 +174,17 @@ fn judge(
             break;
         }
     }
+    // Whoever asks for the last minutes would take errors of last year for some of now.
+    if request.since_s > 0 && counted.timeless * 2 > counted.errors {
+        let summary = format!(
+            "{} of {} errors stand in lines without a time that can be read, and may be older",
+            counted.timeless, counted.errors
+        );
+        let finding = Finding::new(Status::Unknown, "time", summary)
+            .why("only lines whose time is known can be left out by their age")
+            .next(format!("logs tail {} --match error", request.path.join(" ")));
+        findings.push(finding);
+    }
     for (path, why) in unreadable {
         let path = path.display().to_string();
         let summary = format!("{path} was not read to its end: {why}");
@@ -261,6 +239,25 @@ mod tests {
         let kinds = templates.iter().map(kind).collect();
         let errors = templates.iter().map(|(_, n)| n).sum();
         Counted { kinds, errors, ..Counted::default() }
+    }
+
+    #[test]
+    fn errors_of_which_nobody_knows_when_they_were_are_unknown_where_an_age_was_asked_for() {
+        let look = |since_s, timeless| {
+            let request = LogsErrorsRequest {
+                path: vec!["/a.log".into()],
+                since_s,
+                top: 10,
+                ..LogsErrorsRequest::default()
+            };
+            let counted = Counted { timeless, ..counted(&[("a", 10)]) };
+            judge(&request, &[PathBuf::from("/a.log")], counted, Vec::new(), &HashSet::new(), 0)
+        };
+        assert_eq!(look(0, 10).status, Status::Ok);
+        assert_eq!(look(600, 5).status, Status::Ok);
+        let answer = look(600, 6);
+        assert_eq!(answer.status, Status::Unknown);
+        assert!(answer.findings[0].summary.starts_with("6 of 10 errors"), "{answer:?}");
     }
 
     #[test]

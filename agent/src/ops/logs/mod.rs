@@ -4,6 +4,8 @@ pub(super) mod backwards;
 mod counted;
 mod errors;
 mod follow;
+mod packed;
 mod scan;
 mod tail;
 mod template;
+mod time;

@@ -19,7 +19,8 @@ use memchr::memmem::Finder;
 
 use super::{
     counted::Counted,
-    template::{split, template},
+    template::template,
+    time::{Time, Times},
 };
 
 /// Bytes that are read at a time: what was read is still near the processor when it is counted.
@@ -28,6 +29,10 @@ const BLOCK: usize = 256 << 10;
 const LINE: usize = BLOCK / 2;
 /// Frames of a traceback that are looked through for its end.
 const TRACEBACK: usize = 16 << 10;
+/// Lines before a traceback that are looked at for its time, and tracebacks of a block for which it is
+/// looked for in vain.
+const ABOVE: usize = 60;
+const IN_VAIN: u32 = 8;
 /// Bytes of a function's name that are told.
 const FRAME: usize = 120;
 /// Most counters.
@@ -57,6 +62,12 @@ static SEARCH: LazyLock<Option<Search>> = LazyLock::new(|| {
 /// How a traceback of Python begins.
 static TRACE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("Traceback (most recent"));
 
+/// What Python says between two tracebacks of one error.
+const CHAINED: [&[u8]; 2] = [
+    b"During handling of the above exception, another exception",
+    b"The above exception was the direct cause of",
+];
+
 impl Search {
     /// The first word from some place on, as its beginning and its end.
     fn find(&self, block: &[u8], from: usize) -> Option<(usize, usize)> {
@@ -71,14 +82,13 @@ impl Search {
     }
 }
 
-/// Reads every source to its end. `since` is the earliest time that counts, in the form of the
-/// lines; `read` counts the bytes meanwhile; it ends early once `stop` says so. Blocks.
+/// Reads every source to its end. `times` says which lines are too old to count; `read` counts the bytes meanwhile; it ends early once `stop` says so. Blocks.
 ///
 /// # Errors
 /// The first of each source that reading met, with its number; what was read before still counts.
 pub(super) fn scan<R: Read + Send>(
     sources: impl Iterator<Item = R> + Send,
-    since: &[u8],
+    times: &Times,
     read: &AtomicU64,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> (Counted, Vec<(usize, io::Error)>) {
@@ -93,7 +103,7 @@ pub(super) fn scan<R: Read + Send>(
     });
     let counted = thread::scope(|scope| {
         let counting: Vec<_> =
-            (0..counters).map(|_| scope.spawn(|| count_all(&feed, since, stop))).collect();
+            (0..counters).map(|_| scope.spawn(|| count_all(&feed, times, stop))).collect();
         let mut all = Counted::default();
         for counter in counting {
             match counter.join() {
@@ -109,16 +119,17 @@ pub(super) fn scan<R: Read + Send>(
 
 fn count_all<I: Iterator<Item = R>, R: Read>(
     feed: &Mutex<Feed<'_, I, R>>,
-    since: &[u8],
+    times: &Times,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Counted {
     let mut counted = Counted::default();
     let mut scratch = Vec::new();
     let mut block = vec![0; BLOCK];
+    let mut times = times.clone();
     while !stop() {
         let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
         let Some((file, length)) = next else { break };
-        count(&block[..length], file, since, &mut counted, &mut scratch);
+        count(&block[..length], file, &mut times, &mut counted, &mut scratch);
     }
     counted
 }
@@ -207,7 +218,14 @@ fn cut(block: &[u8]) -> usize {
     }
 }
 
-fn count(block: &[u8], file: usize, since: &[u8], counted: &mut Counted, scratch: &mut Vec<u8>) {
+fn count(
+    block: &[u8],
+    file: usize,
+    times: &mut Times,
+    counted: &mut Counted,
+    scratch: &mut Vec<u8>,
+) {
+    let mut in_vain = 0;
     counted.lines += memchr::memchr_iter(b'\n', block).count() as u64;
     let Some(search) = SEARCH.as_ref() else { return };
     let mut at = 0;
@@ -225,30 +243,39 @@ fn count(block: &[u8], file: usize, since: &[u8], counted: &mut Counted, scratch
         let to = memchr::memchr(b'\n', &block[end..]).map_or(block.len(), |i| end + i);
         let line = &block[from..to];
         at = to;
-        let (own, message) = split(line);
-        if own.is_some_and(|own| !since.is_empty() && earlier(&own, since)) {
-            continue;
+        let traceback = line.trim_ascii_end().ends_with(b"(most recent call last):");
+        let (mut own, message) = times.split(line);
+        if own.is_none() && traceback && in_vain < IN_VAIN {
+            own = above(&block[..from], times);
+            in_vain += u32::from(own.is_none());
         }
-        if line.trim_ascii_end().ends_with(b"(most recent call last):") {
+        let early = own.is_some_and(|own| own.early);
+        let own = own.map(|own| own.at);
+        if traceback {
             let after = &block[to.min(block.len())..];
             if let Some((frame, exception, length)) = last_line(after) {
-                template(split(exception).1, scratch);
-                scratch.extend_from_slice(b" in ");
-                scratch.extend_from_slice(&frame[..frame.len().min(FRAME)]);
-                counted.add(scratch, own, file);
                 at = to + length;
+                if !early {
+                    template(times.split(exception).1, scratch);
+                    scratch.extend_from_slice(b" in ");
+                    scratch.extend_from_slice(&frame[..frame.len().min(FRAME)]);
+                    counted.add(scratch, own, file);
+                }
                 continue;
             }
+        }
+        if early || CHAINED.iter().any(|words| line.starts_with(words)) {
+            continue;
         }
         template(message, scratch);
         counted.add(scratch, own, file);
     }
 }
 
-/// Times are written with one of several marks between; digits decide.
-fn earlier(time: &[u8], since: &[u8]) -> bool {
-    let digits = |t| <[u8]>::iter(t).filter(|b| b.is_ascii_digit());
-    digits(time).lt(digits(since))
+/// The time of a traceback: that of the last line above it that has one.
+fn above(block: &[u8], times: &mut Times) -> Option<Time> {
+    let lines = block.strip_suffix(b"\n").unwrap_or(block).rsplit(|b| *b == b'\n');
+    lines.take(ABOVE).find_map(|line| times.split(line).0)
 }
 
 /// The end of a traceback that follows: the function of its last frame, the exception's line, and how
@@ -276,9 +303,15 @@ mod tests {
 
     use super::{super::counted::KINDS, *};
 
+    fn times(since: &str) -> Times {
+        let since = (!since.is_empty()).then(|| since.parse().expect("a time"));
+        let now = "2026-11-26T12:00:00Z".parse().expect("a time");
+        Times::new(jiff::tz::TimeZone::UTC, now, since)
+    }
+
     fn counted(text: &str, since: &str) -> Vec<(String, u64)> {
         let (counted, errors) =
-            scan(std::iter::once(text.as_bytes()), since.as_bytes(), &AtomicU64::new(0), &|| false);
+            scan(std::iter::once(text.as_bytes()), &times(since), &AtomicU64::new(0), &|| false);
         assert!(errors.is_empty());
         let mut kinds: Vec<_> = counted
             .kinds
@@ -315,9 +348,33 @@ mod tests {
     fn lines_that_are_older_do_not_count_whatever_marks_their_times_have() {
         let text =
             "2026-11-26 06:00:00 ERROR old\n2026/11/26 07:00:00 [error] new\nERROR timeless\n";
-        let seen = counted(text, "2026-11-26 06:30:00");
+        let seen = counted(text, "2026-11-26T06:30:00Z");
         let seen: Vec<_> = seen.iter().map(|(t, _)| t.as_str()).collect();
         assert_eq!(seen, ["ERROR timeless", "[error] new"]);
+    }
+
+    #[test]
+    fn a_traceback_is_as_old_as_the_line_above_it() {
+        let trace =
+            "Traceback (most recent call last):\n  File \"/a.py\", line 1, in run\nKeyError: 'x'\n";
+        let text = format!(
+            "2026-11-26 05:00:00 ERROR old\n{trace}\nDuring handling of the above exception, another exception occurred:\n\n{trace}\
+             2026-11-26 07:00:00 ERROR new\n{trace}"
+        );
+        let seen = counted(&text, "2026-11-26T06:30:00Z");
+        assert_eq!(seen, [("ERROR new".to_owned(), 1), ("KeyError: 'x' in run".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn errors_without_a_time_are_counted_apart() {
+        let text = "2026-11-26 07:00:00 ERROR a\nERROR b\nERROR c\n";
+        let (counted, _) = scan(
+            std::iter::once(text.as_bytes()),
+            &times("2026-11-26T06:30:00Z"),
+            &AtomicU64::new(0),
+            &|| false,
+        );
+        assert_eq!((counted.errors, counted.timeless), (3, 2));
     }
 
     #[test]
@@ -332,7 +389,7 @@ mod tests {
         };
         let text: String = (0..KINDS + 50).map(|n| format!("error {}\n", letters(n))).collect();
         let (counted, _) =
-            scan(std::iter::once(text.as_bytes()), b"", &AtomicU64::new(0), &|| false);
+            scan(std::iter::once(text.as_bytes()), &times(""), &AtomicU64::new(0), &|| false);
         assert!(counted.kinds.len() <= KINDS);
         assert_eq!(counted.errors, KINDS as u64 + 50);
         assert_eq!(
@@ -364,7 +421,7 @@ mod tests {
     #[test]
     fn what_was_read_before_an_error_counts() {
         let torn = ["ERROR a\n", "ERROR b\nERROR c"].map(|text| Torn(text.as_bytes()));
-        let (counted, errors) = scan(torn.into_iter(), b"", &AtomicU64::new(0), &|| false);
+        let (counted, errors) = scan(torn.into_iter(), &times(""), &AtomicU64::new(0), &|| false);
         assert_eq!((counted.errors, counted.lines, errors.len()), (3, 2, 2));
     }
 
@@ -389,7 +446,7 @@ mod tests {
             let text = lines.join("\n") + "\n";
             let expected = lines.iter().filter(|l| l.starts_with("ERROR")).count() as u64;
             let source = Slow(text.as_bytes(), step);
-            let (counted, _) = scan(std::iter::once(source), b"", &AtomicU64::new(0), &|| false);
+            let (counted, _) = scan(std::iter::once(source), &times(""), &AtomicU64::new(0), &|| false);
             prop_assert_eq!(counted.errors, expected);
             prop_assert_eq!(counted.lines, lines.len().max(1) as u64);
         }

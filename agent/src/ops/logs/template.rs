@@ -1,8 +1,6 @@
 //! The common form of messages: what differs from line to line is masked. One pass, no dictionary:
 //! the same line gives the same template on every host.
 
-use super::counted::Moment;
-
 /// Longest template.
 const LONGEST: usize = 240;
 /// A run of so many hex digits is an id, with or without digits below ten.
@@ -45,29 +43,6 @@ static CLASS: [u8; 256] = {
 
 fn is(byte: u8, class: u8) -> bool {
     CLASS[usize::from(byte)] & class != 0
-}
-
-/// The time at the beginning of a line, `2026-11-26 06:12:01` or with `T` or `/`, and what follows
-/// it; none and the whole line when there is no such time there.
-pub(super) fn split(line: &[u8]) -> (Option<Moment>, &[u8]) {
-    let start = usize::from(line.first() == Some(&b'['));
-    let time: Option<&Moment> = line.get(start..).and_then(<[u8]>::first_chunk);
-    let Some(time) = time.filter(|time| is_time(time)) else { return (None, line) };
-    let rest = &line[start + time.len()..];
-    // Fractions and the zone belong to the time.
-    let end = rest.iter().position(|b| matches!(b, b' ' | b']')).unwrap_or(rest.len());
-    let rest = &rest[end..];
-    (Some(*time), rest.strip_prefix(b"]").unwrap_or(rest))
-}
-
-fn is_time(time: &Moment) -> bool {
-    let digits = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
-    matches!(time[4], b'-' | b'/')
-        && time[7] == time[4]
-        && matches!(time[10], b' ' | b'T')
-        && time[13] == b':'
-        && time[16] == b':'
-        && digits.iter().all(|at| time[*at].is_ascii_digit())
 }
 
 /// The template of a message. It is written to `out`, which is cleared first.
@@ -174,11 +149,15 @@ fn word(rest: &[u8], out: &mut Vec<u8>) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::time::Times, *};
+
+    fn times() -> Times {
+        Times::new(jiff::tz::TimeZone::UTC, jiff::Timestamp::UNIX_EPOCH, None)
+    }
 
     fn of(line: &str) -> String {
         let mut out = Vec::new();
-        template(split(line.as_bytes()).1, &mut out);
+        template(times().split(line.as_bytes()).1, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -211,23 +190,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_time_of_a_line_is_read_in_the_usual_forms() {
-        for line in
-            ["2026-11-26 06:12:01,5 x", "[2026-11-26T06:12:01Z] x", "2026/11/26 06:12:01 [error]"]
-        {
-            assert!(split(line.as_bytes()).0.is_some(), "{line}");
-        }
-        for line in ["Nov 26 06:12:01 x", "2026-11-26", "", "20261126 06:12:01 abcd"] {
-            assert!(split(line.as_bytes()).0.is_none(), "{line}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_line_makes_it_panic_or_grow(line in prop::collection::vec(any::<u8>(), 0..600)) {
             let mut out = Vec::new();
-            template(split(&line).1, &mut out);
+            template(&line, &mut out);
             prop_assert!(out.len() <= LONGEST);
         }
 
