@@ -38,10 +38,7 @@ impl Probe for CeleryActive {
         let workers = answers.by_worker.len();
         let summary = format!("{} tasks run on {workers} workers", tasks.len());
         let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
-        let answer = match answers.subscribed {
-            0 => Answer::unknown(app.nobody(), data),
-            _ => Answer::ok(summary, data),
-        };
+        let answer = app.answer(summary, data, &answers);
         let (kind, what) = app.evidence("active");
         let answer = answer.evidence(kind, what);
         Ok(long.into_iter().fold(answer, Answer::finding).summed_up())

@@ -23,11 +23,6 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Whether it is the worker of that name.
-    pub(super) fn is(&self, name: &str) -> bool {
-        self.name() == name
-    }
-
     /// Its name; some of it may still be `%` and a letter.
     pub(super) fn name(&self) -> String {
         self.node.replace("%h", &self.host).replace("%n", "celery")
@@ -42,13 +37,35 @@ impl Local {
     }
 
     fn of(seen: &Seen, arguments: &[String], host: &str) -> Option<Self> {
+        if let [title, ..] = arguments
+            && let Some(title) = title.strip_prefix("[celeryd: ")
+        {
+            return Self::titled(seen, title, host);
+        }
         let celery = |a: &String| a == "celery" || a.ends_with("/celery");
         let at = arguments.iter().position(celery)?;
         let rest = &arguments[at + 1..];
+        Self::started(seen, rest, host)
+    }
+
+    /// Where setproctitle is installed a worker calls itself
+    /// `[celeryd: NAME:MainProcess] -active- (ARGUMENTS)`, and the processes of its pool otherwise.
+    fn titled(seen: &Seen, title: &str, host: &str) -> Option<Self> {
+        let (who, rest) = title.split_once(']')?;
+        let node = who.strip_suffix(":MainProcess")?.to_owned();
+        let arguments = rest.split_once('(').map_or("", |(_, arguments)| arguments);
+        let arguments = arguments.trim_end_matches('\0').trim_end_matches(')');
+        let words: Vec<String> = arguments.split_whitespace().map(ToOwned::to_owned).collect();
+        Some(Self { node, ..Self::started(seen, &words, host)? })
+    }
+
+    fn started(seen: &Seen, rest: &[String], host: &str) -> Option<Self> {
         rest.iter().find(|a| *a == "worker")?;
         let value = |long: &str, short: &str| {
             rest.iter().enumerate().find_map(|(at, a)| {
                 let joined = a.strip_prefix(long).and_then(|v| v.strip_prefix('='));
+                // -Psolo
+                let joined = joined.or_else(|| a.strip_prefix(short).filter(|v| !v.is_empty()));
                 match joined {
                     Some(value) => Some(value.to_owned()),
                     None if a == long || a == short => rest.get(at + 1).cloned(),
@@ -93,7 +110,11 @@ mod tests {
 
     fn local(line: &str) -> Option<Local> {
         let words: Vec<String> = line.split(' ').map(ToOwned::to_owned).collect();
-        let seen = Seen {
+        Local::of(&seen(), &words, "h1")
+    }
+
+    fn seen() -> Seen {
+        Seen {
             pid: 7,
             parent: 1,
             command: "python3".into(),
@@ -104,8 +125,16 @@ mod tests {
             memory: 0,
             threads: 1,
             state: 'T',
-        };
-        Local::of(&seen, &words, "h1")
+        }
+    }
+
+    #[test]
+    fn a_worker_is_known_by_the_title_that_it_gave_itself() {
+        let of = |title: &str| Local::of(&seen(), &[title.to_owned()], "h1");
+        let main = of("[celeryd: mail@web-1:MainProcess] -active- (-A app worker -Psolo)");
+        let main = main.expect("a worker");
+        assert!(main.name() == "mail@web-1" && main.solo && main.app == "app");
+        assert!(of("[celeryd: mail@web-1:ForkPoolWorker-1]").is_none());
     }
 
     #[test]
@@ -113,9 +142,14 @@ mod tests {
         let plain = local("/srv/venv/bin/python /srv/venv/bin/celery -A app worker -l info");
         let plain = plain.expect("a worker");
         assert_eq!(plain.app, "app");
-        assert!(plain.is("celery@h1") && plain.stopped && !plain.solo);
+        assert!(plain.name() == "celery@h1" && plain.stopped && !plain.solo);
         let named = local("celery -A app worker --pool=solo -n mail@%h").expect("a worker");
-        assert!(named.is("mail@h1") && named.solo && !named.is("celery@h1"));
+        assert!(named.name() == "mail@h1" && named.solo && named.name() != "celery@h1");
+        for solo in ["-P solo", "-Psolo", "--pool solo", "--pool=solo"] {
+            let worker = local(&format!("/v/bin/celery -Aapp worker {solo} -nmail@%h"));
+            let worker = worker.expect(solo);
+            assert!(worker.solo && worker.name() == "mail@h1" && worker.app == "app", "{solo}");
+        }
         assert!(local("celery -A app beat").is_none());
         assert!(local("vim celery.py worker").is_none());
     }

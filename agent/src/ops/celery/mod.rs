@@ -5,6 +5,7 @@ mod local;
 mod pidbox;
 mod queues;
 mod scheduled;
+mod silence;
 mod stats;
 mod tool;
 mod workers;
@@ -23,6 +24,7 @@ use crate::{
         Host,
         redis::{Server, Trouble},
     },
+    operation::Answer,
     stack::{Celery, Way, named},
 };
 
@@ -71,6 +73,25 @@ impl<'h> App<'h> {
                 let answers = app.mailbox.ask(what, arguments, longest).await;
                 answers.map_err(|trouble| app.failed(&trouble))
             }
+        }
+    }
+
+    /// A list of what workers told; UNKNOWN where one did not.
+    fn answer<R>(&self, summary: String, data: R, answers: &Answers) -> Answer<R> {
+        if answers.subscribed == 0 {
+            return Answer::unknown(self.nobody(), data);
+        }
+        let answer = Answer::ok(summary, data);
+        match silence::part(self.name(), answers) {
+            Some(part) => answer.finding(part).summed_up(),
+            None => answer,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Redis(app) => app.name,
+            Self::Tool(tool) => tool.name,
         }
     }
 

@@ -31,10 +31,19 @@ pub(super) struct Mailbox {
 pub(super) struct Answers {
     /// Workers that were subscribed when it was published.
     pub subscribed: usize,
-    /// Their answers, by name.
+    /// Answers that came; more than names where two workers have one name.
+    pub answered: usize,
+    /// The answers, by name.
     pub by_worker: BTreeMap<String, Value>,
     /// Until the last of them.
     pub took: Duration,
+}
+
+impl Answers {
+    /// Workers that did not answer.
+    pub(super) fn missing(&self) -> usize {
+        self.subscribed.saturating_sub(self.answered)
+    }
 }
 
 impl Mailbox {
@@ -103,7 +112,7 @@ impl Mailbox {
         let mut answers = Answers { subscribed, ..Answers::default() };
         self.server.patient(longest + Duration::from_secs(2));
         let mut lifetime_set = false;
-        while answers.by_worker.len() < subscribed.min(MOST) {
+        while answers.answered < subscribed.min(MOST) {
             let Some(left) = longest.checked_sub(began.elapsed()).filter(|l| !l.is_zero()) else {
                 break;
             };
@@ -114,9 +123,10 @@ impl Mailbox {
             let Some((_, text)) = popped? else { break };
             if let Some((worker, answer)) = read(&text, &ticket) {
                 answers.by_worker.insert(worker, answer);
+                answers.answered += 1;
                 answers.took = began.elapsed();
             }
-            if !lifetime_set && answers.by_worker.len() < subscribed {
+            if !lifetime_set && answers.answered < subscribed {
                 lifetime_set = true;
                 let lifetime = LEFT_OVER_S.to_string();
                 let _: u64 = self.server.ask(&["EXPIRE", &reply.list, &lifetime]).await?;

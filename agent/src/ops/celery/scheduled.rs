@@ -35,10 +35,9 @@ impl Probe for CeleryScheduled {
         let workers = scheduled.by_worker.len();
         let summary = format!("{} tasks are held back by {workers} workers", tasks.len());
         let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };
-        let answer = match scheduled.subscribed {
-            0 => Answer::unknown(app.nobody(), data),
-            _ => Answer::ok(summary, data),
-        };
+        // What is missing in one of the two is missing.
+        let worse = if reserved.missing() > scheduled.missing() { reserved } else { scheduled };
+        let answer = app.answer(summary, data, &worse);
         let (kind, what) = app.evidence("scheduled, reserved");
         Ok(answer.evidence(kind, what))
     }

@@ -18,10 +18,7 @@ impl Probe for CeleryStats {
         let data = Report { workers };
         let tasks: u64 = data.workers.iter().flat_map(|w| &w.tasks).map(|t| t.count).sum();
         let summary = format!("{} workers, {tasks} tasks since their starts", data.workers.len());
-        let answer = match answers.subscribed {
-            0 => Answer::unknown(app.nobody(), data),
-            _ => Answer::ok(summary, data),
-        };
+        let answer = app.answer(summary, data, &answers);
         let (kind, what) = app.evidence("stats");
         Ok(answer.evidence(kind, what))
     }

@@ -143,7 +143,9 @@ impl<'h> Tool<'h> {
             (Some(UNAVAILABLE), _) if said(&end, "No nodes replied").is_some() => BTreeMap::new(),
             (_, answer) => return Err(self.failed(&end, answer.is_some())),
         };
-        Ok(Answers { subscribed: by_worker.len(), by_worker, took: began.elapsed() })
+        let count = by_worker.len();
+        let took = began.elapsed();
+        Ok(Answers { subscribed: count, answered: count, by_worker, took })
     }
 
     fn failed(&self, end: &End, answered: bool) -> Failure {

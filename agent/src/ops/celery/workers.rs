@@ -14,7 +14,7 @@ use super::{
     local::{self, Local},
     millis, number,
     pidbox::Answers,
-    queues, text,
+    queues, silence, text,
     tool::Tool,
 };
 use crate::{
@@ -40,8 +40,12 @@ impl Probe for CeleryWorkers {
             let stuck = stuck(&mut app, &seen, millis(request.timeout_ms), cx).await;
             seen.stuck = stuck.map_err(|t| app.failed(&t))?;
         }
-        if !seen.silent.is_empty() {
+        if seen.stats.missing() > 0 {
             seen.local = blocking(|| Ok(local::workers())).await?;
+            // Of several applications nobody can tell whose a process is, unless its name is bound.
+            if cx.host.stack.celery.len() > 1 {
+                seen.local.retain(|worker| seen.silent.contains(&worker.name()));
+            }
         }
         Ok(judge(app.name, seen))
     }
@@ -64,7 +68,7 @@ async fn by_tool(tool: &Tool<'_>, longest: Duration) -> Result<Answer<Report>, F
     let silent = local.iter().map(Local::name).filter(|n| !stats.by_worker.contains_key(n));
     let mut seen = Seen { silent: silent.collect(), tool: true, ..Seen::default() };
     let subscribed = stats.by_worker.len() + seen.silent.len();
-    seen.stats = Answers { subscribed, ..stats };
+    seen.stats = Answers { subscribed, answered: stats.by_worker.len(), ..stats };
     (seen.queues, seen.active, seen.local) = (queues, active, local);
     Ok(judge(tool.name, seen))
 }
@@ -115,7 +119,7 @@ async fn look(
     let mailbox = &mut app.mailbox;
     let mut seen =
         Seen { stats: mailbox.ask("stats", json!({}), longest).await?, ..Seen::default() };
-    if seen.stats.by_worker.len() < seen.stats.subscribed {
+    if seen.stats.missing() > 0 {
         let bound = mailbox.bound().await?;
         seen.silent =
             bound.into_iter().filter(|name| !seen.stats.by_worker.contains_key(name)).collect();
@@ -124,7 +128,7 @@ async fn look(
         return Ok(seen);
     }
     // Those that were silent once are not waited for again.
-    let longest = match seen.silent.is_empty() {
+    let longest = match seen.stats.missing() == 0 {
         true => longest,
         false => (seen.stats.took * 4).max(Duration::from_millis(100)).min(longest),
     };
@@ -215,16 +219,9 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
         );
         findings.push(finding);
     }
-    let missing = seen.stats.subscribed.saturating_sub(seen.stats.by_worker.len());
-    for name in seen.silent.iter().take(missing) {
-        let local = seen.local.iter().find(|p| p.is(name));
-        let (state, finding) = silent(name, local, seen.tool);
-        findings.push(finding);
-        workers.insert(
-            0,
-            CeleryWorker { name: name.clone(), state: state.to_owned(), ..CeleryWorker::default() },
-        );
-    }
+    let (hung, told) = silence::told(app, &seen.stats, &seen.silent, &seen.local, seen.tool);
+    workers.splice(0..0, hung);
+    findings.extend(told);
     if seen.stats.subscribed == 0 {
         let (summary, why) = match seen.tool {
             false => (format!("celery \"{app}\" has no worker"), "tasks are queued and none runs"),
@@ -237,7 +234,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
         let finding = Finding::new(Status::Critical, app, summary).why(why).next("systemd status");
         findings.push(finding);
     }
-    let answered = seen.stats.by_worker.len();
+    let answered = seen.stats.answered;
     let took = if seen.tool { 0.0 } else { seen.stats.took.as_secs_f64() * 1000.0 };
     let summary = match seen.tool {
         true => format!("{answered} workers answered"),
@@ -260,47 +257,6 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
-/// What to make of a worker that is subscribed and does not answer.
-fn silent(name: &str, local: Option<&Local>, tool: bool) -> (&'static str, Finding) {
-    let finding = |status, summary: String, why: &str| {
-        let next = match local {
-            Some(process) if !process.unit.is_empty() => {
-                format!("journal read --unit {} --lines 50", process.unit)
-            }
-            _ => "host processes --by cpu".to_owned(),
-        };
-        Finding::new(status, name, summary).why(why).next(next)
-    };
-    match local {
-        Some(process) if process.stopped => {
-            let summary = format!("{name} is hung: its process {} is stopped", process.pid);
-            (
-                "hung",
-                finding(Status::Critical, summary, "a signal stopped it; SIGCONT lets it go on"),
-            )
-        }
-        Some(process) if process.solo => {
-            let summary = format!("{name} is busy: a solo pool cannot answer while a task runs");
-            (
-                "busy",
-                finding(Status::Warning, summary, "no other task runs until that one has ended"),
-            )
-        }
-        Some(process) if tool => {
-            let summary =
-                format!("{name} is hung: its process {} runs, and it does not answer", process.pid);
-            let why = "it has lost its broker, or runs no task any more; or it has only begun";
-            ("hung", finding(Status::Critical, summary, why))
-        }
-        _ => {
-            let summary = format!("{name} is hung: subscribed, and it does not answer");
-            let why =
-                "it holds the tasks that it took, and runs none; with a solo pool it may be busy";
-            ("hung", finding(Status::Critical, summary, why))
-        }
-    }
-}
-
 /// The last part of `celery.concurrency.prefork:TaskPool`, before the colon.
 pub(super) fn pool(stats: &Value) -> String {
     let implementation = text(&stats["pool"], "implementation");
@@ -317,7 +273,8 @@ mod tests {
     fn answers(subscribed: usize, by_worker: &[(&str, Value)]) -> Answers {
         let by_worker: BTreeMap<_, _> =
             by_worker.iter().map(|(name, answer)| ((*name).to_owned(), answer.clone())).collect();
-        Answers { subscribed, by_worker, took: Duration::from_millis(2) }
+        let answered = by_worker.len();
+        Answers { subscribed, answered, by_worker, took: Duration::from_millis(2) }
     }
 
     fn stats() -> Value {
@@ -386,6 +343,15 @@ mod tests {
         assert_eq!(of(vec![process(true, true)]), ("hung".into(), Status::Critical));
         assert_eq!(of(vec![process(false, true)]), ("busy".into(), Status::Warning));
         assert_eq!(of(vec![process(false, false)]), ("hung".into(), Status::Critical));
+    }
+
+    #[test]
+    fn a_worker_that_is_subscribed_and_answers_nobody_is_never_well() {
+        let seen = Seen { stats: answers(1, &[]), ..Seen::default() };
+        let answer = judge("app", seen);
+        assert_eq!(answer.status, Status::Critical, "its bindings are gone: {answer:?}");
+        let one_of_two = Seen { stats: answers(2, &[("celery@h1", stats())]), ..well() };
+        assert_eq!(judge("app", one_of_two).status, Status::Critical);
     }
 
     #[test]
