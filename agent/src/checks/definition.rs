@@ -132,8 +132,8 @@ impl Drafts {
         drafts.add("resources".into(), "host.resources", interval, patient, &[])?;
         drafts.add("host".into(), "host.facts", json!({}), Pace { attempts: 1, ..slow }, &[])?;
         for unit in &stack.units {
-            let short = unit.name.strip_suffix(".service").unwrap_or(&unit.name);
-            let (name, parameters) = (format!("unit:{short}"), json!({ "unit": [unit.name] }));
+            let (name, parameters) =
+                (format!("unit:{}", short(&unit.name)), json!({ "unit": [unit.name] }));
             drafts.add(name, "systemd.status", parameters, pace, &unit.after)?;
         }
         for http in &stack.http {
@@ -159,6 +159,10 @@ impl Drafts {
                 let name = format!("postgres-{kind}:{server}");
                 drafts.add(name, operation, parameters.clone(), pace, &after)?;
             }
+            // How databases grow is seen over weeks.
+            let hourly = Pace { interval: pace.interval.max(HOUR), ..pace };
+            let name = format!("postgres-sizes:{server}");
+            drafts.add(name, "postgres.sizes", parameters, hourly, &after)?;
         }
         for redis in &stack.redis {
             no_password(&redis.name, &redis.url)?;
@@ -180,29 +184,34 @@ impl Drafts {
                 InvalidCheck::Check { name, problem }
             })?;
             let parameters = json!({ "app": celery.name });
-            let name = format!("celery:{}", celery.name);
+            let workers = format!("celery:{}", celery.name);
             let Way::Redis(broker) = way else {
                 // Some seconds of Python each time; and the tool cannot tell what waits.
-                drafts.add(name, "celery.workers", parameters, often, &celery.after)?;
+                drafts.add(workers, "celery.workers", parameters, often, &celery.after)?;
                 continue;
             };
             let mut after = vec![format!("redis:{broker}")];
             after.extend(celery.after.clone());
-            drafts.add(name, "celery.workers", parameters.clone(), pace, &after)?;
+            drafts.add(workers.clone(), "celery.workers", parameters.clone(), pace, &after)?;
+            // Tasks wait where workers do not work.
+            after.push(workers);
             let name = format!("celery-queues:{}", celery.name);
             drafts.add(name, "celery.queues", parameters, pace, &after)?;
         }
         if let Some(pm2) = &stack.pm2 {
-            drafts.add("pm2".into(), "pm2.status", json!({ "app": pm2.apps }), pace, &[])?;
+            let after = units(stack, |unit| unit == "pm2" || unit.starts_with("pm2-"));
+            drafts.add("pm2".into(), "pm2.status", json!({ "app": pm2.apps }), pace, &after)?;
         }
         if let Some(nginx) = &stack.nginx {
+            // A configuration that is wrong is why the unit does not run, and not the other way round.
             drafts.add("nginx-config".into(), "nginx.test", json!({}), slow, &[])?;
+            let after = units(stack, |unit| unit == "nginx");
             if let Some(url) = &nginx.status_url {
-                drafts.add("nginx".into(), "nginx.status", json!({ "url": url }), pace, &[])?;
+                drafts.add("nginx".into(), "nginx.status", json!({ "url": url }), pace, &after)?;
             }
             if let Some(path) = &nginx.access_log {
                 let (name, parameters) = ("nginx-requests".to_owned(), json!({ "path": path }));
-                drafts.add(name, "nginx.access-report", parameters, pace, &[])?;
+                drafts.add(name, "nginx.access-report", parameters, pace, &after)?;
             }
         }
         for logs in &stack.logs {
@@ -292,6 +301,16 @@ impl Drafts {
     }
 }
 
+/// The checks of units of the stack file that are called so, without their ".service".
+fn units(stack: &Stack, called: impl Fn(&str) -> bool) -> Vec<String> {
+    let names = stack.units.iter().map(|unit| short(&unit.name));
+    names.filter(|name| called(name)).map(|name| format!("unit:{name}")).collect()
+}
+
+fn short(unit: &str) -> &str {
+    unit.strip_suffix(".service").unwrap_or(unit)
+}
+
 /// A password in a URL would be shown wherever the URL is.
 fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -369,123 +388,5 @@ fn check(name: String, draft: Draft, catalogue: &Catalogue) -> Result<Check, Inv
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Vec<Check>, String> {
-        let stack: Stack = toml::from_str(text).map_err(|e| e.to_string())?;
-        checks(&stack, true, &Catalogue::embedded().expect("embedded")).map_err(|e| e.to_string())
-    }
-
-    fn names(text: &str) -> Vec<String> {
-        read(text).expect(text).iter().map(|c| c.name.to_string()).collect()
-    }
-
-    #[test]
-    fn a_host_without_a_stack_file_has_checks() {
-        assert_eq!(names(""), ["disk", "host", "resources", "units"]);
-    }
-
-    #[test]
-    fn what_the_stack_names_is_checked_and_every_check_can_be_changed_or_switched_off() {
-        let text = r#"
-            [[unit]]
-            name = "nginx.service"
-            [[http]]
-            name = "backend"
-            url = "http://127.0.0.1:8000/docs"
-            after = ["unit:nginx"]
-            [check.disk]
-            interval = "5m"
-            parameters = { warning-percent = 70 }
-            [check.resources]
-            off = true
-            [check.logs-disk]
-            operation = "disk.usage"
-            parameters = { mount = ["/var/log"] }
-            attempts = 1
-        "#;
-        let checks = read(text).expect("checks");
-        let names: Vec<_> = checks.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["disk", "host", "http:backend", "logs-disk", "unit:nginx", "units"]);
-        assert_eq!(checks[0].pace.interval, Duration::from_secs(300));
-        assert_eq!((checks[3].pace.attempts, checks[2].after[0].as_str()), (1, "unit:nginx"));
-    }
-
-    #[test]
-    fn packages_are_looked_at_daily_and_backups_every_hour() {
-        let text = r#"
-            [[virtualenv]]
-            name = "app"
-            path = "/opt/app/.venv"
-            [[frontend]]
-            name = "web"
-            path = "/opt/web"
-            [[backups]]
-            name = "app"
-            directory = "/opt/app/backups"
-            newer_than = "50h"
-        "#;
-        let checks = read(text).expect("checks");
-        let seen: Vec<_> = checks
-            .iter()
-            .map(|c| (c.name.as_str(), c.pace.interval.as_secs() / 3600, c.pace.attempts))
-            .filter(|(name, ..)| name.contains(':'))
-            .collect();
-        assert_eq!(seen, [("backups:app", 1, 1), ("pip:app", 24, 2), ("pnpm:web", 24, 2)]);
-    }
-
-    #[test]
-    fn every_stack_file_that_is_shipped_can_be_used() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/stacks");
-        let files = std::fs::read_dir(directory).expect("the directory");
-        let mut seen = 0;
-        for file in files.flatten().map(|f| f.path()) {
-            let text = std::fs::read_to_string(&file).expect("text");
-            let checks = read(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-            assert!(checks.len() > 4, "{}", file.display());
-            seen += 1;
-        }
-        assert!(seen >= 6);
-    }
-
-    #[test]
-    fn a_password_in_a_url_is_refused() {
-        for text in [
-            "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2@127.0.0.1/0\"",
-            "[[postgres]]\nname = \"a\"\nurl = \"postgres://me:hunter2@127.0.0.1/x\"",
-            "[[postgres]]\nname = \"a\"\nurl = \"postgres://me@127.0.0.1/x?password=hunter2\"",
-            "[[redis]]\nname = \"a\"\nurl = \"unix:///run/redis.sock?db=1&pass=hunter2\"",
-        ] {
-            let said = read(text).expect_err(text);
-            assert!(said.contains("holds a password") && !said.contains("hunter2"), "{said}");
-        }
-        names("[[redis]]\nname = \"a\"\nurl = \"redis://me@127.0.0.1/0\"");
-    }
-
-    #[test]
-    fn what_cannot_be_run_is_refused_with_the_name_that_was_meant() {
-        for (text, words) in [
-            ("[check.dsk]\ninterval = \"1m\"", "did you mean \"disk\"?"),
-            ("[check.x]\noperation = \"disk.usag\"", "did you mean \"disk.usage\"?"),
-            ("[check.x]\noperation = \"systemd.stop\"", "a check only looks"),
-            ("[check.disk]\nparameters = { warning-percent = 200 }", "at most 100"),
-            ("[check.disk]\ninterval = \"0s\"", "one second at least"),
-            ("[check.disk]\nattempts = 0", "from 1 to 100"),
-            ("[check.disk]\nafter = [\"diks\"]", "did you mean \"disk\"?"),
-            ("[check.\"a b\"]\noperation = \"disk.usage\"", "\"a b\" is no check name"),
-            ("[[unit]]\nname = \"a\"\n[[unit]]\nname = \"a.service\"", "two checks \"unit:a\""),
-            ("[[unti]]\nname = \"a\"", "unknown field"),
-            ("[[celery]]\nname = \"a\"", "it needs broker, or else command"),
-            (
-                "[[redis]]\nname = \"a\"\nurl = \"redis://a/0\"\nreplica = \"b\"",
-                "replica \"b\" is no other",
-            ),
-            ("[[backups]]\nname = \"a\"\ndirectory = \"/b\"\npattern = \"[\"", "its pattern ["),
-            ("[[frontend]]\nname = \"a\"\npath = \"/a\"\npnpm = \"bin/pnpm\"", "no absolute path"),
-        ] {
-            let said = read(text).expect_err(text);
-            assert!(said.contains(words), "{text}: {said}");
-        }
-    }
-}
+#[path = "definition_tests.rs"]
+mod tests;

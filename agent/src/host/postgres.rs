@@ -79,7 +79,11 @@ impl Trouble {
         match self {
             Self::Unreachable(_) => "see whether it runs: systemd status postgresql",
             Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
-            Self::Full(_) => "see who has them: postgres connections, through a reserved one",
+            Self::Full(_) => {
+                "on the host a superuser still gets in (psql as postgres, by \
+                 superuser_reserved_connections): see pg_stat_activity, end what idles with \
+                 pg_terminate_backend(pid); a pool or more max_connections keeps it from coming back"
+            }
             Self::Busy(_) => "its log says how far it is",
             Self::Slow(_) => "see what runs: postgres activity",
             Self::Forbidden(_) => "give the role pg_monitor: docs/checks.md has the grants",

@@ -78,6 +78,7 @@ password_file = "/etc/hostname"
 "postgres:wrong" = { off = true }
 "postgres-connections:wrong" = { off = true }
 "postgres-locks:wrong" = { off = true }
+"postgres-sizes:wrong" = { off = true }
 "redis:wrong" = { off = true }
 "#;
 

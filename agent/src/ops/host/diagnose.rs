@@ -25,6 +25,8 @@ use crate::{
 
 /// Lines of a unit's journal that are looked through.
 const LINES: u32 = 40;
+/// A standby that is so far behind is looked at.
+const LAG_S: u32 = 60;
 /// Units that are looked at one by one.
 const UNITS: usize = 10;
 
@@ -166,7 +168,9 @@ impl<'c> Search<'c> {
         };
         let status = answer.data.units.iter().find(|u| u.name == unit).cloned().unwrap_or_default();
         let runs = status.active_state == "active" && !status.sub_state.starts_with("auto-restart");
-        let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs;
+        // One that waits for its timer, or did its work, is inactive and well.
+        let idle = status.active_state == "inactive" && answer.findings.is_empty();
+        let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs && !idle;
         if !bad && !asked {
             return;
         }
@@ -202,20 +206,13 @@ impl<'c> Search<'c> {
             Box::pin(self.follow(unit, bad, clue, &line)).await;
         }
         if bad && self.causes.len() == before {
-            let stopped = status.active_state == "inactive";
-            match stopped {
-                true => {
-                    let summary = format!("{unit} is stopped");
-                    let finding = Finding::new(Status::Critical, unit, summary)
-                        .why("somebody stopped it, or it was never started")
-                        .next(format!("systemd start {unit}"));
-                    self.cause(finding);
-                }
-                false => {
-                    for finding in answer.findings {
-                        self.cause(finding);
-                    }
-                }
+            for finding in answer.findings {
+                // Its last words were looked at, and say nothing: what is left is to start it.
+                let finding = match finding.summary == format!("{unit} is stopped") {
+                    true => finding.next(format!("systemd start {unit}")),
+                    false => finding,
+                };
+                self.cause(finding);
             }
         }
     }
@@ -328,7 +325,10 @@ impl<'c> Search<'c> {
             }
             let shown = format!("postgres ping {server}");
             let ping = self
-                .look::<PostgresPing>(&shown, PostgresPingRequest { server: server.clone() })
+                .look::<PostgresPing>(
+                    &shown,
+                    PostgresPingRequest { server: server.clone(), lag_s: LAG_S },
+                )
                 .await;
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {

@@ -7,9 +7,9 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, partial};
+use super::{entry, locked::Locked, partial};
 use crate::{
-    host::postgres::{Session, Trouble, count, number, text},
+    host::postgres::{Session, Trouble, count, flag, number, text},
     operation::{Answer, Context, Probe},
 };
 
@@ -49,8 +49,9 @@ const ESTIMATE: &str = "SELECT c.oid::int8 AS oid, n.nspname || '.' || c.relname
     FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_stats p ON p.schemaname = n.nspname \
     AND p.tablename = c.relname AND p.attname = a.attname AND NOT p.inherited \
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) w \
-    WHERE c.relkind = 'r' \
+    WHERE c.relkind = 'r' AND OTHERS \
     ORDER BY s.n_dead_tup + coalesce(c.relpages, 0) DESC, 2 LIMIT $1";
+const STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery() AS standby";
 const EXTENSION: &str = "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_extension e \
     JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgstattuple'), '') \
     AS schema";
@@ -78,8 +79,14 @@ impl Probe for PostgresBloat {
         let entry = entry(&cx.host, &request.server)?;
         let failed = |t: Trouble| t.failure(&entry.name);
         let mut session = Session::open(entry, "postgres.bloat").await.map_err(failed)?;
-        let (report, missing) = look(&mut session, &request, cx).await.map_err(failed)?;
+        if flag(&session.row(STANDBY).await.map_err(failed)?, "standby") {
+            session.close().await;
+            return Ok(blind(&entry.name));
+        }
+        let locked = Locked::look(&mut session).await.map_err(failed)?;
+        let (report, missing) = look(&mut session, &locked, &request, cx).await.map_err(failed)?;
         let mut answer = partial(judge(&entry.name, report), &session);
+        answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         if missing {
             let finding = Finding::new(
                 Status::Unknown,
@@ -96,12 +103,23 @@ impl Probe for PostgresBloat {
     }
 }
 
+/// Dead rows are counted where rows die, and a standby has no part in that: it would see none.
+fn blind(name: &str) -> Answer<Report> {
+    let summary = format!("postgres \"{name}\" is a standby, which cannot tell");
+    let finding = Finding::new(Status::Unknown, "standby", &summary)
+        .why("dead rows and vacuums are counted on the primary alone: ask there");
+    Answer::unknown(summary, Report::default()).finding(finding).evidence("sql", STANDBY)
+}
+
 async fn look(
     session: &mut Session,
+    locked: &Locked,
     request: &PostgresBloatRequest,
     cx: &Context,
 ) -> Result<(Report, bool), Trouble> {
-    let rows = session.rows_with(ESTIMATE, request.top.into()).await?;
+    let rows = session
+        .rows_with(&ESTIMATE.replace("OTHERS", &locked.others()), request.top.into())
+        .await?;
     let held = session.rows(&HELD_BACK.replace("PATIENCE", HOLDS_BACK)).await?;
     let schema = text(&session.row(EXTENSION).await?, "schema");
     let mut tables = Vec::new();

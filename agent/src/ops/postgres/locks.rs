@@ -10,6 +10,8 @@ use hostler_proto::{
     wire::{Failure, Finding},
 };
 
+use sqlx::postgres::PgRow;
+
 use super::{entry, partial, shown, unusable};
 use crate::{
     host::postgres::{Session, Trouble, integer, number, pids, text},
@@ -30,6 +32,18 @@ const SESSIONS: &str = "SELECT pid::int8 AS pid, coalesce(state, '') AS state, \
     coalesce(usename, '')::text AS usename, coalesce(application_name, '') AS application, \
     coalesce(query, '') AS query FROM pg_catalog.pg_stat_activity";
 
+/// The prepared transactions that have a lock for which a session waits, the oldest first. Who waits
+/// for one is told that it waits for process 0.
+const PREPARED: &str = "SELECT p.gid, p.owner::text AS owner, \
+    extract(epoch FROM clock_timestamp() - p.prepared)::float8 AS age \
+    FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks h \
+    JOIN pg_catalog.pg_locks w ON NOT w.granted \
+    AND (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid, \
+    w.classid, w.objid, w.objsubid) IS NOT DISTINCT FROM (h.locktype, h.database, h.relation, h.page, \
+    h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid) \
+    WHERE h.granted AND h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction) \
+    ORDER BY p.prepared";
+
 impl Probe for PostgresLocks {
     async fn observe(
         request: PostgresLocksRequest,
@@ -47,6 +61,10 @@ impl Probe for PostgresLocks {
             report.waiting = u32::try_from(waits.len()).unwrap_or(u32::MAX);
             let sessions = session.rows(SESSIONS).await.map_err(|t| t.failure(&entry.name))?;
             report.sessions = tree(&waits);
+            if let Some(orphan) = report.sessions.iter_mut().find(|node| node.pid == 0) {
+                let held = session.rows(PREPARED).await.map_err(|t| t.failure(&entry.name))?;
+                prepared(orphan, held.first(), held.len());
+            }
             for node in &mut report.sessions {
                 let row = sessions.iter().find(|r| integer(r, "pid") == i64::from(node.pid));
                 let Some(row) = row else { continue };
@@ -61,6 +79,16 @@ impl Probe for PostgresLocks {
         session.close().await;
         Ok(answer)
     }
+}
+
+/// What is known of a transaction that no session holds.
+fn prepared(node: &mut LockNode, row: Option<&PgRow>, all: usize) {
+    node.state = "prepared".to_owned();
+    let Some(row) = row else { return };
+    node.user = text(row, "owner");
+    node.application = text(row, "gid");
+    node.open_s = number(row, "age");
+    node.more = u32::try_from(all.saturating_sub(1)).unwrap_or(u32::MAX);
 }
 
 /// A session that waits.
@@ -150,9 +178,16 @@ fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
             };
             let who = if root.application.is_empty() { &root.user } else { &root.application };
             let (pid, held) = (root.pid, root.holds_up);
-            let summary = format!("pid {pid} of {who}{idles} holds up {held} sessions");
-            let finding = Finding::new(status, pid.to_string(), summary)
-                .why("they wait until its transaction ends")
+            let (subject, summary, why) = match pid {
+                0 => orphan(root),
+                _ => (
+                    pid.to_string(),
+                    format!("pid {pid} of {who}{idles} holds up {held} sessions"),
+                    "they wait until its transaction ends".to_owned(),
+                ),
+            };
+            let finding = Finding::new(status, subject, summary)
+                .why(why)
                 .next(format!("postgres activity {name}"))
                 .measured(longest, "s");
             findings.push(finding.bounds(warning, warning * 2.0, "check_postgres (1 min, 2 min)"));
@@ -166,6 +201,29 @@ fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
     let waiting = report.waiting as f32;
     let answer = Answer::ok(summary, report).figure("waiting", "", waiting.into(), "");
     findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+/// Subject, summary and why of a prepared transaction that holds up others.
+fn orphan(root: &LockNode) -> (String, String, String) {
+    let (gid, owner, held) = (&root.application, &root.user, root.holds_up);
+    if gid.is_empty() {
+        let summary = format!("a prepared transaction holds up {held} sessions");
+        return ("prepared".into(), summary, "pg_prepared_xacts names it".into());
+    }
+    let age = root.open_s.unwrap_or(0.0) / 60.0;
+    let more = match root.more {
+        0 => String::new(),
+        more => format!(", with {more} more"),
+    };
+    let summary = format!(
+        "prepared transaction \"{gid}\" of {owner}, {age:.0} min old{more}, holds up {held} sessions"
+    );
+    let why = format!(
+        "no session has it: it keeps its locks, through restarts too, until its coordinator or \
+         somebody says COMMIT PREPARED or ROLLBACK PREPARED '{}'",
+        gid.replace('\'', "''")
+    );
+    (gid.clone(), summary, why)
 }
 
 #[cfg(test)]
@@ -188,6 +246,24 @@ mod tests {
     fn the_root_comes_first_with_how_many_it_holds_up() {
         let nodes = tree(&waits(&[(2, &[1]), (3, &[2]), (4, &[2, 1])]));
         assert_eq!(shape(&nodes), [(0, 1, 3), (1, 2, 2), (2, 3, 0), (2, 4, 0)]);
+    }
+
+    #[test]
+    fn a_transaction_that_no_session_holds_is_named_by_its_own_name() {
+        let root = LockNode {
+            holds_up: 1,
+            state: "prepared".into(),
+            user: "app".into(),
+            application: "it's".into(),
+            open_s: Some(7200.0),
+            ..LockNode::default()
+        };
+        let waiting = LockNode { depth: 1, pid: 9, waited_s: 500.0, ..LockNode::default() };
+        let report = Report { sessions: vec![root, waiting], waiting: 1, ..Report::default() };
+        let answer = judge("main", report, 60);
+        let said = "prepared transaction \"it's\" of app, 120 min old, holds up 1 sessions";
+        assert_eq!(answer.findings[0].summary, said);
+        assert!(answer.findings[0].why.ends_with("ROLLBACK PREPARED 'it''s'"));
     }
 
     #[test]

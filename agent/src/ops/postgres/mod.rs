@@ -5,8 +5,10 @@ mod backups;
 mod bloat;
 mod connections;
 mod indexes;
+mod locked;
 mod locks;
 mod ping;
+mod replication;
 mod sizes;
 mod slow_queries;
 
@@ -36,7 +38,8 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     };
     let next = match trouble {
         Trouble::Unreachable(_) | Trouble::Busy(_) => "systemd status postgresql",
-        Trouble::Full(_) => "systemd status",
+        // Every operation on the server would need the connection that there is none of.
+        Trouble::Full(_) => "journal read --unit postgresql@* --lines 50",
         _ => "",
     };
     let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);

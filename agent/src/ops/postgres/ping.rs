@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{entry, unusable};
+use super::{entry, partial, replication, unusable};
 use crate::{
     host::postgres::{Session, Trouble, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -27,36 +27,49 @@ impl Probe for PostgresPing {
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
         match ping(entry).await {
-            Ok((place, report)) => Ok(judge(&entry.name, &place, report)),
+            Ok((session, report, seen)) => {
+                let mut answer = judge(&entry.name, &session.place, report, request.lag_s);
+                if !seen {
+                    answer = partial(answer, &session);
+                }
+                session.close().await;
+                Ok(answer)
+            }
             Err(trouble) => Ok(unusable(entry, &trouble)),
         }
     }
 }
 
-async fn ping(entry: &crate::stack::Postgres) -> Result<(String, Report), Trouble> {
+async fn ping(entry: &crate::stack::Postgres) -> Result<(Session, Report, bool), Trouble> {
     let mut session = Session::open(entry, "postgres.ping").await?;
     let began = Instant::now();
     let row = session.row(SQL).await?;
-    let report = Report {
+    let mut report = Report {
         connect_ms: session.took.as_secs_f64() * 1000.0,
         query_ms: began.elapsed().as_secs_f64() * 1000.0,
         version: text(&row, "version").split(' ').next().unwrap_or_default().to_owned(),
         in_recovery: flag(&row, "in_recovery"),
         uptime_s: number(&row, "uptime").unwrap_or(0.0),
         tls: flag(&row, "tls"),
+        ..Report::default()
     };
-    let place = session.place.clone();
-    session.close().await;
-    Ok((place, report))
+    let seen = replication::look(&mut session, &mut report).await?;
+    Ok((session, report, seen))
 }
 
-fn judge(name: &str, place: &str, report: Report) -> Answer<Report> {
+fn judge(name: &str, place: &str, report: Report, lag_s: u32) -> Answer<Report> {
     let role = if report.in_recovery { "standby" } else { "primary" };
+    let lag = report.lag_s;
+    let behind = match (report.source.as_str(), lag) {
+        ("streaming", Some(lag)) => format!(", {lag:.0} s behind"),
+        _ => String::new(),
+    };
     let summary = format!(
-        "PostgreSQL {} ({role}) answered in {:.1} ms",
+        "PostgreSQL {} ({role}{behind}) answered in {:.1} ms",
         report.version,
         report.connect_ms + report.query_ms
     );
+    let replication = replication::judge(name, &report, lag_s);
     let restarted = (report.uptime_s < RESTARTED_S).then(|| {
         let summary = format!("postgres \"{name}\" was started {:.0} s ago", report.uptime_s);
         Finding::new(Status::Ok, name, summary)
@@ -64,8 +77,15 @@ fn judge(name: &str, place: &str, report: Report) -> Answer<Report> {
             .next("journal read --unit postgresql@* --lines 50")
     });
     let took = (report.connect_ms + report.query_ms) / 1000.0;
-    let answer = Answer::ok(summary, report)
+    let mut answer = Answer::ok(summary, report)
         .evidence("sql", format!("{place}: {SQL}"))
         .figure("answer", "", took, "s");
+    if let Some(lag) = lag {
+        answer = answer.figure("lag", "", lag, "s");
+    }
+    // What is wrong says more than how fast it answered.
+    if !replication.is_empty() {
+        answer = replication.into_iter().fold(answer, Answer::finding).summed_up();
+    }
     restarted.into_iter().fold(answer, Answer::finding)
 }

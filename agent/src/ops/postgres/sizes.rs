@@ -3,20 +3,24 @@
 use hostler_proto::{
     operation::PostgresSizes,
     ops::{DatabaseSize, PostgresSizes as Report, PostgresSizesRequest, TableSize},
-    wire::Failure,
+    wire::{Failure, Finding, Status},
 };
 
-use super::entry;
+use super::{entry, locked::Locked};
 use crate::{
-    host::postgres::{Session, count, text},
+    host::postgres::{Session, count, flag, text},
     operation::{Answer, Context, Probe},
 };
 
 /// Of a database that the role may not connect to the size cannot be asked.
-const DATABASES: &str = "SELECT datname::text AS datname, \
-    pg_catalog.pg_database_size(oid)::int8 AS bytes FROM pg_catalog.pg_database \
-    WHERE datallowconn AND (pg_catalog.has_database_privilege(oid, 'CONNECT') \
-    OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')) ORDER BY bytes DESC";
+const DATABASES: &str = "SELECT d.datname::text AS datname, d.seen, \
+    CASE WHEN d.seen THEN pg_catalog.pg_database_size(d.oid) END::int8 AS bytes \
+    FROM (SELECT oid, datname, pg_catalog.has_database_privilege(oid, 'CONNECT') \
+    OR pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage') AS seen \
+    FROM pg_catalog.pg_database WHERE datallowconn OR NOT datistemplate) d \
+    ORDER BY bytes DESC NULLS LAST, datname";
+/// Names of databases that are told.
+const SHOWN: usize = 5;
 /// By oid: a name that needs quotes would be an error otherwise.
 const TABLES: &str = "SELECT n.nspname || '.' || c.relname AS name, \
     pg_catalog.pg_total_relation_size(c.oid)::int8 AS total, \
@@ -26,7 +30,7 @@ const TABLES: &str = "SELECT n.nspname || '.' || c.relname AS name, \
     greatest(c.reltuples, 0)::int8 AS live FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_(toast|temp)' \
-    AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND OTHERS \
     ORDER BY total DESC LIMIT $1";
 
 impl Probe for PostgresSizes {
@@ -38,8 +42,12 @@ impl Probe for PostgresSizes {
         let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
         let mut session = Session::open(entry, "postgres.sizes").await.map_err(failed)?;
         let databases = session.rows(DATABASES).await.map_err(failed)?;
-        let tables = session.rows_with(TABLES, request.top.into()).await.map_err(failed)?;
-        let databases = databases
+        let locked = Locked::look(&mut session).await.map_err(failed)?;
+        let tables = TABLES.replace("OTHERS", &locked.others());
+        let tables = session.rows_with(&tables, request.top.into()).await.map_err(failed)?;
+        let (seen, hidden): (Vec<_>, Vec<_>) = databases.iter().partition(|row| flag(row, "seen"));
+        let hidden: Vec<String> = hidden.into_iter().map(|row| text(row, "datname")).collect();
+        let databases = seen
             .iter()
             .map(|row| DatabaseSize { name: text(row, "datname"), bytes: count(row, "bytes") });
         let tables = tables.iter().map(|row| TableSize {
@@ -65,6 +73,31 @@ impl Probe for PostgresSizes {
             answer = answer.figure("size", &name, bytes, "bytes");
         }
         session.close().await;
-        Ok(answer)
+        let findings = [unseen(&hidden), locked.finding(&entry.name)];
+        Ok(findings.into_iter().flatten().fold(answer, Answer::finding))
+    }
+}
+
+/// What is said of databases that are not seen: one of them may be the one that grows.
+fn unseen(hidden: &[String]) -> Option<Finding> {
+    let shown = hidden[..hidden.len().min(SHOWN)].join(", ");
+    let more = if hidden.len() > SHOWN { ", ..." } else { "" };
+    let summary = format!("the size of {} databases is not seen: {shown}{more}", hidden.len());
+    let finding = Finding::new(Status::Unknown, "databases", summary).why(
+        "the agent's role may not connect to them, and lacks pg_monitor: GRANT pg_monitor TO it",
+    );
+    (!hidden.is_empty()).then_some(finding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_that_are_not_seen_are_named() {
+        assert_eq!(unseen(&[]), None);
+        let finding = unseen(&["app".to_owned(), "shop".to_owned()]).expect("a finding");
+        assert_eq!(finding.status(), Status::Unknown);
+        assert_eq!(finding.summary, "the size of 2 databases is not seen: app, shop");
     }
 }

@@ -12,23 +12,31 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
-const EXTENSION: &str = "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_extension e \
-    JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'), \
-    '') AS schema, \
+const EXTENSION: &str = "SELECT coalesce(n.nspname::text, '') AS schema, \
+    coalesce(e.extversion, '') AS version, coalesce(a.default_version, '') AS offered, \
     'pg_stat_statements' = ANY (string_to_array(replace(current_setting('shared_preload_libraries', \
-    true), ' ', ''), ',')) AS loaded, current_setting('shared_preload_libraries', true) IS NULL AS hidden";
+    true), ' ', ''), ',')) AS loaded, current_setting('shared_preload_libraries', true) IS NULL AS hidden \
+    FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'pg_stat_statements' \
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
+    LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = 'pg_stat_statements'";
 /// Numbers first, and texts of those alone that are shown: reading all texts reads a file.
-const TIMES: &str = "SELECT s.queryid::int8 AS id, s.total_exec_time::float8 AS total, \
-    s.mean_exec_time::float8 AS mean, s.max_exec_time::float8 AS max, s.calls::int8 AS calls, \
+const TIMES: &str = "SELECT s.queryid::int8 AS id, s.TOTAL_TIME::float8 AS total, \
+    s.MEAN_TIME::float8 AS mean, s.MAX_TIME::float8 AS max, s.calls::int8 AS calls, \
     s.rows::int8 AS rows, pg_catalog.pg_get_userbyid(s.userid)::text AS usename, \
-    (s.total_exec_time * 100 / nullif(sum(s.total_exec_time) OVER (), 0))::float8 AS share, \
+    (s.TOTAL_TIME * 100 / nullif(sum(s.TOTAL_TIME) OVER (), 0))::float8 AS share, \
     (s.shared_blks_hit * 100.0 / nullif(s.shared_blks_hit + s.shared_blks_read, 0))::float8 AS hit \
     FROM SCHEMA.pg_stat_statements(false) s \
     WHERE s.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
     AND s.calls >= $1 ORDER BY ORDER DESC LIMIT LIMIT_ROWS";
 const TEXTS: &str = "SELECT queryid::int8 AS id, query FROM SCHEMA.pg_stat_statements(true) \
     WHERE queryid IN (IDS)";
-/// Came with version 14.
+/// An extension keeps its version through an upgrade of the server, until somebody updates it. With
+/// 1.8 the times got other names, with 1.9 came the view.
+const NAMES_CHANGED: (u32, u32) = (1, 8);
+const INFO_CAME: (u32, u32) = (1, 9);
+/// Before it there are no times that can be compared.
+const OLDEST: (u32, u32) = (1, 3);
+const UPDATE: &str = "ALTER EXTENSION pg_stat_statements UPDATE";
 const INFO: &str = "SELECT extract(epoch FROM stats_reset)::float8 AS since, dealloc::int8 AS dealloc \
     FROM SCHEMA.pg_stat_statements_info";
 
@@ -49,7 +57,12 @@ impl Probe for PostgresSlowQueries {
             session.close().await;
             return Ok(answer);
         }
-        let report = look(&mut session, &schema, &request).await.map_err(failed)?;
+        let (version, offered) = (text(&row, "version"), text(&row, "offered"));
+        if of(&version) < OLDEST {
+            session.close().await;
+            return Ok(outdated(&version));
+        }
+        let report = look(&mut session, &schema, of(&version), &request).await.map_err(failed)?;
         let summary = match report.statements.first() {
             None => "no statement was counted yet".to_owned(),
             Some(first) => format!(
@@ -60,10 +73,29 @@ impl Probe for PostgresSlowQueries {
             ),
         };
         let answer = partial(Answer::ok(summary, report), &session);
-        let answer = answer.evidence("sql", format!("{}: {TIMES}", session.place));
+        let mut answer = answer.evidence("sql", format!("{}: {TIMES}", session.place));
         session.close().await;
+        if of(&version) < INFO_CAME && of(&version) < of(&offered) {
+            let summary = format!("pg_stat_statements is {version}, the server offers {offered}");
+            let finding = Finding::new(Status::Ok, "pg_stat_statements", summary);
+            answer = answer.finding(finding.why(format!("{UPDATE}, in this database")));
+        }
         Ok(answer)
     }
+}
+
+/// A version of an extension: `1.10` is after `1.9`.
+fn of(version: &str) -> (u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+fn outdated(version: &str) -> Answer<Report> {
+    let summary = format!("pg_stat_statements {version} is too old to be asked");
+    let finding = Finding::new(Status::Unknown, "pg_stat_statements", &summary);
+    Answer::unknown(summary, Report::default())
+        .finding(finding.why(format!("{UPDATE}, in the database of the stack file")))
+        .evidence("sql", EXTENSION)
 }
 
 /// Without the extension nothing is known; what to do depends on what is missing.
@@ -83,20 +115,25 @@ fn absent(loaded: bool) -> Answer<Report> {
 async fn look(
     session: &mut Session,
     schema: &str,
+    version: (u32, u32),
     request: &PostgresSlowQueriesRequest,
 ) -> Result<Report, Trouble> {
     let schema = format!("\"{}\"", schema.replace('"', "\"\""));
     // Words of our own and numbers, nothing else, are put into the statement.
     let order = match request.by.as_str() {
-        "mean" => "s.mean_exec_time",
-        "max" => "s.max_exec_time",
+        "mean" => "s.MEAN_TIME",
+        "max" => "s.MAX_TIME",
         "calls" => "s.calls",
-        _ => "s.total_exec_time",
+        _ => "s.TOTAL_TIME",
     };
+    let time = if version < NAMES_CHANGED { "time" } else { "exec_time" };
     let sql = TIMES
         .replace("SCHEMA", &schema)
         .replace("ORDER BY ORDER", &format!("ORDER BY {order}"))
-        .replace("LIMIT_ROWS", &request.top.to_string());
+        .replace("LIMIT_ROWS", &request.top.to_string())
+        .replace("TOTAL_TIME", &format!("total_{time}"))
+        .replace("MEAN_TIME", &format!("mean_{time}"))
+        .replace("MAX_TIME", &format!("max_{time}"));
     let calls = i64::try_from(request.calls).unwrap_or(i64::MAX);
     let rows = session.rows_with(&sql, calls).await?;
     let ids: Vec<String> =
@@ -126,10 +163,21 @@ async fn look(
         statement: statement(crate::host::postgres::integer(row, "id")),
     });
     let mut report = Report { statements: statements.collect(), ..Report::default() };
-    if session.version >= 140_000 {
+    if version >= INFO_CAME {
         let row = session.row(&INFO.replace("SCHEMA", &schema)).await?;
         report.since_s = number(&row, "since");
         report.forgotten = count(&row, "dealloc");
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_extensions_are_numbers_and_no_texts() {
+        assert!(of("1.10") > of("1.9") && of("1.7") < NAMES_CHANGED && of("") < OLDEST);
+        assert_eq!(outdated("1.2").status, Status::Unknown);
+    }
 }

@@ -1,0 +1,138 @@
+//! Which checks a stack file makes.
+
+use super::*;
+
+fn read(text: &str) -> Result<Vec<Check>, String> {
+    let stack: Stack = toml::from_str(text).map_err(|e| e.to_string())?;
+    checks(&stack, true, &Catalogue::embedded().expect("embedded")).map_err(|e| e.to_string())
+}
+
+fn names(text: &str) -> Vec<String> {
+    read(text).expect(text).iter().map(|c| c.name.to_string()).collect()
+}
+
+#[test]
+fn a_host_without_a_stack_file_has_checks() {
+    assert_eq!(names(""), ["disk", "host", "resources", "units"]);
+}
+
+#[test]
+fn what_the_stack_names_is_checked_and_every_check_can_be_changed_or_switched_off() {
+    let text = r#"
+        [[unit]]
+        name = "nginx.service"
+        [[http]]
+        name = "backend"
+        url = "http://127.0.0.1:8000/docs"
+        after = ["unit:nginx"]
+        [check.disk]
+        interval = "5m"
+        parameters = { warning-percent = 70 }
+        [check.resources]
+        off = true
+        [check.logs-disk]
+        operation = "disk.usage"
+        parameters = { mount = ["/var/log"] }
+        attempts = 1
+    "#;
+    let checks = read(text).expect("checks");
+    let names: Vec<_> = checks.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["disk", "host", "http:backend", "logs-disk", "unit:nginx", "units"]);
+    assert_eq!(checks[0].pace.interval, Duration::from_secs(300));
+    assert_eq!((checks[3].pace.attempts, checks[2].after[0].as_str()), (1, "unit:nginx"));
+}
+
+#[test]
+fn what_a_unit_serves_is_after_it_where_the_stack_file_names_it() {
+    let text = r#"
+        [nginx]
+        status_url = "http://127.0.0.1/nginx_status"
+        access_log = "/var/log/nginx/access.log"
+        [pm2]
+    "#;
+    let after = |text: &str| -> Vec<String> {
+        let checks = read(text).expect(text);
+        let named = checks.into_iter().filter(|c| c.name.as_str() != "nginx-config");
+        named.flat_map(|c| c.after).collect()
+    };
+    assert_eq!(after(text), Vec::<String>::new());
+    let units = "[[unit]]\nname = \"nginx.service\"\n[[unit]]\nname = \"pm2-app\"\n";
+    assert_eq!(after(&format!("{units}{text}")), ["unit:nginx", "unit:nginx", "unit:pm2-app"]);
+}
+
+#[test]
+fn packages_are_looked_at_daily_and_backups_every_hour() {
+    let text = r#"
+        [[virtualenv]]
+        name = "app"
+        path = "/opt/app/.venv"
+        [[frontend]]
+        name = "web"
+        path = "/opt/web"
+        [[backups]]
+        name = "app"
+        directory = "/opt/app/backups"
+        newer_than = "50h"
+    "#;
+    let checks = read(text).expect("checks");
+    let seen: Vec<_> = checks
+        .iter()
+        .map(|c| (c.name.as_str(), c.pace.interval.as_secs() / 3600, c.pace.attempts))
+        .filter(|(name, ..)| name.contains(':'))
+        .collect();
+    assert_eq!(seen, [("backups:app", 1, 1), ("pip:app", 24, 2), ("pnpm:web", 24, 2)]);
+}
+
+#[test]
+fn every_stack_file_that_is_shipped_can_be_used() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/stacks");
+    let files = std::fs::read_dir(directory).expect("the directory");
+    let mut seen = 0;
+    for file in files.flatten().map(|f| f.path()) {
+        let text = std::fs::read_to_string(&file).expect("text");
+        let checks = read(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert!(checks.len() > 4, "{}", file.display());
+        seen += 1;
+    }
+    assert!(seen >= 6);
+}
+
+#[test]
+fn a_password_in_a_url_is_refused() {
+    for text in [
+        "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2@127.0.0.1/0\"",
+        "[[postgres]]\nname = \"a\"\nurl = \"postgres://me:hunter2@127.0.0.1/x\"",
+        "[[postgres]]\nname = \"a\"\nurl = \"postgres://me@127.0.0.1/x?password=hunter2\"",
+        "[[redis]]\nname = \"a\"\nurl = \"unix:///run/redis.sock?db=1&pass=hunter2\"",
+    ] {
+        let said = read(text).expect_err(text);
+        assert!(said.contains("holds a password") && !said.contains("hunter2"), "{said}");
+    }
+    names("[[redis]]\nname = \"a\"\nurl = \"redis://me@127.0.0.1/0\"");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_with_the_name_that_was_meant() {
+    for (text, words) in [
+        ("[check.dsk]\ninterval = \"1m\"", "did you mean \"disk\"?"),
+        ("[check.x]\noperation = \"disk.usag\"", "did you mean \"disk.usage\"?"),
+        ("[check.x]\noperation = \"systemd.stop\"", "a check only looks"),
+        ("[check.disk]\nparameters = { warning-percent = 200 }", "at most 100"),
+        ("[check.disk]\ninterval = \"0s\"", "one second at least"),
+        ("[check.disk]\nattempts = 0", "from 1 to 100"),
+        ("[check.disk]\nafter = [\"diks\"]", "did you mean \"disk\"?"),
+        ("[check.\"a b\"]\noperation = \"disk.usage\"", "\"a b\" is no check name"),
+        ("[[unit]]\nname = \"a\"\n[[unit]]\nname = \"a.service\"", "two checks \"unit:a\""),
+        ("[[unti]]\nname = \"a\"", "unknown field"),
+        ("[[celery]]\nname = \"a\"", "it needs broker, or else command"),
+        (
+            "[[redis]]\nname = \"a\"\nurl = \"redis://a/0\"\nreplica = \"b\"",
+            "replica \"b\" is no other",
+        ),
+        ("[[backups]]\nname = \"a\"\ndirectory = \"/b\"\npattern = \"[\"", "its pattern ["),
+        ("[[frontend]]\nname = \"a\"\npath = \"/a\"\npnpm = \"bin/pnpm\"", "no absolute path"),
+    ] {
+        let said = read(text).expect_err(text);
+        assert!(said.contains(words), "{text}: {said}");
+    }
+}
