@@ -28,7 +28,8 @@ impl Probe for NginxAccessReport {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let host = Arc::clone(&cx.host);
-        let since = cx.host.clock.now().as_second() - i64::from(request.since_s);
+        let now = cx.host.clock.now().as_second();
+        let since = now - i64::from(request.since_s);
         let (asked, timed) = (request.path.clone(), request.format == "combined-time");
         let stop = cx.cancelled.clone();
         let seen = blocking(move || {
@@ -49,6 +50,7 @@ impl Probe for NginxAccessReport {
                         Some(request) if request.at < since => old += 1,
                         Some(request) => seen.add(&request),
                     }
+                    seen.before |= old > 0;
                     if seen.unread > 1000 && seen.requests == 0 {
                         break;
                     }
@@ -60,7 +62,7 @@ impl Probe for NginxAccessReport {
             })
         })
         .await?;
-        let answer = judge(seen, &request);
+        let answer = judge(seen, &request, now);
         Ok(answer.evidence("file", format!("{}, the last {} s", request.path, request.since_s)))
     }
 }
@@ -102,11 +104,16 @@ struct Seen {
     paths: HashMap<String, (u64, u64, f64)>,
     times: Vec<f64>,
     step: u64,
+    /// The log has requests from before the time that was asked for.
+    before: bool,
+    /// When the first of them was, in seconds since 1970.
+    first: Option<i64>,
 }
 
 impl Seen {
     fn add(&mut self, request: &Request<'_>) {
         self.requests += 1;
+        self.first = Some(self.first.map_or(request.at, |first| first.min(request.at)));
         self.bytes += request.bytes;
         let class = match request.status {
             499 => "499",
@@ -152,7 +159,11 @@ fn kind(path: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of requests")]
-fn judge(mut seen: Seen, request: &NginxAccessReportRequest) -> Answer<Report> {
+fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer<Report> {
+    // A log that was rotated of late does not reach back so far.
+    let first = seen.first.filter(|_| !seen.before).map(|at| (now - at).max(1));
+    let covered = first.and_then(|s| u32::try_from(s).ok()).unwrap_or(request.since_s);
+    let covered = covered.min(request.since_s);
     let failed = seen.statuses.get("5xx").copied().unwrap_or(0);
     let share = failed as f64 * 100.0 / seen.requests.max(1) as f64;
     seen.times.sort_by(f64::total_cmp);
@@ -180,7 +191,8 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest) -> Answer<Report> {
     statuses.sort_by(|a, b| a.status.cmp(&b.status));
     let report = Report {
         requests: seen.requests,
-        requests_per_s: seen.requests as f64 / f64::from(request.since_s.max(1)),
+        requests_per_s: seen.requests as f64 / f64::from(covered.max(1)),
+        covered_s: covered.into(),
         statuses,
         errors_percent: share,
         bytes: seen.bytes,
@@ -191,8 +203,9 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest) -> Answer<Report> {
         slowest: top(slowest.collect(), |p| p.total_ms),
         unread: seen.unread,
     };
+    let short = if covered < request.since_s { ", since the log begins" } else { "" };
     let summary =
-        format!("{} requests in {} s, {share:.1} % failed", report.requests, request.since_s);
+        format!("{} requests in {covered} s{short}, {share:.1} % failed", report.requests);
     let mut findings = Vec::new();
     let bound = f64::from(request.errors_percent);
     if share >= bound && report.requests >= FEW {
@@ -254,12 +267,29 @@ mod tests {
                     seen.add(&read(&line(path, status, " 0.1"), true).expect("read"));
                 }
             }
-            judge(seen, &request)
+            judge(seen, &request, 1_795_669_921 + 60)
         };
         assert_eq!(of(30, 10).status, Status::Ok, "too few to judge");
         let bad = of(90, 10);
         assert_eq!(bad.status, Status::Critical);
         assert!(bad.summary.contains("/users/*"), "{}", bad.summary);
         assert_eq!(bad.data.p95_ms, Some(100.0));
+    }
+
+    #[test]
+    fn a_log_that_was_rotated_of_late_is_not_counted_as_if_it_went_back_further() {
+        let request =
+            NginxAccessReportRequest { since_s: 300, errors_percent: 5, ..Default::default() };
+        let of = |before| {
+            let mut seen = Seen { before, ..Seen::default() };
+            for _ in 0..120 {
+                seen.add(&read(&line("/", 200, ""), false).expect("read"));
+            }
+            judge(seen, &request, 1_795_669_921 + 60)
+        };
+        let short = of(false);
+        assert_eq!((short.data.covered_s, short.data.requests_per_s), (60, 2.0));
+        assert!(short.summary.contains("since the log begins"), "{}", short.summary);
+        assert_eq!(of(true).data.covered_s, 300);
     }
 }

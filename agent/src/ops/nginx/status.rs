@@ -5,14 +5,14 @@ use std::time::Duration;
 use hostler_proto::{
     operation::NginxStatus,
     ops::{NginxStatus as Report, NginxStatusRequest},
-    wire::{ErrorCode, Failure, Finding, Status},
+    wire::{Failure, Finding, Status},
 };
 use hyper::Uri;
 use tokio::time::{Instant, timeout};
 
 use crate::{
     operation::{Answer, Context, Probe},
-    ops::http::request::{Seen, get},
+    ops::http::request::{Seen, Trouble, get},
 };
 
 /// Between the two readings.
@@ -25,37 +25,60 @@ impl Probe for NginxStatus {
         cx.host.policy.url(&request.url)?;
         let before = match page(&request.url).await {
             Ok(report) => report,
-            Err(why) => {
-                let url = &request.url;
-                let summary = format!("the status page {url} cannot be read: {why}");
-                let finding = Finding::new(Status::Unknown, url, &summary).why(
-                    "add `location = /nginx_status { stub_status; allow 127.0.0.1; deny all; }`",
-                );
-                return Ok(Answer::unknown(summary, Report::default()).finding(finding));
-            }
+            Err(trouble) => return Ok(unread(&request.url, &trouble)),
         };
         let began = Instant::now();
         cx.pause(WINDOW).await;
-        let after = page(&request.url)
-            .await
-            .map_err(|why| Failure::new(ErrorCode::HostFault, why).hint("try again"))?;
+        let after = match page(&request.url).await {
+            Ok(report) => report,
+            Err(trouble) => return Ok(unread(&request.url, &trouble)),
+        };
         let window = began.elapsed().as_secs_f64();
         Ok(judge(&before, after, window).evidence("http", format!("GET {}", request.url)))
     }
 }
 
-async fn page(url: &str) -> Result<Report, String> {
-    let uri: Uri = url.parse().map_err(|e| format!("{e}"))?;
+/// Why there is no page.
+#[derive(Debug)]
+enum Unread {
+    /// Nobody is there, or nobody answers.
+    Away(String),
+    /// Somebody answers, and it is not the page.
+    Other(String),
+}
+
+/// An answer for a page that was not read: without nginx it is critical, without the page unknown.
+fn unread(url: &str, trouble: &Unread) -> Answer<Report> {
+    let answer = Answer::unknown("", Report::default()).evidence("http", format!("GET {url}"));
+    let finding = match trouble {
+        Unread::Away(why) => {
+            let summary = format!("nginx does not answer at {url}: {why}");
+            Finding::new(Status::Critical, url, summary)
+                .why("it does not run, listens elsewhere, or hangs")
+                .next("systemd status nginx")
+        }
+        Unread::Other(why) => {
+            let summary = format!("the status page {url} cannot be read: {why}");
+            Finding::new(Status::Unknown, url, summary)
+                .why("add `location = /nginx_status { stub_status; allow 127.0.0.1; deny all; }`")
+        }
+    };
+    answer.finding(finding).summed_up()
+}
+
+async fn page(url: &str) -> Result<Report, Unread> {
+    let uri: Uri = url.parse().map_err(|e| Unread::Other(format!("{e}")))?;
     let mut seen = Seen::default();
     match timeout(ANSWER, get(&uri, &mut seen)).await {
-        Err(_) => return Err("no answer in time".to_owned()),
-        Ok(Err(trouble)) => return Err(trouble.to_string()),
+        Err(_) => return Err(Unread::Away("no answer in time".to_owned())),
+        Ok(Err(trouble @ Trouble::Connect(..))) => return Err(Unread::Away(trouble.to_string())),
+        Ok(Err(trouble)) => return Err(Unread::Other(trouble.to_string())),
         Ok(Ok(())) => {}
     }
     match seen.data.status {
         200 => read(&String::from_utf8_lossy(&seen.body))
-            .ok_or_else(|| "it has another form".to_owned()),
-        status => Err(format!("it answers with {status}")),
+            .ok_or_else(|| Unread::Other("it has another form".to_owned())),
+        status => Err(Unread::Other(format!("it answers with {status}"))),
     }
 }
 
@@ -110,6 +133,20 @@ mod tests {
 
     const PAGE: &str = "Active connections: 291 \nserver accepts handled requests\n 16630948 16630946 \
                         31070465 \nReading: 6 Writing: 179 Waiting: 106 \n";
+
+    #[tokio::test]
+    async fn where_nothing_listens_it_is_critical_and_where_something_else_answers_unknown() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        let url = format!("http://127.0.0.1:{port}/nginx_status");
+        let answer = unread(&url, &page(&url).await.expect_err("nobody is there"));
+        assert_eq!(answer.status, Status::Critical);
+        assert_eq!(answer.findings[0].next, "systemd status nginx");
+        let other = unread(&url, &Unread::Other("it answers with 404".into()));
+        assert_eq!(other.status, Status::Unknown);
+        assert!(other.findings[0].why.contains("stub_status"));
+    }
 
     #[test]
     fn the_page_is_read_and_connections_that_were_dropped_meanwhile_are_told() {
