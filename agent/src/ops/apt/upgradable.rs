@@ -30,13 +30,14 @@ impl Probe for AptUpgradable {
             .arg("Debug::NoLocking=1")
             .arg("dist-upgrade");
         let mut running = simulated.start()?;
-        let mut packages = Vec::new();
+        let mut simulation = Simulation::default();
         while let Some(line) = running.line().await? {
             if let Line::Text(text) = line {
-                packages.extend(upgrade(&String::from_utf8_lossy(&text)));
+                simulation.line(&String::from_utf8_lossy(&text));
             }
         }
         running.ended().await?;
+        let Simulation { mut packages, mut phased, mut kept_back, .. } = simulation;
         let mut marked = Program::new("/usr/bin/apt-mark").arg("showhold").start()?;
         let mut held = Vec::new();
         while let Some(line) = marked.line().await? {
@@ -45,6 +46,12 @@ impl Probe for AptUpgradable {
             }
         }
         marked.ended().await?;
+        kept_back.retain(|name| !held.contains(name));
+        // Before 2.7 apt keeps phased updates back without a word; its policy tells them apart.
+        for name in in_phases(&kept_back).await? {
+            kept_back.retain(|kept| *kept != name);
+            phased.push(name);
+        }
         packages.sort_by(|a, b| b.security.cmp(&a.security).then_with(|| a.name.cmp(&b.name)));
         let now = SystemTime::from(cx.host.clock.now());
         let lists_days = blocking(move || Ok(age(now))).await?;
@@ -52,10 +59,81 @@ impl Probe for AptUpgradable {
             security: count(packages.iter().filter(|p| p.security).count()),
             packages,
             held,
+            phased,
+            kept_back,
             lists_days,
             reboot_required: Path::new("/run/reboot-required").exists(),
         };
         Ok(judge(report, request.lists_days))
+    }
+}
+
+/// Packages that one question names.
+const ASKED: usize = 200;
+
+/// Those of some packages whose update reaches hosts one after the other, and not this one yet.
+async fn in_phases(names: &[String]) -> Result<Vec<String>, Failure> {
+    let mut phased = Vec::new();
+    if names.is_empty() {
+        return Ok(phased);
+    }
+    let mut policy = Program::new("/usr/bin/apt-cache").arg("policy");
+    for name in names.iter().take(ASKED) {
+        policy = policy.arg(name);
+    }
+    let mut running = policy.start()?;
+    let mut package = String::new();
+    while let Some(line) = running.line().await? {
+        let Line::Text(text) = line else { continue };
+        let text = String::from_utf8_lossy(&text);
+        match text.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            Some(name) => package = name.to_owned(),
+            None if text.contains("(phased ") && phased.last() != Some(&package) => {
+                phased.push(package.clone());
+            }
+            None => {}
+        }
+    }
+    running.ended().await?;
+    Ok(phased)
+}
+
+/// What the simulation says, as far as it matters.
+#[derive(Debug, Default)]
+struct Simulation {
+    packages: Vec<PackageUpgrade>,
+    phased: Vec<String>,
+    kept_back: Vec<String>,
+    /// The list of names that is being read.
+    section: Section,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum Section {
+    #[default]
+    Other,
+    Phased,
+    KeptBack,
+}
+
+impl Simulation {
+    fn line(&mut self, line: &str) {
+        if let Some(names) = line.strip_prefix("  ") {
+            let list = match self.section {
+                Section::Other => return,
+                Section::Phased => &mut self.phased,
+                Section::KeptBack => &mut self.kept_back,
+            };
+            list.extend(names.split_whitespace().map(ToOwned::to_owned));
+            return;
+        }
+        self.section = match line.trim_end() {
+            "The following upgrades have been deferred due to phasing:"
+            | "Not upgrading yet due to phasing:" => Section::Phased,
+            "The following packages have been kept back:" | "Not upgrading:" => Section::KeptBack,
+            _ => Section::Other,
+        };
+        self.packages.extend(upgrade(line));
     }
 }
 
@@ -130,8 +208,12 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
         0 => String::new(),
         n => format!(", {n} held back by hand"),
     };
+    let phased = match report.phased.len() {
+        0 => String::new(),
+        n => format!(", {n} come in phases and not to this host yet"),
+    };
     let summary = format!(
-        "{} packages can be upgraded, {} of them for security{held}",
+        "{} packages can be upgraded, {} of them for security{held}{phased}",
         report.packages.len(),
         report.security
     );
@@ -139,7 +221,7 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
     let answer = Answer::ok(summary, report)
         .evidence(
             "argv",
-            "apt-get --simulate -o Debug::NoLocking=1 dist-upgrade; apt-mark showhold",
+            "apt-get --simulate -o Debug::NoLocking=1 dist-upgrade; apt-mark showhold; apt-cache policy",
         )
         .figure("upgradable", "", all.into(), "packages")
         .figure("security", "", security.into(), "packages");
@@ -149,6 +231,30 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn updates_that_come_in_phases_are_told_apart_from_those_that_wait() {
+        let mut simulation = Simulation::default();
+        for line in [
+            "Reading package lists...",
+            "The following upgrades have been deferred due to phasing:",
+            "  fwupd libfwupd2",
+            "The following packages have been kept back:",
+            "  linux-generic",
+            "The following packages will be upgraded:",
+            "  tzdata",
+            "Inst tzdata [1] (2 Ubuntu:24.04/noble-updates [all])",
+        ] {
+            simulation.line(line);
+        }
+        assert_eq!(simulation.phased, ["fwupd", "libfwupd2"]);
+        assert_eq!((simulation.kept_back.len(), simulation.packages.len()), (1, 1));
+        let report =
+            Report { phased: simulation.phased, lists_days: Some(0.1), ..Report::default() };
+        let answer = judge(report, 7);
+        assert_eq!(answer.status, Status::Ok);
+        assert!(answer.summary.contains("2 come in phases"), "{}", answer.summary);
+    }
 
     #[test]
     fn a_simulated_upgrade_says_from_what_to_what_and_whether_it_is_for_security() {
