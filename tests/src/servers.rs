@@ -73,6 +73,123 @@ impl Redis {
     }
 }
 
+/// A PostgreSQL server of the version that the system has.
+#[derive(Debug)]
+pub struct Postgres {
+    /// Where it listens.
+    pub port: u16,
+    directory: PathBuf,
+}
+
+impl Postgres {
+    /// Starts a primary, and waits until it answers. Everybody on this machine may do everything there.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn primary() -> Self {
+        let server = Self::new();
+        server.run("initdb", &["-D", "data", "-A", "trust", "-U", "hostler", "--no-sync"]);
+        server.start("max_prepared_transactions=2");
+        server
+    }
+
+    /// Starts a standby of it that reads from a replication slot of its own.
+    ///
+    /// # Panics
+    /// When it does not follow.
+    pub fn standby(&self, slot: &str) -> Self {
+        let server = Self::new();
+        let port = self.port.to_string();
+        let from = ["-h", "127.0.0.1", "-p", &port, "-U", "hostler", "-D", "data"];
+        server.run("pg_basebackup", &[&from[..], &["-R", "-C", "-S", slot, "-c", "fast"]].concat());
+        server.start("max_prepared_transactions=2");
+        server
+    }
+
+    fn new() -> Self {
+        let port = free_port();
+        let directory = PathBuf::from(format!("/var/tmp/hostler-pg-{}-{port}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        if rustix::process::geteuid().is_root() {
+            let chown = command("/usr/bin/chown").arg("postgres").arg(&directory).status();
+            assert!(chown.expect("chown").success());
+        }
+        Self { port, directory }
+    }
+
+    fn start(&self, setting: &str) {
+        let options = format!(
+            "-c listen_addresses=127.0.0.1 -p {} -k {} -c fsync=off -c {setting}",
+            self.port,
+            self.directory.display()
+        );
+        self.run("pg_ctl", &["-D", "data", "-s", "-w", "-l", "log", "-o", &options, "start"]);
+    }
+
+    /// Stops it.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn stop(&self) {
+        self.run("pg_ctl", &["-D", "data", "-s", "-m", "fast", "stop"]);
+    }
+
+    /// What a statement answers.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn psql(&self, sql: &str) -> String {
+        let url = format!("postgres://hostler@127.0.0.1:{}/postgres", self.port);
+        let output = command("/usr/bin/psql").args(["-qAt", &url, "-c", sql]).output();
+        let output = output.expect("psql");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// PostgreSQL does not run as root.
+    fn run(&self, program: &str, words: &[&str]) {
+        let mut programs: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+            .expect("PostgreSQL is installed")
+            .flatten()
+            .map(|version| version.path().join("bin").join(program))
+            .collect();
+        programs.sort();
+        let program = programs.pop().expect("a version");
+        let mut run = match rustix::process::geteuid().is_root() {
+            false => command(&program),
+            true => {
+                let mut run = command("/usr/bin/setpriv");
+                run.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(&program);
+                run
+            }
+        };
+        run.current_dir(&self.directory).args(words).stdout(std::process::Stdio::null());
+        let log = fs::File::create(self.directory.join("said")).expect("a file");
+        let status = run.stderr(log).status().expect("it can be started");
+        let said = fs::read_to_string(self.directory.join("said")).unwrap_or_default();
+        assert!(status.success(), "{}: {said}", program.display());
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(self.directory.join("data/postmaster.pid")).ok();
+        let pid = pid.and_then(|text| text.lines().next()?.parse().ok()).and_then(Pid::from_raw);
+        // SIGQUIT is an immediate shutdown.
+        if let Some(pid) = pid
+            && kill_process(pid, Signal::QUIT).is_ok()
+        {
+            for _ in 0..100 {
+                if !self.directory.join("data/postmaster.pid").exists() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
 /// A RabbitMQ node with an Erlang port mapper of its own.
 #[derive(Debug)]
 pub struct RabbitMq {

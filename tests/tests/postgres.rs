@@ -5,8 +5,10 @@ use std::fs;
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::command,
+    process::{command, eventually},
+    servers::Postgres,
 };
+use serde_json::Value;
 
 /// `MAJOR=PORT` of each server, with pg_stat_statements loaded.
 fn servers() -> Vec<(u32, u16)> {
@@ -36,7 +38,8 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         .iter()
         .map(|(major, port)| {
             format!(
-                "[[postgres]]\nname = \"v{major}\"\nurl = \"postgres://probe@127.0.0.1:{port}/postgres\"\n"
+                "[[postgres]]\nname = \"v{major}\"\nurl = \"postgres://probe@127.0.0.1:{port}/postgres\"\n\
+                 [[postgres]]\nname = \"blind{major}\"\nurl = \"postgres://blind@127.0.0.1:{port}/postgres\"\n"
             )
         })
         .collect();
@@ -44,7 +47,9 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
     fs::write(&file, stack).expect("written");
     for (_, port) in &servers {
         psql(*port, "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION pgstattuple");
-        psql(*port, "CREATE ROLE probe LOGIN; GRANT pg_monitor TO probe");
+        psql(*port, "CREATE ROLE probe LOGIN; GRANT pg_monitor TO probe; CREATE ROLE blind LOGIN");
+        psql(*port, "CREATE DATABASE secret");
+        psql(*port, "REVOKE CONNECT ON DATABASE secret FROM PUBLIC");
         psql(*port, "CREATE TABLE t AS SELECT n FROM generate_series(1, 20000) n; ANALYZE t");
         psql(*port, "SELECT count(*) FROM t");
     }
@@ -83,4 +88,148 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
             }
         }
     }
+    for (major, port) in servers {
+        hidden_databases(&fleet, major);
+        old_extensions(&fleet, major, port);
+        locked_tables(&fleet, major, port);
+        prepared_transactions(&fleet, major, port);
+    }
+}
+
+/// The answer of an operation on a server.
+fn ask(fleet: &Fleet, words: &[&str], code: i32) -> Value {
+    let args = [&["postgres"], words, &["--on", "db-1", "-o", "json"]].concat();
+    fleet.ctl(&args).exits(code).json()[0].clone()
+}
+
+fn hidden_databases(fleet: &Fleet, major: u32) {
+    let seen = ask(fleet, &["sizes", &format!("blind{major}")], 3);
+    assert!(seen["findings"].to_string().contains("is not seen: secret"), "{seen}");
+    let names = ask(fleet, &["sizes", &format!("v{major}")], 0)["data"]["databases"].to_string();
+    assert!(names.contains("secret") && !names.contains("template0"), "{names}");
+}
+
+/// After pg_upgrade an extension is as old as before.
+fn old_extensions(fleet: &Fleet, major: u32, port: u16) {
+    let offered = psql(
+        port,
+        "SELECT version FROM pg_available_extension_versions WHERE name = 'pg_stat_statements' \
+         AND version IN ('1.4', '1.7', '1.8', '1.9') ORDER BY 1",
+    );
+    assert!(offered.contains("1.7") && offered.contains("1.8"), "{major}: {offered}");
+    for version in offered.lines() {
+        psql(port, "DROP EXTENSION pg_stat_statements");
+        psql(port, &format!("CREATE EXTENSION pg_stat_statements VERSION '{version}'"));
+        psql(port, "SELECT count(*) FROM t");
+        for by in ["mean", "max"] {
+            let seen = ask(fleet, &["slow-queries", &format!("v{major}"), "--by", by], 0);
+            let counted = seen["data"]["statements"].as_array().is_some_and(|s| !s.is_empty());
+            assert!(counted, "{major}, {version}, {by}: {seen}");
+        }
+        let seen = ask(fleet, &["slow-queries", &format!("v{major}")], 0).to_string();
+        let told = seen.contains("ALTER EXTENSION pg_stat_statements UPDATE");
+        // On 13 the last one is 1.8, and there is nothing to update to.
+        let old = ["1.4", "1.7"].contains(&version) || version == "1.8" && major > 13;
+        assert_eq!(told, old, "{major}, {version}: {seen}");
+    }
+}
+
+fn locked_tables(fleet: &Fleet, major: u32, port: u16) {
+    psql(port, "CREATE TABLE locked (n int PRIMARY KEY, x text)");
+    let url = format!("postgres://hostler@127.0.0.1:{port}/postgres");
+    let mut session = command("/usr/bin/psql")
+        .args(["-q", &url, "-c", "BEGIN", "-c", "LOCK TABLE locked", "-c", "SELECT pg_sleep(600)"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("psql");
+    eventually("the table is locked", || {
+        psql(port, "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'") != "0"
+    });
+    for verb in ["sizes", "bloat"] {
+        let seen = ask(fleet, &[verb, &format!("v{major}")], 3);
+        assert!(seen["data"]["tables"].to_string().contains("public.t"), "{major} {verb}: {seen}");
+        let said = "locked and not looked at: public.locked";
+        assert!(seen["findings"].to_string().contains(said), "{major} {verb}: {seen}");
+    }
+    session.kill().and_then(|()| session.wait()).expect("it ended");
+    psql(
+        port,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' \
+         AND pid <> pg_backend_pid()",
+    );
+}
+
+fn prepared_transactions(fleet: &Fleet, major: u32, port: u16) {
+    psql(port, "CREATE TABLE held (n int)");
+    let url = format!("postgres://hostler@127.0.0.1:{port}/postgres");
+    let prepare = "LOCK TABLE held; PREPARE TRANSACTION 'order-17'";
+    psql(port, &format!("BEGIN; {prepare}"));
+    let mut waiting = command("/usr/bin/psql")
+        .args(["-q", &url, "-c", "SELECT * FROM held"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("psql");
+    let server = format!("v{major}");
+    let args = ["postgres", "locks", &server, "--wait", "1s", "--on", "db-1", "-o", "json"];
+    let seen = || fleet.ctl(&args).json()[0].clone();
+    eventually("somebody waits for a second", || seen()["status"] != "ok");
+    let seen = seen();
+    let said = seen["findings"][0]["summary"].as_str().expect("a summary");
+    let (named, held) = ("prepared transaction \"order-17\" of hostler", "holds up 1 sessions");
+    assert!(said.starts_with(named) && said.ends_with(held), "{major}: {seen}");
+    psql(port, "ROLLBACK PREPARED 'order-17'");
+    assert!(waiting.wait().expect("it ended").success());
+}
+
+#[test]
+fn a_standby_says_how_far_it_is_behind_and_a_primary_who_does_not_follow() {
+    let primary = Postgres::primary();
+    let standby = primary.standby("s1");
+    primary.psql("CREATE ROLE probe LOGIN");
+    primary.psql("GRANT pg_monitor TO probe");
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let entry = |name: &str, server: &Postgres| {
+        let port = server.port;
+        format!(
+            "[[postgres]]\nname = \"{name}\"\nurl = \"postgres://probe@127.0.0.1:{port}/postgres\"\n"
+        )
+    };
+    let file = fleet.path("stack.toml");
+    fs::write(&file, entry("one", &primary) + &entry("two", &standby)).expect("written");
+    fleet.join("db-1", &[], &format!("stack = \"{}\"", file.display()));
+    eventually("the role is there", || {
+        standby.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'probe'") == "1"
+    });
+
+    let well = ask(&fleet, &["ping", "two"], 0);
+    assert_eq!(well["data"]["source"], "streaming", "{well}");
+    assert_eq!(well["data"]["lag_s"], 0.0, "an idle primary is no lag: {well}");
+    let one = ask(&fleet, &["ping", "one"], 0);
+    assert_eq!(one["data"]["standbys"][0]["state"], "streaming", "{one}");
+    assert_eq!(one["data"]["slots"][0]["name"], "s1", "{one}");
+
+    // What a standby knows of dead rows is nothing.
+    let blind = ask(&fleet, &["bloat", "two"], 3);
+    assert!(blind["summary"].as_str().is_some_and(|s| s.contains("is a standby")), "{blind}");
+    ask(&fleet, &["bloat", "one"], 0);
+
+    standby.psql("SELECT pg_wal_replay_pause()");
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    eventually("it is behind", || {
+        let args = ["postgres", "ping", "two", "--lag", "1s", "--on", "db-1", "-o", "json"];
+        let seen = fleet.ctl(&args).json()[0].clone();
+        seen["findings"].to_string().contains("behind its primary")
+    });
+    standby.psql("SELECT pg_wal_replay_resume()");
+    eventually("it has caught up", || {
+        fleet.ctl(&["postgres", "ping", "two", "--on", "db-1"]).code == 0
+    });
+
+    primary.stop();
+    eventually("its receiver is gone", || {
+        standby.psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0"
+    });
+    let alone = ask(&fleet, &["ping", "two"], 1);
+    assert_eq!(alone["data"]["source"], "stopped", "{alone}");
+    assert!(alone["findings"].to_string().contains("receives nothing from its primary"), "{alone}");
 }

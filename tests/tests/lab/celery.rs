@@ -61,6 +61,16 @@ fn workers(fleet: &Fleet, lab: &Lab) {
     lab.exec("h1", &["kill", "-STOP", pid.trim()]);
     let hung = worker_is(fleet, "hung", 1);
     assert!(hung["findings"][0]["summary"].as_str().expect("text").contains("is stopped"));
+    for verb in ["active", "scheduled", "stats", "queues"] {
+        let part = on(fleet, "h1", &["celery", verb], 3);
+        assert!(part["findings"].to_string().contains("1 of 1 workers did not answer"), "{part}");
+    }
+    // A container that is gone left its name there.
+    let stale = "\x06\x16\x06\x16celery@0a1b2c.celery.pidbox";
+    cli(lab, &["sadd", "_kombu.binding.celery.pidbox", stale]);
+    assert_eq!(worker_is(fleet, "hung", 1)["data"]["workers"][0]["name"], "celery@h1");
+    cli(lab, &["del", "_kombu.binding.celery.pidbox"]);
+    worker_is(fleet, "hung", 1);
     lab.exec("h1", &["kill", "-CONT", pid.trim()]);
     eventually("it goes on", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
 

@@ -102,6 +102,15 @@ fn log_errors(fleet: &Fleet, lab: &Lab) {
     let second = look();
     assert_eq!(second["status"], "warning", "{second}");
     assert_eq!(second["data"]["kinds"][0]["new"], true);
+    // What is not read is not well, and an hour is an hour in every zone.
+    let script = "cd /var/log/x && rm * && printf '\\3757zXZ\\000\\000' > a.log.2.xz && \
+        TZ=Asia/Tokyo date +'%Y-%m-%dT%H:%M:%S%:z ERROR new' > a.log && \
+        date -u -d '2 hours ago' +'%Y-%m-%dT%H:%M:%SZ ERROR old' >> a.log && \
+        LC_ALL=C date -d '3 days ago' +'%b %e %H:%M:%S h1 x[1]: ERROR old' >> a.log";
+    lab.exec("h1", &["sh", "-c", script]);
+    let third = on(fleet, "h1", &["logs", "errors", "/var/log/x/*", "--since", "1h"], 3);
+    assert_eq!(third["data"]["errors"], 1, "{third}");
+    assert!(third["findings"].to_string().contains("xzcat /var/log/x/a.log.2.xz"), "{third}");
     lab.exec("h1", &["rm", "-r", "/var/log/x"]);
 }
 
@@ -195,6 +204,10 @@ fn status(fleet: &Fleet, lab: &Lab) {
     assert!(seen["findings"].to_string().contains("broken.service"), "{seen}");
     lab.exec("h1", &["systemctl", "reset-failed", "broken"]);
     on(fleet, "h1", &["systemd", "status"], 0);
+    // One that is named must run, or wait for what starts it.
+    let stopped = on(fleet, "h1", &["systemd", "status", "broken"], 1);
+    assert_eq!(stopped["findings"][0]["summary"], "broken.service is stopped", "{stopped}");
+    on(fleet, "h1", &["systemd", "status", "systemd-tmpfiles-clean"], 0);
 }
 
 fn stop(fleet: &Fleet, lab: &Lab) {

@@ -25,6 +25,10 @@ fn nginx_status(fleet: &Fleet, lab: &Lab) {
     });
     let seen = on(fleet, "h1", &["nginx", "status", "http://127.0.0.1:8099/nginx_status"], 0);
     assert!(seen["data"]["requests"].as_u64().is_some_and(|n| n >= 2), "{seen}");
+    lab.exec("h1", &["systemctl", "stop", "nginx"]);
+    let gone = on(fleet, "h1", &["nginx", "status", "http://127.0.0.1:8099/nginx_status"], 1);
+    assert_eq!(gone["findings"][0]["next"], "systemd status nginx", "{gone}");
+    lab.exec("h1", &["systemctl", "start", "nginx"]);
     lab.exec("h1", &["rm", "/etc/nginx/conf.d/status.conf"]);
     lab.exec("h1", &["systemctl", "reload", "nginx"]);
 }

@@ -33,16 +33,16 @@ const SESSIONS: &str = "SELECT pid::int8 AS pid, coalesce(state, '') AS state, \
     coalesce(query, '') AS query FROM pg_catalog.pg_stat_activity";
 
 /// The prepared transactions that have a lock for which a session waits, the oldest first. Who waits
-/// for one is told that it waits for process 0.
+/// for one is told that it waits for process 0; its locks are known by that on its own number.
 const PREPARED: &str = "SELECT p.gid, p.owner::text AS owner, \
     extract(epoch FROM clock_timestamp() - p.prepared)::float8 AS age \
-    FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks h \
-    JOIN pg_catalog.pg_locks w ON NOT w.granted \
-    AND (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid, \
-    w.classid, w.objid, w.objsubid) IS NOT DISTINCT FROM (h.locktype, h.database, h.relation, h.page, \
-    h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid) \
-    WHERE h.granted AND h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction) \
-    ORDER BY p.prepared";
+    FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks own \
+    JOIN pg_catalog.pg_locks h ON h.virtualtransaction = own.virtualtransaction \
+    JOIN pg_catalog.pg_locks w ON (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, \
+    w.transactionid::text, w.classid, w.objid, w.objsubid) IS NOT DISTINCT FROM (h.locktype, h.database, \
+    h.relation, h.page, h.tuple, h.virtualxid, h.transactionid::text, h.classid, h.objid, h.objsubid) \
+    WHERE own.locktype = 'transactionid' AND own.transactionid = p.transaction AND own.pid IS NULL \
+    AND h.granted AND h.pid IS NULL AND NOT w.granted) ORDER BY p.prepared";
 
 impl Probe for PostgresLocks {
     async fn observe(
