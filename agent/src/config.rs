@@ -112,14 +112,14 @@ impl Config {
 }
 
 impl Config {
-    /// What the stack file says; what can be found without it where there is none.
+    /// What the stack file says; what can be found without it, now or before, where there is none.
     ///
     /// # Errors
     /// When it is there and cannot be used.
     pub fn stack(&self) -> Result<Stack, ConfigError> {
         match self.stack.exists() {
             true => config::read(&self.stack),
-            false => Ok(Found::look().stack()),
+            false => Ok(Found::with_remembered(&self.state_dir).stack()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! directories and their sockets. Nothing is asked over the network, and no password is looked for.
 
 mod applications;
+pub mod remembered;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +42,8 @@ const DEEPEST: usize = 6;
 pub struct Found {
     /// Units that belong to applications and their services.
     pub units: BTreeSet<String>,
+    /// Those of them that something starts at boot.
+    pub at_boot: BTreeSet<String>,
     /// Ports of PostgreSQL clusters, with the socket's directory and the unit.
     pub postgres: BTreeMap<u16, (String, String)>,
     /// Addresses of Redis and Valkey servers, with the unit.
@@ -138,7 +141,9 @@ impl Found {
                     self.postgres.insert(port, (socket, unit.clone()));
                 }
             }
-            _ if title.contains("redis-server") || title.contains("valkey-server") => {
+            _ if (title.contains("redis-server") || title.contains("valkey-server"))
+                && !title.contains("[sentinel]") =>
+            {
                 let address = words.get(1).copied().unwrap_or("127.0.0.1:6379");
                 let address = address.replace('*', "127.0.0.1");
                 if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
@@ -174,11 +179,8 @@ impl Found {
         }
     }
 
-    /// What a host without a stack file is checked for: what needs no password and no choice.
-    pub fn stack(&self) -> Stack {
-        let unit = |name: &String| crate::stack::Unit { name: name.clone(), after: Vec::new() };
-        let pm2 = (!self.pm2.is_empty()).then(|| crate::stack::Pm2 { apps: Vec::new() });
-        Stack { units: self.units.iter().map(unit).collect(), pm2, ..Stack::default() }
+    fn redis_name<'a>(&self, address: &'a str) -> &'a str {
+        if self.redis.len() == 1 { "main" } else { address }
     }
 
     /// The stack file, with a comment wherever somebody has to decide.
@@ -203,7 +205,7 @@ impl Found {
             ));
         }
         for (address, unit) in &self.redis {
-            let name = if self.redis.len() == 1 { "main" } else { address.as_str() };
+            let name = self.redis_name(address);
             add(format!(
                 "\n[[redis]]\nname = {}\nurl = {}\n\
                  # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",

@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     checks::{Checks, definition},
     config::Config,
+    discover::remembered,
     dispatch::Dispatcher,
     enroll,
     host::Host,
@@ -70,6 +71,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let told = signal(SignalKind::hangup())?;
     tasks.spawn(obey(told, config.policy.file.clone(), dispatcher.clone(), stop.clone()));
     checks.start(&tasks, &enrolled.host, &stop);
+    if !config.stack.exists() {
+        tasks.spawn(remembered::keep_in_mind(config.state_dir.clone(), stop.clone()));
+    }
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();
         let (address, dialler, server) = (address.clone(), dialler.clone(), server.clone());

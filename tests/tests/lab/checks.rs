@@ -73,10 +73,24 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     // Without the file the agent checks what it finds.
     lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
-    eventually("its checks are those of what it found", || {
+    let standing = |check: &str| {
         let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
         let checks = health["checks"].as_array().cloned().unwrap_or_default();
-        let has = |name: &str| checks.iter().any(|c| c["state"]["check"] == name);
-        ["unit:omnidoc-backend", "unit:redis-server", "pm2", "disk"].iter().all(|n| has(n))
+        let found = checks.into_iter().find(|c| c["state"]["check"] == check);
+        found.and_then(|c| c["state"]["hard"].as_str().map(ToOwned::to_owned))
+    };
+    let found =
+        ["unit:omnidoc-backend", "unit:redis-server", "redis:main", "nginx-config", "pm2", "disk"];
+    eventually("its checks are those of what it found", || {
+        found.iter().all(|name| standing(name).is_some())
     });
+    eventually("a password is asked for", || standing("redis:main") == Some("unknown".into()));
+    // What did not come up is missed all the same.
+    lab.exec("h1", &["systemctl", "stop", "omnidoc-backend"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    eventually("what does not run is missed", || {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        health.to_string().contains("omnidoc-backend.service is stopped")
+    });
+    lab.exec("h1", &["systemctl", "start", "omnidoc-backend"]);
 }

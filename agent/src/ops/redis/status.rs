@@ -26,6 +26,10 @@ const OLD_SNAPSHOT_S: u64 = 48 * 3600;
 /// The sets that kombu keeps at a broker: of the pidbox of every worker, and of the default queue.
 const BINDINGS: [&str; 2] = ["_kombu.binding.celery.pidbox", "_kombu.binding.celery"];
 
+/// What to do where the server asks for a password.
+const PASSWORD: &str = "write it to a file of mode 0600, and name that as password_file of a [[redis]] in \
+                        /etc/hostler/stack.toml; `hostler-agent discover` writes the rest";
+
 impl Probe for RedisStatus {
     async fn observe(request: RedisStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
@@ -39,11 +43,14 @@ impl Probe for RedisStatus {
             Err(trouble) => {
                 let name = &entry.name;
                 let summary = format!("redis \"{name}\" {trouble}");
-                let status = match trouble {
-                    Trouble::Stack(_) | Trouble::Forbidden(_) => Status::Unknown,
-                    _ => Status::Critical,
+                // Without a password nothing was tried that the server could be blamed for.
+                let no_password = entry.password_file.is_none();
+                let (status, why) = match trouble {
+                    Trouble::Denied(_) if no_password => (Status::Unknown, PASSWORD),
+                    Trouble::Stack(_) | Trouble::Forbidden(_) => (Status::Unknown, trouble.hint()),
+                    _ => (Status::Critical, trouble.hint()),
                 };
-                let finding = Finding::new(status, name, &summary).why(trouble.hint());
+                let finding = Finding::new(status, name, &summary).why(why);
                 let finding = finding.next(match trouble {
                     Trouble::Unreachable(_) => "systemd status redis-server",
                     _ => "",
