@@ -135,10 +135,13 @@ fn old_extensions(fleet: &Fleet, major: u32, port: u16) {
 }
 
 fn locked_tables(fleet: &Fleet, major: u32, port: u16) {
-    psql(port, "CREATE TABLE locked (n int PRIMARY KEY, x text)");
+    psql(port, "CREATE TABLE locked AS SELECT n, n AS m FROM generate_series(1, 300000) n");
+    psql(port, "CREATE INDEX ON locked (n)");
+    psql(port, "CREATE INDEX ON locked (n, m)");
+    psql(port, "ANALYZE locked");
     let url = format!("postgres://hostler@127.0.0.1:{port}/postgres");
     let mut session = command("/usr/bin/psql")
-        .args(["-q", &url, "-c", "BEGIN", "-c", "LOCK TABLE locked", "-c", "SELECT pg_sleep(600)"])
+        .args(["-q", &url, "-c", "BEGIN", "-c", "TRUNCATE locked", "-c", "SELECT pg_sleep(600)"])
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("psql");
@@ -151,6 +154,8 @@ fn locked_tables(fleet: &Fleet, major: u32, port: u16) {
         let said = "locked and not looked at: public.locked";
         assert!(seen["findings"].to_string().contains(said), "{major} {verb}: {seen}");
     }
+    let seen = ask(fleet, &["indexes", &format!("v{major}")], 3);
+    assert!(seen["findings"].to_string().contains("public.locked"), "{major}: {seen}");
     session.kill().and_then(|()| session.wait()).expect("it ended");
     psql(
         port,

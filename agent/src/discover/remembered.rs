@@ -84,7 +84,7 @@ impl Found {
             }
         }
         self.nginx |= before.nginx && starts("nginx.service");
-        if before.pm2.iter().next().is_some() && self.units.iter().any(|u| u.starts_with("pm2")) {
+        if !before.pm2.is_empty() && self.units.iter().any(|u| u.starts_with("pm2")) {
             self.pm2.extend(before.pm2);
         }
     }

@@ -118,7 +118,7 @@ async fn look(
     cx: &Context,
 ) -> Result<(Report, bool), Trouble> {
     let rows = session
-        .rows_with(&ESTIMATE.replace("OTHERS", &locked.others()), request.top.into())
+        .rows_with(&ESTIMATE.replace("OTHERS", &locked.others("c.oid")), request.top.into())
         .await?;
     let held = session.rows(&HELD_BACK.replace("PATIENCE", HOLDS_BACK)).await?;
     let schema = text(&session.row(EXTENSION).await?, "schema");

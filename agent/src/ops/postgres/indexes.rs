@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::entry;
+use super::{entry, locked::Locked};
 use crate::{
     host::postgres::{Session, Trouble, count, number, text},
     operation::{Answer, Context, Probe},
@@ -31,7 +31,7 @@ const UNUSED: &str = "SELECT s.schemaname || '.' || s.indexrelname AS index, \
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conindid = s.indexrelid) \
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' \
     AND f.conrelid = i.indrelid AND f.conkey[1] = i.indkey[0]) \
-    AND pg_catalog.pg_relation_size(s.indexrelid) >= SMALL ORDER BY 3 DESC, 1 LIMIT 100";
+    AND CASE WHEN OTHERS THEN pg_catalog.pg_relation_size(s.indexrelid) END >= SMALL ORDER BY 3 DESC, 1 LIMIT 100";
 /// The same table, method, classes, predicate and expressions, and columns that the other begins
 /// with; a unique one is never the one that goes.
 const DUPLICATE: &str = "SELECT n.nspname || '.' || c.relname AS index, \
@@ -44,7 +44,7 @@ const DUPLICATE: &str = "SELECT n.nspname || '.' || c.relname AS index, \
     JOIN pg_catalog.pg_index j ON j.indrelid = i.indrelid AND j.indexrelid <> i.indexrelid \
     JOIN pg_catalog.pg_class c2 ON c2.oid = j.indexrelid AND c2.relam = c.relam \
     LEFT JOIN pg_catalog.pg_stat_user_indexes s ON s.indexrelid = c.oid \
-    WHERE NOT i.indisunique AND i.indisvalid AND j.indisvalid AND NOT c.relispartition \
+    WHERE OTHERS AND NOT i.indisunique AND i.indisvalid AND j.indisvalid AND NOT c.relispartition \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') \
     AND i.indexprs IS NULL AND j.indexprs IS NULL \
     AND i.indpred IS NOT DISTINCT FROM j.indpred \
@@ -60,7 +60,7 @@ const INVALID: &str = "SELECT n.nspname || '.' || c.relname AS index, \
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
     JOIN pg_catalog.pg_class t ON t.oid = i.indrelid \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE NOT i.indisvalid AND c.relkind = 'i' AND NOT EXISTS (SELECT 1 \
+    WHERE OTHERS AND NOT i.indisvalid AND c.relkind = 'i' AND NOT EXISTS (SELECT 1 \
     FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid) \
     ORDER BY 3 DESC, 1 LIMIT 100";
 /// Large, read often, and mostly whole (PgHero: less than 95 % through indexes, 10,000 rows).
@@ -68,7 +68,7 @@ const UNINDEXED: &str = "SELECT schemaname || '.' || relname AS name, \
     pg_catalog.pg_relation_size(relid)::int8 AS bytes, n_live_tup::int8 AS live, \
     seq_scan::int8 AS whole, coalesce(idx_scan, 0)::int8 AS through \
     FROM pg_catalog.pg_stat_user_tables WHERE n_live_tup >= 10000 AND seq_scan >= 100 \
-    AND pg_catalog.pg_relation_size(relid) >= 10 * 1024 * 1024 \
+    AND CASE WHEN OTHERS THEN pg_catalog.pg_relation_size(relid) END >= 10 * 1024 * 1024 \
     AND coalesce(idx_scan, 0) < 0.95 * (seq_scan + coalesce(idx_scan, 0)) \
     ORDER BY seq_tup_read DESC LIMIT 100";
 
@@ -80,8 +80,10 @@ impl Probe for PostgresIndexes {
         let entry = entry(&cx.host, &request.server)?;
         let failed = |t: Trouble| t.failure(&entry.name);
         let mut session = Session::open(entry, "postgres.indexes").await.map_err(failed)?;
-        let report = look(&mut session, &request).await.map_err(failed)?;
+        let locked = Locked::look(&mut session).await.map_err(failed)?;
+        let report = look(&mut session, &locked, &request).await.map_err(failed)?;
         let answer = judge(&report, &request);
+        let answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         let answer = Answer { data: report, ..answer };
         let answer = answer.evidence("sql", format!("{}: {UNUSED}", session.place));
         session.close().await;
@@ -89,13 +91,19 @@ impl Probe for PostgresIndexes {
     }
 }
 
-async fn look(session: &mut Session, request: &PostgresIndexesRequest) -> Result<Report, Trouble> {
+async fn look(
+    session: &mut Session,
+    locked: &Locked,
+    request: &PostgresIndexesRequest,
+) -> Result<Report, Trouble> {
     let days = session.row(SINCE).await?;
     let scans = i64::try_from(request.scans).unwrap_or(i64::MAX);
-    let unused = session.rows_with(&UNUSED.replace("SMALL", &SMALL.to_string()), scans).await?;
-    let duplicate = session.rows(DUPLICATE).await?;
-    let invalid = session.rows(INVALID).await?;
-    let unindexed = session.rows(UNINDEXED).await?;
+    let others = |sql: &str, table: &str| sql.replace("OTHERS", &locked.others(table));
+    let unused = others(UNUSED, "s.relid").replace("SMALL", &SMALL.to_string());
+    let unused = session.rows_with(&unused, scans).await?;
+    let duplicate = session.rows(&others(DUPLICATE, "i.indrelid")).await?;
+    let invalid = session.rows(&others(INVALID, "i.indrelid")).await?;
+    let unindexed = session.rows(&others(UNINDEXED, "relid")).await?;
     let index = |row: &sqlx::postgres::PgRow| IndexRecord {
         index: text(row, "index"),
         table: text(row, "name"),

@@ -38,13 +38,14 @@ impl Locked {
         })
     }
 
-    /// A condition by which a statement on `pg_class c` leaves them out. Numbers only are put into it.
-    pub(super) fn others(&self) -> String {
+    /// A condition by which a statement leaves them out, with its own name for a table's oid. Nothing
+    /// else than numbers is put into it.
+    pub(super) fn others(&self, table: &str) -> String {
         match self.oids.as_slice() {
             [] => "true".to_owned(),
             oids => {
                 let oids: Vec<String> = oids.iter().map(ToString::to_string).collect();
-                format!("c.oid NOT IN ({})", oids.join(", "))
+                format!("{table} NOT IN ({})", oids.join(", "))
             }
         }
     }
@@ -71,10 +72,10 @@ mod tests {
     #[test]
     fn what_is_locked_is_left_out_and_told() {
         let none = Locked::default();
-        assert_eq!((none.others().as_str(), none.finding("main")), ("true", None));
+        assert_eq!((none.others("c.oid").as_str(), none.finding("main")), ("true", None));
         let names = (1..=5).map(|n| format!("public.t{n}")).collect();
         let locked = Locked { oids: vec![7, 8], names };
-        assert_eq!(locked.others(), "c.oid NOT IN (7, 8)");
+        assert_eq!(locked.others("c.oid"), "c.oid NOT IN (7, 8)");
         let finding = locked.finding("main").expect("a finding");
         assert_eq!(finding.status(), Status::Unknown);
         let said = "locked and not looked at: public.t1, public.t2, public.t3 and 2 more";

@@ -43,7 +43,7 @@ impl Probe for PostgresSizes {
         let mut session = Session::open(entry, "postgres.sizes").await.map_err(failed)?;
         let databases = session.rows(DATABASES).await.map_err(failed)?;
         let locked = Locked::look(&mut session).await.map_err(failed)?;
-        let tables = TABLES.replace("OTHERS", &locked.others());
+        let tables = TABLES.replace("OTHERS", &locked.others("c.oid"));
         let tables = session.rows_with(&tables, request.top.into()).await.map_err(failed)?;
         let (seen, hidden): (Vec<_>, Vec<_>) = databases.iter().partition(|row| flag(row, "seen"));
         let hidden: Vec<String> = hidden.into_iter().map(|row| text(row, "datname")).collect();

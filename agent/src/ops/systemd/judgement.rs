@@ -79,7 +79,9 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
 /// Whether a unit that does not run is as it should be: something starts it when it is needed, or
 /// it did its work and ended.
 fn waits(unit: &Unit) -> bool {
-    unit.triggered || unit.kind == "oneshot" && !unit.remains && unit.conditions_met
+    // The bus starts it when somebody calls it, and it ends when nobody does any more.
+    let on_demand = unit.kind == "dbus" && unit.status.enabled == "static";
+    unit.triggered || on_demand || unit.kind == "oneshot" && !unit.remains && unit.conditions_met
 }
 
 fn stopped(unit: &Unit) -> Finding {
@@ -256,6 +258,11 @@ mod tests {
         assert_eq!(judge(&once, true), None);
         once.remains = true;
         assert!(judge(&once, true).is_some(), "it would be active if it had been started");
+        let mut called = unit("packagekit.service", "inactive", "dead");
+        (called.kind, called.status.enabled) = ("dbus".into(), "static".into());
+        assert_eq!(judge(&called, true), None);
+        called.status.enabled = "enabled".into();
+        assert!(judge(&called, true).is_some(), "it is to run from the boot on");
         let mut waiting = unit("cups.service", "inactive", "dead");
         waiting.triggered_by = vec!["cups.socket".into()];
         waiting.triggered = true;
