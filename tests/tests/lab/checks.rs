@@ -9,11 +9,12 @@ use super::fleet;
 fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_type() {
     let lab = Lab::take();
     let fleet = fleet(&lab);
-    // Other tests keep the processors busy.
+    // Other tests keep the processors busy, and what is built beside them fills the disk.
+    let busy = |check: &Value| check == "resources" || check == "disk";
     let problems = || {
         let list = fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
         let list = list.as_array().cloned().unwrap_or_default();
-        Value::Array(list.into_iter().filter(|p| p["check"] != "resources").collect())
+        Value::Array(list.into_iter().filter(|p| !busy(&p["check"])).collect())
     };
     eventually("all is well", || problems().as_array().is_some_and(Vec::is_empty));
     let standing = |check: &str| {
@@ -84,13 +85,11 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     eventually("its checks are those of what it found", || {
         found.iter().all(|name| standing(name).is_some())
     });
-    eventually("a password is asked for", || standing("redis:main") == Some("unknown".into()));
+    let says = |text: &str| fleet.ctl(&["health", "h1", "-o", "json"]).out.contains(text);
+    eventually("a password is asked for", || says("does not let the agent in"));
     // What did not come up is missed all the same.
     lab.exec("h1", &["systemctl", "stop", "omnidoc-backend"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
-    eventually("what does not run is missed", || {
-        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
-        health.to_string().contains("omnidoc-backend.service is stopped")
-    });
+    eventually("it is missed", || says("omnidoc-backend.service is inactive"));
     lab.exec("h1", &["systemctl", "start", "omnidoc-backend"]);
 }
