@@ -24,6 +24,8 @@ use crate::{
 
 /// Where the configuration is, unless the command line says otherwise.
 pub const STANDARD: &str = "/etc/hostler/agent.toml";
+/// Where the agent keeps its state, unless the configuration says otherwise.
+pub const STATE: &str = "/var/lib/hostler-agent";
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -93,6 +95,7 @@ impl Config {
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let mut config: Self = program::configured(file, STANDARD)?;
         config.policy.file = file.to_owned();
+        config.policy.state_dir.clone_from(&config.state_dir);
         Ok(config)
     }
 
@@ -158,7 +161,7 @@ impl Default for Config {
         Self {
             controllers: Vec::new(),
             dial: true,
-            state_dir: PathBuf::from("/var/lib/hostler-agent"),
+            state_dir: PathBuf::from(STATE),
             labels: BTreeMap::new(),
             policy: Policy::default(),
             stack: PathBuf::from(stack::STANDARD),

@@ -15,8 +15,10 @@ pub struct Policy {
     pub operations: Vec<String>,
     /// Patterns of operations that are not; this wins.
     pub deny: Vec<String>,
-    /// Directories that may be read.
+    /// Directories of which names, sizes and the like may be told.
     pub paths: Vec<PathBuf>,
+    /// Directories whose files may be shown, beside the log files that the stack file names.
+    pub logs: Vec<PathBuf>,
     /// Patterns of units that actions may change.
     pub units: Vec<String>,
     /// Patterns of URLs that may be requested; `*` matches no `/`, and `**` matches all.
@@ -24,6 +26,9 @@ pub struct Policy {
     /// The file in which it stands, for those who are refused.
     #[serde(skip)]
     pub file: PathBuf,
+    /// Where the agent keeps its key, which is never shown.
+    #[serde(skip)]
+    pub state_dir: PathBuf,
 }
 
 impl Default for Policy {
@@ -34,9 +39,11 @@ impl Default for Policy {
             operations: any(),
             deny: Vec::new(),
             paths: paths.iter().map(PathBuf::from).collect(),
+            logs: vec![PathBuf::from("/var/log")],
             units: any(),
             urls: vec!["**".to_owned()],
             file: PathBuf::from(crate::config::STANDARD),
+            state_dir: PathBuf::from(crate::config::STATE),
         }
     }
 }
@@ -115,23 +122,9 @@ impl Policy {
     /// # Errors
     /// When it does not exist, or a link or `..` leads out of what is allowed.
     pub fn beneath(&self, path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
-        let shown = path.display();
-        if path.components().any(|c| c == Component::ParentDir) {
-            return Err(Failure::new(ErrorCode::InvalidArgument, format!("{shown} holds \"..\"")));
-        }
-        let real = path.canonicalize();
-        // What lies elsewhere is refused in the same words whether it exists or not.
-        let outside = || self.refused(&format!("to read {shown}"), "policy.paths");
-        let real = real.map_err(|e| match self.paths.iter().any(|a| path.starts_with(a)) {
-            true => Failure::new(ErrorCode::NotFound, format!("{shown} cannot be looked at: {e}")),
-            false => outside(),
-        })?;
-        let roots = self.paths.iter().filter_map(|allowed| allowed.canonicalize().ok());
-        roots
-            .filter_map(|root| Some((real.strip_prefix(&root).ok()?.to_owned(), root)))
-            .map(|(rest, root)| (root, rest))
-            .next()
-            .ok_or_else(outside)
+        let outside = || self.refused(&format!("to read {}", path.display()), "policy.paths");
+        let real = resolved(path, &self.paths).unwrap_or_else(|| Err(outside()))?;
+        below(&real, &self.paths).ok_or_else(outside)
     }
 
     /// The directory that is really meant, when it lies beneath an allowed one. Blocks on the disk.
@@ -143,12 +136,36 @@ impl Policy {
         Ok(if rest.as_os_str().is_empty() { root } else { root.join(rest) })
     }
 
-    fn refused(&self, what: &str, key: &str) -> Failure {
+    /// The refusal of what a key of this policy does not allow.
+    pub(crate) fn refused(&self, what: &str, key: &str) -> Failure {
         let message = format!("this host's policy does not allow {what}");
         let file = self.file.display();
         Failure::new(ErrorCode::PermissionDenied, message)
             .hint(format!("the host's owner can allow it with {key} in {file}"))
     }
+}
+
+/// What a path really means. None when that is not there and lies beneath none of `known`: it is then
+/// refused in the same words as what is there. Blocks on the disk.
+pub(crate) fn resolved(path: &Path, known: &[PathBuf]) -> Option<Result<PathBuf, Failure>> {
+    let shown = path.display();
+    if path.components().any(|c| c == Component::ParentDir) {
+        let message = format!("{shown} holds \"..\"");
+        return Some(Err(Failure::new(ErrorCode::InvalidArgument, message)));
+    }
+    match path.canonicalize() {
+        Ok(real) => Some(Ok(real)),
+        Err(error) => known.iter().any(|k| path.starts_with(k)).then(|| {
+            let message = format!("{shown} cannot be looked at: {error}");
+            Err(Failure::new(ErrorCode::NotFound, message))
+        }),
+    }
+}
+
+/// The directory of those beneath which a path without links lies, and the rest. Blocks on the disk.
+pub(crate) fn below(real: &Path, roots: &[PathBuf]) -> Option<(PathBuf, PathBuf)> {
+    let mut roots = roots.iter().filter_map(|root| root.canonicalize().ok());
+    roots.find_map(|root| Some((root.clone(), real.strip_prefix(&root).ok()?.to_owned())))
 }
 
 /// Whether one of the patterns, all of which were checked, matches.

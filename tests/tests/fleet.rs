@@ -409,7 +409,7 @@ fn a_follow_ends_on_the_host_when_it_is_interrupted() {
     let mut fleet = Fleet::new(Place::Loopback, "");
     let log = fleet.path("app.log");
     fs::write(&log, "first\n").expect("written");
-    let policy = format!("[policy]\npaths = [\"{}\"]", fleet.path("").display());
+    let policy = format!("[policy]\nlogs = [\"{}\"]", fleet.path("").display());
     fleet.join("web-1", &[], &policy);
     let path = log.display().to_string();
     let args = ["logs", "tail", &path, "--follow", "--on", "web-1", "-o", "jsonl"];

@@ -4,6 +4,7 @@
 pub mod connections;
 pub mod exec;
 pub mod files;
+pub mod logs;
 pub mod mounts;
 pub mod owner;
 pub mod postgres;
@@ -26,6 +27,18 @@ pub struct Host {
     pub stack: Stack,
     /// Wall-clock time and fresh ids.
     pub clock: Arc<dyn Clock>,
+}
+
+#[cfg(test)]
+impl Host {
+    /// A host that shows the files beneath a directory.
+    pub(crate) fn showing(directory: &std::path::Path) -> Self {
+        Self {
+            policy: Policy { logs: vec![directory.to_owned()], ..Policy::default() },
+            stack: Stack::default(),
+            clock: Arc::new(hostler_core::clock::SystemClock),
+        }
+    }
 }
 
 /// Runs what blocks where blocking is allowed.

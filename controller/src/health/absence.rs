@@ -82,9 +82,9 @@ impl Absence {
     /// The state that selectors know, where it says more than that the host is down.
     pub fn state(&self) -> Option<&'static str> {
         match self {
-            Self::Stopped => Some("stopped"),
+            Self::Stopped | Self::GoingDown => Some("stopped"),
             Self::Place(_) | Self::Via(_) => Some("unreachable"),
-            Self::AgentDied | Self::Down | Self::Returning => None,
+            Self::ShutDown | Self::AgentDied | Self::Down | Self::Returning => None,
         }
     }
 }

@@ -8,9 +8,9 @@ use hostler_proto::{
     wire::{HealthReport, Status, Turn},
 };
 use prost::Message;
-use sqlx::{Row, Transaction, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreError, notices, turns};
+use super::{Store, StoreError, notices, transaction::Transaction, turns};
 use crate::health::{
     Host, Left, Standing,
     problems::severity,
@@ -194,7 +194,7 @@ impl Store {
 /// Takes out what people said of a problem that is over by a turn, or got worse. What was said after
 /// that was said of what came then.
 async fn end_acknowledgement(
-    transaction: &mut Transaction<'_, sqlx::Any>,
+    transaction: &mut Transaction<'_>,
     host: &HostName,
     turn: &Turn,
     now_us: i64,

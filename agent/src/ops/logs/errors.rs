@@ -24,7 +24,7 @@ use super::{
     time::Times,
 };
 use crate::{
-    host::{Host, blocking, files},
+    host::{Host, blocking, logs},
     operation::{Answer, Context, Probe},
 };
 
@@ -42,7 +42,7 @@ static LAST: Mutex<Vec<(u64, HashSet<u64>)>> = Mutex::new(Vec::new());
 impl Probe for LogsErrors {
     async fn observe(request: LogsErrorsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
         let (patterns, host) = (request.path.clone(), Arc::clone(&cx.host));
-        let paths = blocking(move || files::expand(&host.policy, &patterns)).await?;
+        let paths = blocking(move || logs::expand(&host, &patterns)).await?;
         if paths.is_empty() {
             let message = format!("no file fits {}", request.path.join(", "));
             return Err(Failure::new(ErrorCode::NotFound, message));
@@ -95,7 +95,7 @@ fn look(
     let mut opened = Vec::new();
     for path in paths {
         // One after the other: each is closed before the next is opened.
-        match files::open(&host.policy, path) {
+        match logs::open(host, path) {
             Ok((_, file)) => {
                 drop(file);
                 opened.push(path.clone());

@@ -13,7 +13,7 @@ use std::{
 use hostler_proto::wire::Failure;
 
 use super::backwards::LINE;
-use crate::{host::files, policy::Policy};
+use crate::host::{Host, logs};
 
 /// Most that is read of one file before the others have their turn.
 const TURN: usize = 256 * 1024;
@@ -66,7 +66,7 @@ impl Followed {
     ///
     /// # Errors
     /// When it can no longer be read.
-    pub(super) fn look(&mut self, policy: &Policy) -> Result<News, Failure> {
+    pub(super) fn look(&mut self, host: &Host) -> Result<News, Failure> {
         let mut news = News::default();
         self.cut().and_then(|()| self.read(&mut news)).map_err(|e| {
             let message = format!("{} cannot be read: {e}", self.path.display());
@@ -75,7 +75,7 @@ impl Followed {
         // The old file is read to its end before the new one begins.
         if !news.more && news.lines.is_empty() {
             // Between the two steps of a rotation there is no file.
-            if let Ok((_, file)) = files::open(policy, &self.path)
+            if let Ok((_, file)) = logs::open(host, &self.path)
                 && let Ok(now) = file.metadata()
                 && now.ino() != self.inode
             {
@@ -127,7 +127,7 @@ mod tests {
     struct Log {
         _dir: tempfile::TempDir,
         path: PathBuf,
-        policy: Policy,
+        host: Host,
         followed: Followed,
     }
 
@@ -136,17 +136,17 @@ mod tests {
             let dir = tempfile::tempdir().expect("directory");
             let path = dir.path().canonicalize().expect("real").join("a.log");
             fs::write(&path, content).expect("written");
-            let policy = Policy { paths: vec![dir.path().to_owned()], ..Policy::default() };
+            let host = Host::showing(dir.path());
             let file = File::open(&path).expect("open");
             let followed =
                 Followed::new(path.clone(), file, content.len() as u64).expect("followed");
-            Self { _dir: dir, path, policy, followed }
+            Self { _dir: dir, path, host, followed }
         }
 
         fn lines(&mut self) -> Vec<String> {
             let mut all = Vec::new();
             loop {
-                let news = self.followed.look(&self.policy).expect("look");
+                let news = self.followed.look(&self.host).expect("look");
                 let text = |l: (u64, Vec<u8>)| String::from_utf8(l.1).expect("text");
                 let nothing = news.lines.is_empty();
                 all.extend(news.lines.into_iter().map(text));

@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 
 use crate::{
     dumps,
-    host::{Host, files},
+    host::{Host, logs},
 };
 
 /// A file, decompressed where it has to be.
@@ -27,7 +27,7 @@ pub(super) enum Packed {
 impl Packed {
     /// Opens it, as far as the policy allows; what goes wrong is told to who reads.
     pub(super) fn open(host: &Host, path: &Path, stop: &dyn Fn() -> bool) -> Self {
-        let opened = files::open(&host.policy, path).map_err(|f| io::Error::other(f.message));
+        let opened = logs::open(host, path).map_err(|f| io::Error::other(f.message));
         opened
             .and_then(|(_, file)| Self::of(file, &path.to_string_lossy(), stop))
             .unwrap_or_else(|error| Self::Closed(Some(error)))

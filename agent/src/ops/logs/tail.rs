@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{backwards::Backwards, follow::Followed};
 use crate::{
-    host::{Host, blocking, files},
+    host::{Host, blocking, logs},
     operation::{Answer, Context, Probe},
 };
 
@@ -36,7 +36,7 @@ impl Probe for LogsTail {
     ) -> Result<Answer<ops::LogsTail>, Failure> {
         let wanted = request.r#match.to_lowercase();
         let (patterns, host) = (request.path.clone(), Arc::clone(&cx.host));
-        let paths = blocking(move || files::expand(&host.policy, &patterns)).await?;
+        let paths = blocking(move || logs::expand(&host, &patterns)).await?;
         let host = Arc::clone(&cx.host);
         if paths.is_empty() && !request.follow {
             let message = format!("no file fits {}", request.path.join(", "));
@@ -81,7 +81,7 @@ fn last(
     most: usize,
     wanted: &str,
 ) -> Result<(Followed, Lines), Failure> {
-    let (_, file) = files::open(&host.policy, &path)?;
+    let (_, file) = logs::open(host, &path)?;
     let read = || -> std::io::Result<_> {
         let length = file.metadata()?.len();
         let (mut lines, mut bytes) = (Lines::new(), 0);
@@ -145,7 +145,7 @@ impl Files {
             for mut file in std::mem::take(&mut self.open) {
                 let host = Arc::clone(&cx.host);
                 let (file, news) = blocking(move || {
-                    let news = file.look(&host.policy)?;
+                    let news = file.look(&host)?;
                     Ok((file, news))
                 })
                 .await?;
@@ -173,10 +173,10 @@ impl Files {
         let mut known: Vec<PathBuf> = self.open.iter().map(|f| f.path.clone()).collect();
         known.extend(self.unreadable.iter().map(|(path, _)| path.clone()));
         let new = blocking(move || {
-            let all = files::expand(&host.policy, &patterns)?;
+            let all = logs::expand(&host, &patterns)?;
             let new = all.into_iter().filter(|p| !known.contains(p));
             let open = |path: PathBuf| {
-                let (_, file) = files::open(&host.policy, &path).ok()?;
+                let (_, file) = logs::open(&host, &path).ok()?;
                 Followed::new(path, file, 0).ok()
             };
             Ok(new.filter_map(open).collect::<Vec<_>>())
@@ -221,12 +221,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().canonicalize().expect("real").join("a.log");
         std::fs::write(&path, "Error 1\nfine\nERROR 2\nfine\nerror 3\nfine\n").expect("written");
-        let clock = Arc::new(hostler_core::clock::SystemClock);
-        let policy = crate::policy::Policy {
-            paths: vec![dir.path().to_owned()],
-            ..crate::policy::Policy::default()
-        };
-        let host = Host { policy, stack: crate::stack::Stack::default(), clock };
+        let host = Host::showing(dir.path());
         let (followed, lines) = last(&host, path, 2, "error").expect("read");
         let texts: Vec<_> = lines.iter().map(|l| String::from_utf8_lossy(&l.1)).collect();
         assert_eq!(texts, ["ERROR 2", "error 3"]);

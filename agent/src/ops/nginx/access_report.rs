@@ -10,7 +10,7 @@ use hostler_proto::{
 use jiff::Timestamp;
 
 use crate::{
-    host::{blocking, files},
+    host::{blocking, logs},
     operation::{Answer, Context, Probe},
     ops::logs::backwards::Backwards,
 };
@@ -33,7 +33,7 @@ impl Probe for NginxAccessReport {
         let (asked, timed) = (request.path.clone(), request.format == "combined-time");
         let stop = cx.cancelled.clone();
         let seen = blocking(move || {
-            let (_, file) = files::open(&host.policy, Path::new(&asked))?;
+            let (_, file) = logs::open(&host, Path::new(&asked))?;
             let read = || -> std::io::Result<Seen> {
                 let length = file.metadata()?.len();
                 let mut lines = Backwards::new(&file, length);
