@@ -19,8 +19,9 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    identity::{Enrolled, IdentityError},
+    identity::{Enrolled, IdentityError, Pending},
     link::Dialler,
+    state::{State, StateError},
 };
 
 /// How soon a renewal that failed is tried again.
@@ -46,9 +47,24 @@ pub enum EnrollError {
     /// The controller said no.
     #[error("the controller refused: {0}")]
     Refused(Failure),
+    /// Nobody knows whether the controller enrolled the host.
+    #[error(
+        "the controller's answer did not come ({0}); run the same command again: the token counts for \
+         this host until it expires"
+    )]
+    Unanswered(String),
     /// The identity cannot be kept.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The controller has enrolled the host, whose identity cannot be kept.
+    #[error(
+        "{0}; the host is enrolled, so mend that and run the same command again: the token counts for it \
+         until it expires"
+    )]
+    Unkept(IdentityError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// What a host says of itself when it enrols.
@@ -64,35 +80,45 @@ pub struct Candidate {
     pub machine_id: String,
 }
 
-/// Enrols this host and writes its identity down.
+/// Enrols this host and writes its identity down. An identity that it has is replaced only by `force`.
 ///
 /// # Errors
-/// When the controller cannot be reached, is not the token's, or refuses.
+/// When the identity could not be kept, or the controller cannot be reached, is not the token's, or
+/// refuses.
 pub async fn enroll(
     address: &str,
     token: &Token,
     candidate: Candidate,
     state_dir: &Path,
+    force: bool,
     clock: Arc<dyn Clock>,
 ) -> Result<Enrolled, EnrollError> {
+    if !force {
+        Enrolled::none(state_dir)?;
+    }
+    let _state = State::take(state_dir)?;
+    let pending = Pending::begin(state_dir)?;
     let stream = dial(address, dial_pinned(token.authority, clock)?).await?;
     let (channel, driver) = transport::connect(stream, Keepalive::default()).await?;
     let driver = tokio::spawn(driver);
-    let key = Key::generate()?;
     let request = EnrollRequest {
         secret: format!("{}.{}", token.id, token.secret.reveal()),
         host: candidate.host,
         hostname: candidate.hostname,
-        request: key.request()?,
+        request: pending.key.request()?,
         labels: candidate.labels.into_iter().collect(),
         machine_id: candidate.machine_id,
     };
     let origin = http::Uri::from_static("https://controller");
     let reply = EnrolmentClient::with_origin(channel, origin).enroll(request).await;
     driver.abort();
-    let reply = reply.map_err(|status| EnrollError::Refused(status.into()))?.into_inner();
-    let enrolled = from_reply(reply, vec![address.to_owned()], &key);
-    enrolled.write(state_dir)?;
+    let reply = reply.map_err(|status| match Failure::told(&status) {
+        Some(failure) => EnrollError::Refused(failure),
+        None => EnrollError::Unanswered(status.message().to_owned()),
+    });
+    let enrolled = from_reply(reply?.into_inner(), vec![address.to_owned()], &pending.key);
+    enrolled.write(state_dir).map_err(EnrollError::Unkept)?;
+    pending.done()?;
     Ok(enrolled)
 }
 

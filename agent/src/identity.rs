@@ -30,8 +30,21 @@ pub enum IdentityError {
         #[source]
         source: io::Error,
     },
+    /// It would be overwritten.
+    #[error(
+        "this host is enrolled already, as {host} of the fleet {fleet} ({path}); to enrol it anew, stop \
+         its agent and give --force"
+    )]
+    Enrolled {
+        /// Its name.
+        host: String,
+        /// Its fleet.
+        fleet: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A file does not hold what it should.
-    #[error("{0} is damaged; enrol the host again")]
+    #[error("{0} is damaged; enrol the host again, with --force")]
     Damaged(PathBuf),
 }
 
@@ -90,22 +103,23 @@ impl Enrolled {
     /// When the directory or file cannot be written; an older file then stays as it was.
     pub fn write(&self, state_dir: &Path) -> Result<(), IdentityError> {
         let path = file(state_dir);
-        let written = (|| {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-            let new = path.with_extension("new");
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            let text = toml::to_string(self).map_err(io::Error::other)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            fs::File::open(state_dir)?.sync_all()
-        })();
+        let text = toml::to_string(self).map_err(io::Error::other);
+        let written = text.and_then(|text| replace(&path, &text));
         written.map_err(|source| IdentityError::File { path, source })
+    }
+
+    /// Whether a host may be enrolled here.
+    ///
+    /// # Errors
+    /// When it is enrolled already, or it cannot be told.
+    pub fn none(state_dir: &Path) -> Result<(), IdentityError> {
+        match Self::read(state_dir) {
+            Err(IdentityError::NotEnrolled(_)) => Ok(()),
+            Err(error) => Err(error),
+            Ok(Self { host, fleet, .. }) => {
+                Err(IdentityError::Enrolled { host, fleet, path: file(state_dir) })
+            }
+        }
     }
 
     /// The certificates, own first.
@@ -132,8 +146,58 @@ impl Enrolled {
     }
 }
 
+/// The key with which a host enrols. It is on the disk before anything is sent, so that an answer that
+/// was lost, or cannot be kept, can be asked for once more with the same key.
+#[derive(Debug)]
+pub struct Pending {
+    /// The key.
+    pub key: Key,
+    path: PathBuf,
+}
+
+impl Pending {
+    /// The key of an attempt that did not come to its end, else a new one. It is written durably.
+    ///
+    /// # Errors
+    /// When it cannot be written: nothing is lost by that yet.
+    pub fn begin(state_dir: &Path) -> Result<Self, IdentityError> {
+        let path = state_dir.join("enrolment.key");
+        let failed = |source| IdentityError::File { path: path.clone(), source };
+        if let Ok(text) = fs::read_to_string(&path)
+            && let Ok(key) = Key::from_pem(&text)
+        {
+            return Ok(Self { key, path });
+        }
+        let key = Key::generate().map_err(|e| failed(io::Error::other(e)))?;
+        replace(&path, &key.to_pem()).map_err(failed)?;
+        Ok(Self { key, path })
+    }
+
+    /// The identity with this key is written: what is left of the attempt goes.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn done(self) -> Result<(), IdentityError> {
+        let path = self.path;
+        fs::remove_file(&path).map_err(|source| IdentityError::File { path, source })
+    }
+}
+
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("identity.toml")
+}
+
+/// Puts a file durably in another one's place, readable by its owner alone; whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let new = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -157,7 +221,19 @@ mod tests {
         assert_eq!(again.key_pem(), key.to_pem());
         let mode = fs::metadata(file(&state)).expect("file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let said = Enrolled::none(&state).expect_err("there is one").to_string();
+        assert!(said.contains("as web-1 of the fleet prod"), "{said}");
         fs::write(file(&state), "fleet = 3").expect("damage");
         assert!(matches!(Enrolled::read(&state), Err(IdentityError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_enrolment_that_is_tried_again_has_the_same_key_and_the_next_one_another() {
+        let dir = tempfile::tempdir().expect("directory");
+        let first = Pending::begin(dir.path()).expect("begun").key.to_pem();
+        let again = Pending::begin(dir.path()).expect("begun");
+        assert_eq!(again.key.to_pem(), first);
+        again.done().expect("done");
+        assert_ne!(Pending::begin(dir.path()).expect("begun").key.to_pem(), first);
     }
 }

@@ -26,3 +26,4 @@ pub mod policy;
 pub mod run;
 pub mod serve;
 pub mod stack;
+pub mod state;

@@ -47,6 +47,9 @@ enum Command {
         /// Name in the fleet; the host's own when it is left out.
         #[arg(long)]
         host: Option<String>,
+        /// Replace the identity that this host has; its former certificate is lost.
+        #[arg(long)]
+        force: bool,
     },
     /// Says whether the configuration can be used.
     CheckConfig,
@@ -69,7 +72,7 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
     let config = Config::read(&arguments.config)?;
     match arguments.command {
         Command::Run => run::run(config, program::told_to_stop()?).await,
-        Command::Enroll { controller, token, token_file, host } => {
+        Command::Enroll { controller, token, token_file, host, force } => {
             let token = match (token, token_file) {
                 (Some(token), _) => token,
                 (None, Some(path)) => std::fs::read_to_string(&path)
@@ -85,8 +88,9 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
                 machine_id: machine_id.trim().to_owned(),
             };
             let clock = Arc::new(SystemClock);
+            let state_dir = &config.state_dir;
             let enrolled =
-                enroll::enroll(&controller, &token, candidate, &config.state_dir, clock).await?;
+                enroll::enroll(&controller, &token, candidate, state_dir, force, clock).await?;
             tracing::info!("{} is enrolled in fleet {}", enrolled.host, enrolled.fleet);
             Ok(())
         }

@@ -34,6 +34,7 @@ use crate::{
     journal::Journal,
     link::{Dialler, keep},
     serve::Server,
+    state::State,
 };
 
 /// Runs until `stop`.
@@ -44,6 +45,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     config.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let enrolled = Enrolled::read(&config.state_dir)?;
+    let _state = State::take(&config.state_dir)?;
     let chain = enrolled.chain()?;
     let authority = chain.last().cloned().ok_or("the identity holds no certificate")?;
     let trust = Trust::new(enrolled.fleet()?, [authority], Arc::clone(&clock))?;

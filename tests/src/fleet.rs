@@ -257,11 +257,23 @@ impl Fleet {
     /// # Panics
     /// When the agent cannot be started.
     pub fn enroll(&self, host: &str, token: &str) -> Result<(), String> {
+        self.enroll_with(host, token, &[])
+    }
+
+    /// The same, in place of the identity that the host has.
+    ///
+    /// # Panics
+    /// When the agent cannot be started.
+    pub fn enroll_by_force(&self, host: &str, token: &str) -> Result<(), String> {
+        self.enroll_with(host, token, &["--force"])
+    }
+
+    fn enroll_with(&self, host: &str, token: &str, more: &[&str]) -> Result<(), String> {
         let token_file = self.path(&format!("{host}.token"));
         fs::write(&token_file, token).expect("written");
         let mut command = self.agent_command(host);
         command.args(["enroll", "--controller", &self.address, "--host", host, "--token-file"]);
-        let output = command.arg(&token_file).output().expect("the agent runs");
+        let output = command.arg(&token_file).args(more).output().expect("the agent runs");
         match output.status.success() {
             true => Ok(()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

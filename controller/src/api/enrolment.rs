@@ -69,23 +69,41 @@ impl Enrolment for Enrolling {
             .sign(&request.request, principal, &[], app.clock.id(), now, life)
             .map_err(super::operations::invalid)?;
         let facts = CertificateFacts::read(&certificate).map_err(super::operations::invalid)?;
+        let key = facts.key.to_string();
+        // Its answer was lost. Who asks has proven to have the key that was enrolled, so that all it gets
+        // is a certificate that it could renew.
+        let row = app.store.host(&host).await.map_err(unstored)?;
+        let again = row.is_some_and(|r| r.revoked_us.is_none() && r.key == key);
+        if !again && token.uses_left < 1 {
+            return Err(refused());
+        }
+        let mut detail = serde_json::json!({ "from": self.from.to_string(), "key": key });
+        if again {
+            detail["again"] = true.into();
+        }
         let intent = Entry {
             kind: "intent",
             principal: format!("token/{id}"),
             invocation: app.clock.id().to_string(),
             operation: "host.enroll".into(),
             subject: host.to_string(),
-            detail:
-                serde_json::json!({ "from": self.from.to_string(), "key": facts.key.to_string() })
-                    .to_string(),
+            detail: detail.to_string(),
             ..Entry::default()
         };
         app.auditor.record_all(vec![intent.clone()]).await.map_err(unaudited)?;
+        if again {
+            let until = facts.not_after.as_microsecond();
+            app.store.set_certificate(&host, until).await.map_err(unstored)?;
+            let outcome = Entry { kind: "outcome", outcome: "ok".into(), ..intent };
+            app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
+            tracing::info!(%host, from = %self.from, "enrolled once more with the same key");
+            return Ok(Response::new(reply(&self.api, host.to_string(), &certificate)));
+        }
         let new = NewHost {
             name: host.clone(),
             labels: token.labels.clone(),
             machine_id: request.machine_id.chars().take(64).collect(),
-            key: facts.key.to_string(),
+            key,
             certificate_until_us: facts.not_after.as_microsecond(),
             replace: token.replace,
         };

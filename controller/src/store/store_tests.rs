@@ -128,6 +128,9 @@ on_both! {
         store.enroll("t", new_host("web-1", true), 5).await.expect("replaced");
         let spent = store.enroll("t", new_host("web-2", false), 5).await;
         assert!(matches!(spent, Err(EnrollError::Token)));
+        assert_eq!(store.token("t", &[7; 32], 5).await.expect("read").expect("known").uses_left, 0);
+        assert!(store.revoke_token("t").await.expect("revoked"));
+        assert!(store.token("t", &[7; 32], 5).await.expect("read").is_none(), "ended");
         assert_eq!(store.hosts().await.expect("hosts").len(), 1);
     }
 

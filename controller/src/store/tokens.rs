@@ -66,7 +66,7 @@ impl Store {
         Ok(())
     }
 
-    /// The token of that id, when the secret is its own and it can still be used.
+    /// The token of that id, when the secret is its own and it has not ended; used up or not.
     ///
     /// # Errors
     /// When the store refuses.
@@ -79,7 +79,7 @@ impl Store {
         // The hash is compared by the database: its timing tells nothing about 160 random bits.
         let row = sqlx::query(
             "SELECT * FROM tokens \
-             WHERE id = $1 AND secret_hash = $2 AND uses_left > 0 AND expires_us > $3",
+             WHERE id = $1 AND secret_hash = $2 AND expires_us > $3",
         )
         .bind(id)
         .bind(HEXLOWER.encode(hash))
@@ -106,7 +106,10 @@ impl Store {
     /// When the store refuses.
     pub async fn revoke_token(&self, id: &str) -> Result<bool, StoreError> {
         let _writer = self.write().await;
-        let query = sqlx::query("UPDATE tokens SET uses_left = 0 WHERE id = $1 AND uses_left > 0");
+        // One that is used up would still answer its host once more, until it expires.
+        let query =
+            "UPDATE tokens SET uses_left = 0, expires_us = 0 WHERE id = $1 AND expires_us > 0";
+        let query = sqlx::query(query);
         Ok(query.bind(id).execute(&self.pool).await?.rows_affected() == 1)
     }
 }
