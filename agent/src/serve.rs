@@ -7,8 +7,9 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +23,8 @@ use hostler_proto::{
     DESCRIPTORS,
     wire::{
         CancelInvocationReply, CancelInvocationRequest, ErrorCode, Failure, HealthReport,
-        HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest,
+        HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest, RefusedReply,
+        RefusedRequest,
         agent_server::{Agent, AgentServer},
         invocation_reply::State,
     },
@@ -30,7 +32,7 @@ use hostler_proto::{
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
@@ -47,6 +49,8 @@ use crate::{
     journal::Known,
 };
 
+/// How often the same refusal is an error in the log: it comes anew with every attempt to link.
+const SAME: Duration = Duration::from_secs(3600);
 /// The name of the reflection service.
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 
@@ -75,7 +79,12 @@ impl Server {
         hello: HelloReply,
         checks: Checks,
     ) -> Self {
-        let agent = AgentServer::new(Own { dispatcher: dispatcher.clone(), hello, checks });
+        let agent = AgentServer::new(Own {
+            dispatcher: dispatcher.clone(),
+            hello,
+            checks,
+            told: Mutex::default(),
+        });
         let reporter = tonic_health::server::HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter);
         let routes = [route(agent), route(HealthServer::new(health)), (REFLECTION, reflection())];
@@ -186,6 +195,8 @@ struct Own {
     dispatcher: Dispatcher,
     hello: HelloReply,
     checks: Checks,
+    /// The last refusal, and when it was logged as an error.
+    told: Mutex<Option<(RefusedRequest, Instant)>>,
 }
 
 fn id(text: &str) -> Result<InvocationId, Status> {
@@ -228,6 +239,25 @@ impl Agent for Own {
             Some(Known::Interrupted) => (State::Interrupted, None),
         };
         Ok(tonic::Response::new(InvocationReply { state: state.into(), last }))
+    }
+
+    async fn refused(
+        &self,
+        request: tonic::Request<RefusedRequest>,
+    ) -> Result<tonic::Response<RefusedReply>, Status> {
+        let refusal = request.into_inner();
+        let RefusedRequest { reason, hint, controller } = &refusal;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*told {
+            Some((last, at)) if *last == refusal && at.elapsed() < SAME => {
+                tracing::info!(controller, "the controller still refuses this host: {reason}");
+            }
+            _ => {
+                tracing::error!(controller, "the controller refuses this host: {reason}; {hint}");
+                *told = Some((refusal, Instant::now()));
+            }
+        }
+        Ok(tonic::Response::new(RefusedReply {}))
     }
 
     async fn cancel(

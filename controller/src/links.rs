@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -41,6 +42,8 @@ pub struct Link {
     pub key: Fingerprint,
     /// Changes with every start of the agent's process.
     pub instance: String,
+    /// Changes with every boot of the host.
+    pub boot: String,
     /// Ends the link when it is cancelled.
     pub cut: CancellationToken,
     number: u64,
@@ -58,6 +61,8 @@ pub struct Offer {
     pub key: Fingerprint,
     /// Changes with every start of the agent's process.
     pub instance: String,
+    /// Changes with every boot of the host.
+    pub boot: String,
     /// The way to call it.
     pub channel: Channel,
     /// Ends the link when it is cancelled.
@@ -80,6 +85,9 @@ pub struct Twin {
     pub from: String,
     /// When it last did.
     pub seen_us: i64,
+    /// It was the first, which had fallen silent when the second came: it may be the same host, and no
+    /// clone.
+    pub silent: bool,
 }
 
 /// All live links. A clone is the same set.
@@ -94,7 +102,7 @@ impl Links {
     /// Offers a new link. It takes the place of an older one of the same agent instance, or of one
     /// that has ended.
     pub fn join(&self, offer: Offer) -> Joined {
-        let Offer { host, address, key, instance, channel, cut } = offer;
+        let Offer { host, address, key, instance, boot, channel, cut } = offer;
         let mut links = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = links.get(&host)
             && !old.channel.is_closed()
@@ -103,7 +111,7 @@ impl Links {
             return Joined::Occupied(Arc::clone(old));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let link = Link { host: host.clone(), address, key, instance, cut, number, channel };
+        let link = Link { host: host.clone(), address, key, instance, boot, cut, number, channel };
         let link = Arc::new(link);
         if let Some(old) = links.insert(host, Arc::clone(&link)) {
             old.cut.cancel();
@@ -200,6 +208,12 @@ impl Link {
         let request = tonic::Request::new(Bytes::from(request.encode_to_vec()));
         let path = PathAndQuery::from_static("/hostler.v1.Agent/Health");
         Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())
+    }
+
+    /// Whether this one can be the same machine after a boot: it comes from the same place.
+    pub fn rebooted(&self, before: &Self) -> bool {
+        let from = |link: &Self| link.address.parse::<SocketAddr>().map(|a| a.ip()).ok();
+        self.boot != before.boot && from(self) == from(before)
     }
 
     /// Whether the agent at its other end answers within `longest`.

@@ -5,16 +5,17 @@ use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use hostler_core::{
     identity::Principal,
-    link::{self, Broken},
+    link::{self, Broken, Channel},
     pki::CertificateFacts,
     tls::Protocol,
 };
 use hostler_proto::{
     name::HostName,
     wire::{
-        ErrorCode, Failure, HelloRequest, access_server::AccessServer, audit_server::AuditServer,
-        enrolment_server::EnrolmentServer, fleet_server::FleetServer, health_server::HealthServer,
-        operations_server::OperationsServer, renewal_server::RenewalServer,
+        ErrorCode, Failure, HelloRequest, RefusedRequest, access_server::AccessServer,
+        audit_server::AuditServer, enrolment_server::EnrolmentServer, fleet_server::FleetServer,
+        health_server::HealthServer, operations_server::OperationsServer,
+        renewal_server::RenewalServer,
     },
 };
 use hyper::body::Incoming;
@@ -37,6 +38,15 @@ use crate::{
 const HELLO: Duration = Duration::from_secs(15);
 /// How long a link may take to show that it lives when another wants its place.
 const LIFE_SIGN: Duration = Duration::from_secs(3);
+
+/// How long an agent may take to hear that it is refused.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Why a host may not link, as its agent is told.
+struct Refusal {
+    reason: String,
+    hint: &'static str,
+}
 
 /// Moves the bytes of a link, and ends with it.
 type Driver = Pin<Box<dyn Future<Output = Result<(), Broken>> + Send>>;
@@ -97,14 +107,16 @@ impl Api {
         stream: TlsStream<TcpStream>,
         from: SocketAddr,
     ) -> Option<(Arc<Link>, Driver)> {
-        if !self.may_link(&host, peer, from).await {
-            return None;
-        }
+        let allowed = self.may_link(&host, peer, from).await;
         let cut = CancellationToken::new();
         let Ok((channel, driver)) = link::connect(stream, self.0.keepalive).await else {
             return None;
         };
         let mut driver: Driver = Box::pin(driver);
+        if let Err(refusal) = allowed {
+            self.tell(&channel, &mut driver, refusal).await;
+            return None;
+        }
         let request = HelloRequest { controller: self.0.fleet.to_string() };
         let mut agent = links::agent(&channel);
         let hello = tokio::select! {
@@ -125,37 +137,51 @@ impl Api {
         drop(agent);
         if let Err(problem) = links::check(&hello) {
             tracing::warn!(%host, "a link was refused: {problem}");
+            let hint = "mend that in the host's agent.toml: labels are its own";
+            let refusal = Refusal { reason: problem.to_owned(), hint };
+            self.tell(&channel, &mut driver, refusal).await;
             return None;
         }
-        let address = from.to_string();
-        let instance = hello.instance.clone();
         let offer = Offer {
             host: host.clone(),
-            address,
+            address: from.to_string(),
             key: peer.key,
-            instance,
-            channel,
+            instance: hello.instance.clone(),
+            boot: hello.boot_id.clone(),
+            channel: channel.clone(),
             cut: cut.clone(),
         };
+        let mut before = None;
         let link = loop {
             match self.0.links.join(offer.clone()) {
                 Joined::Linked(link) => break link,
                 Joined::Occupied(other) if other.answers(LIFE_SIGN).await => {
                     self.report_clone(&host, &other.address, from).await;
+                    let reason =
+                        format!("an agent at {} is linked with this host's key", other.address);
+                    let hint = "one of the two is a copy: revoke the host, and enrol both anew under \
+                                names of their own";
+                    self.tell(&channel, &mut driver, Refusal { reason, hint }).await;
                     return None;
                 }
-                // Its machine lost power, and nothing told this end so far.
-                Joined::Occupied(dead) => {
-                    self.0.links.leave(&dead);
-                    dead.cut.cancel();
+                // Its machine lost power, and nothing told this end so far; or it hangs, and this is
+                // another one.
+                Joined::Occupied(silent) => {
+                    self.0.links.leave(&silent);
+                    silent.cut.cancel();
+                    before = Some(silent);
                 }
             }
         };
         drop(offer);
         // It may have been revoked since it was looked up, when there was no link to cut yet.
-        if !self.may_link(&host, peer, from).await {
+        if let Err(refusal) = self.may_link(&host, peer, from).await {
             self.0.links.leave(&link);
+            self.tell(&channel, &mut driver, refusal).await;
             return None;
+        }
+        if let Some(before) = before {
+            self.report_replaced(&link, &before).await;
         }
         self.connected(&link, hello, peer).await;
         Some((link, driver))
@@ -185,19 +211,50 @@ impl Api {
     }
 
     /// Whether the store knows this host with this key.
-    async fn may_link(&self, host: &HostName, peer: &CertificateFacts, from: SocketAddr) -> bool {
-        let refusal = match self.0.store.host(host).await {
-            Ok(Some(row)) if row.revoked_us.is_some() => "a revoked host was refused",
-            Ok(Some(row)) if row.key == peer.key.to_string() => return true,
-            Ok(Some(_)) => "refused: another key was enrolled under this name",
-            Ok(None) => "refused: this host is not enrolled here",
+    async fn may_link(
+        &self,
+        host: &HostName,
+        peer: &CertificateFacts,
+        from: SocketAddr,
+    ) -> Result<(), Refusal> {
+        let anew = "an admin makes a token with: hostlerctl token create --host NAME --replace; then, on \
+                    the host: hostler-agent enroll --force";
+        let (logged, reason, hint) = match self.0.store.host(host).await {
+            Ok(Some(row)) if row.revoked_us.is_some() => {
+                ("a revoked host was refused", format!("{host} is revoked"), anew)
+            }
+            Ok(Some(row)) if row.key == peer.key.to_string() => return Ok(()),
+            Ok(Some(_)) => (
+                "refused: another key was enrolled under this name",
+                format!("{host} was enrolled again with another key"),
+                "when this is the right host, let it enrol anew; when it is a former one, stop its agent",
+            ),
+            Ok(None) => (
+                "refused: this host is not enrolled here",
+                format!("{host} is not enrolled here, or was removed"),
+                anew,
+            ),
             Err(error) => {
                 tracing::error!(%host, %error, "the store cannot say whether this host may link");
-                return false;
+                let reason =
+                    "the controller's store cannot say whether this host may link".to_owned();
+                return Err(Refusal { reason, hint: "the controller's log says why" });
             }
         };
-        tracing::warn!(%host, %from, "{refusal}");
-        false
+        tracing::warn!(%host, %from, "{logged}");
+        Err(Refusal { reason, hint })
+    }
+
+    /// Tells an agent why it is refused, so that its own log says it. An older one does not understand.
+    async fn tell(&self, channel: &Channel, driver: &mut Driver, refusal: Refusal) {
+        let Refusal { reason, hint } = refusal;
+        let controller = self.0.fleet.to_string();
+        let request = RefusedRequest { reason, hint: hint.to_owned(), controller };
+        let mut agent = links::agent(channel);
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL, agent.refused(request)) => {}
+            _ = driver => {}
+        }
     }
 
     /// One operator's session: every call on it carries who the operator is.

@@ -2,7 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
-use hostler_tests::fleet::{Fleet, Place};
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    process::eventually,
+};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn identity(fleet: &Fleet) -> PathBuf {
@@ -93,4 +97,52 @@ fn two_agents_do_not_share_a_state_directory() {
     let said = fs::read_to_string(fleet.path("second.log")).expect("a log");
     assert!(said.contains("another hostler-agent (pid "), "{said}");
     fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+}
+
+/// Starts an agent with a copy of a host's key.
+fn copy(fleet: &mut Fleet) {
+    fs::create_dir(fleet.path("state-copy")).expect("made");
+    let copied = fleet.path("state-copy/identity.toml");
+    fs::copy(identity(fleet), copied).expect("copied");
+    fleet.configure("copy", "");
+    fleet.start_agent("copy");
+}
+
+#[test]
+fn an_agent_that_is_refused_says_why_once_and_what_to_do() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let quick = "[link]\nreconnect_first = \"100ms\"\nreconnect_longest = \"200ms\"";
+    fleet.join("web-1", &[], quick);
+    let log = |fleet: &Fleet, host: &str| fleet.agent(host).log();
+    copy(&mut fleet);
+    let said = "the controller refuses this host: an agent at 127.";
+    eventually("the copy says why", || log(&fleet, "copy").contains(said));
+    fleet.take_agent("copy").stop();
+    fleet.ctl(&["host", "revoke", "web-1", "--reason", "stolen", "--yes"]).exits(0);
+    let again = "still refuses this host: web-1 is revoked";
+    eventually("it was refused again", || log(&fleet, "web-1").matches(again).count() > 2);
+    let errors =
+        log(&fleet, "web-1").matches("refuses this host: web-1 is revoked; an admin").count();
+    assert_eq!(errors, 1, "{}", log(&fleet, "web-1"));
+}
+
+#[test]
+fn a_copy_that_takes_the_place_of_a_host_that_hangs_is_told_of() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let quick = "[link]\nreconnect_first = \"100ms\"\nreconnect_longest = \"200ms\"";
+    fleet.join("web-1", &[], quick);
+    fleet.agent("web-1").signal(Signal::STOP);
+    copy(&mut fleet);
+    let problems =
+        |fleet: &Fleet| fleet.ctl(&["status", "-o", "json"]).json()["problems"].to_string();
+    eventually("the copy is told of", || problems(&fleet).contains("perhaps a clone"));
+    let taken = |r: &Value| {
+        r["operation"] == "host.link" && r["kind"] == "change" && r["subject"] == "web-1"
+    };
+    assert_eq!(fleet.audit().into_iter().filter(taken).count(), 1);
+    fleet.agent("web-1").signal(Signal::CONT);
+    eventually("the one that hung is the clone", || {
+        problems(&fleet).contains("a clone: an agent at")
+    });
+    eventually("it says so itself", || fleet.agent("web-1").log().contains("refuses this host"));
 }

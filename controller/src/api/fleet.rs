@@ -69,11 +69,23 @@ impl Fleet for Api {
             self.0.links.twin(&h.name, now - TWIN_US).map(|twin| (h.name.clone(), twin))
         };
         problems.extend(hosts.iter().filter_map(twin).map(|(host, twin)| Problem {
-            status: Health::Critical,
+            status: if twin.silent { Health::Warning } else { Health::Critical },
             check: String::new(),
-            summary: format!("a clone: an agent at {} has the same key", twin.from),
+            summary: match twin.silent {
+                true => format!(
+                    "perhaps a clone: another agent with the same key took the place of the one at {}, \
+                     which did not answer",
+                    twin.from
+                ),
+                false => format!("a clone: an agent at {} has the same key", twin.from),
+            },
             since_us: twin.seen_us,
-            next: format!("hostlerctl host revoke {host} --reason cloned, and enrol both anew"),
+            next: match twin.silent {
+                true => format!("hostlerctl audit list --host {host}; is it the right one?"),
+                false => {
+                    format!("hostlerctl host revoke {host} --reason cloned, and enrol both anew")
+                }
+            },
             hosts: vec![host],
             follows: Vec::new(),
             handled: String::new(),

@@ -290,10 +290,10 @@ impl Api {
         from: std::net::SocketAddr,
     ) {
         let now = self.0.clock.now().as_microsecond();
-        let twin = Twin { from: from.to_string(), seen_us: now };
+        let twin = Twin { from: from.to_string(), seen_us: now, silent: false };
         let before = self.0.links.note_twin(host.clone(), twin);
         // It comes back again and again; the audit needs it once an hour.
-        if before.is_some_and(|t| t.seen_us > now - TWIN_US) {
+        if before.is_some_and(|t| !t.silent && t.seen_us > now - TWIN_US) {
             return;
         }
         tracing::error!(%host, linked, %from, "two agents use one host's key");
@@ -313,6 +313,38 @@ impl Api {
         };
         if let Err(error) = self.0.auditor.record_all(vec![entry]).await {
             tracing::error!(%host, %error, "a clone could not be audited");
+        }
+    }
+
+    /// A link that did not answer lost its place to another agent with the host's key. That is a host
+    /// that lost power and is back, or a copy of one that hangs.
+    pub(crate) async fn report_replaced(&self, link: &Link, before: &Link) {
+        let host = &link.host;
+        let rebooted = link.rebooted(before);
+        tracing::warn!(%host, from = link.address, before = before.address, rebooted,
+            "an agent took the place of one that did not answer");
+        if !rebooted {
+            let seen_us = self.0.clock.now().as_microsecond();
+            let twin = Twin { from: before.address.clone(), seen_us, silent: true };
+            self.0.links.note_twin(host.clone(), twin);
+        }
+        let entry = Entry {
+            kind: "change",
+            principal: format!("agent/{host}"),
+            operation: "host.link".into(),
+            subject: host.to_string(),
+            outcome: "ok".into(),
+            detail: serde_json::json!({
+                "reason": "the agent that was linked did not answer, and lost its place to this one",
+                "before": before.address,
+                "from": link.address,
+                "rebooted": rebooted,
+            })
+            .to_string(),
+            ..Entry::default()
+        };
+        if let Err(error) = self.0.auditor.record_all(vec![entry]).await {
+            tracing::error!(%host, %error, "the change of a host's link could not be audited");
         }
     }
 }

@@ -29,7 +29,7 @@ use hostler_proto::{
     wire::{
         CancelInvocationReply, CancelInvocationRequest, CheckState, Event, Figure, HealthReport,
         HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest, Outcome,
-        Status as Health, Turn,
+        RefusedReply, RefusedRequest, Status as Health, Turn,
         agent_server::{Agent, AgentServer},
         event,
     },
@@ -177,6 +177,10 @@ impl Agent for Own {
         _: Request<InvocationRequest>,
     ) -> Result<Response<InvocationReply>, Status> {
         Ok(Response::new(InvocationReply::default()))
+    }
+
+    async fn refused(&self, _: Request<RefusedRequest>) -> Result<Response<RefusedReply>, Status> {
+        Ok(Response::new(RefusedReply {}))
     }
 
     async fn cancel(
