@@ -10,15 +10,20 @@ use std::{
 use hostler_core::{
     backoff::{Backoff, InvalidBackoff},
     config::{self, ConfigError},
+    dial::{InvalidAddress, check_address},
     link::{InvalidKeepalive, Keepalive},
     program,
+};
+use hostler_proto::{
+    catalogue::{Catalogue, CatalogueError},
+    name::{InvalidLabel, check_label},
 };
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
     discover::Found,
-    policy::{InvalidPattern, Policy},
+    policy::{InvalidPolicy, Policy},
     stack::{self, Stack},
 };
 
@@ -26,6 +31,9 @@ use crate::{
 pub const STANDARD: &str = "/etc/hostler/agent.toml";
 /// Where the agent keeps its state, unless the configuration says otherwise.
 pub const STATE: &str = "/var/lib/hostler-agent";
+
+/// Labels that a controller takes from one host.
+const LABELS: usize = 64;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -81,7 +89,19 @@ pub enum InvalidConfig {
     Backoff(#[from] InvalidBackoff),
     /// policy
     #[error(transparent)]
-    Policy(#[from] InvalidPattern),
+    Policy(#[from] InvalidPolicy),
+    /// policy.operations, policy.deny
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// controllers
+    #[error("controllers: {0}")]
+    Controllers(#[from] InvalidAddress),
+    /// labels
+    #[error("labels: {0}")]
+    Label(#[from] InvalidLabel),
+    /// labels
+    #[error("labels: there are {0}; a controller takes {most} at most", most = LABELS)]
+    Labels(usize),
     /// dial, listen
     #[error("dial is false and there is no listen: nobody could reach this host; set one of them")]
     Unreachable,
@@ -106,7 +126,14 @@ impl Config {
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.link.keepalive()?;
         self.link.backoff()?;
-        self.policy.check()?;
+        let catalogue = Catalogue::bare()?;
+        let known: Vec<&str> = catalogue.iter().map(|spec| spec.name.as_str()).collect();
+        self.policy.check(&known)?;
+        self.controllers.iter().try_for_each(|address| check_address(address))?;
+        self.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
+        if self.labels.len() > LABELS {
+            return Err(InvalidConfig::Labels(self.labels.len()));
+        }
         match self.dial || self.listen.is_some() {
             true => Ok(()),
             false => Err(InvalidConfig::Unreachable),
@@ -169,5 +196,32 @@ impl Default for Config {
             listen: None,
             stop: Duration::from_secs(20),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_controller_would_refuse_or_nobody_could_reach_is_told_beforehand() {
+        let said = |text: &str| {
+            let config: Config = toml::from_str(text).expect(text);
+            config.check().expect_err(text).to_string()
+        };
+        for (text, words) in [
+            ("controllers = [\"\"]", "controllers: \"\" is no address"),
+            ("controllers = [\"ctl\"]", "HOST:PORT"),
+            ("[labels]\nstate = \"a\"", "labels: \"state=a\" is no label"),
+            ("[labels]\nrole = \"a b\"", "is no label"),
+            ("[policy]\ndeny = [\"systemd.stpo\"]", "did you mean \"systemd.stop\"?"),
+            ("[policy]\npaths = [\"relative\"]", "no absolute path"),
+            ("dial = false", "nobody could reach this host"),
+        ] {
+            assert!(said(text).contains(words), "{text}: {}", said(text));
+        }
+        let labels: Vec<_> = (0..65).map(|i| format!("l{i} = \"a\"")).collect();
+        assert!(said(&format!("[labels]\n{}", labels.join("\n"))).contains("64 at most"));
+        Config::default().check().expect("the defaults can be used");
     }
 }

@@ -3,7 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use globset::{Glob, GlobBuilder};
-use hostler_proto::wire::{ErrorCode, Failure};
+use hostler_proto::{
+    name::nearest,
+    wire::{ErrorCode, Failure},
+};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -48,21 +51,45 @@ impl Default for Policy {
     }
 }
 
-/// A pattern that cannot be read. The agent does not run with one: in `deny` it would deny nothing.
+/// What means nothing. The agent does not run with it: in `deny` it would deny nothing.
 #[derive(Debug, Error)]
-#[error("policy.{key} holds \"{pattern}\", which is no pattern: {source}")]
-pub struct InvalidPattern {
-    key: &'static str,
-    pattern: String,
-    source: globset::Error,
+pub enum InvalidPolicy {
+    /// A pattern that cannot be read.
+    #[error("policy.{key} holds \"{pattern}\", which is no pattern: {source}")]
+    Pattern {
+        /// The key.
+        key: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        source: globset::Error,
+    },
+    /// A pattern that fits no operation.
+    #[error("policy.{key} holds \"{pattern}\", which fits no operation{hint}")]
+    Fits {
+        /// The key.
+        key: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// What was probably meant.
+        hint: String,
+    },
+    /// A directory that depends on where the agent was started.
+    #[error("policy.{key} holds \"{}\", which is no absolute path", .path.display())]
+    Relative {
+        /// The key.
+        key: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
 }
 
 impl Policy {
-    /// Whether every pattern can be read.
+    /// Whether every pattern and path means something; `known` are the operations that there are.
     ///
     /// # Errors
-    /// Names the first that cannot.
-    pub fn check(&self) -> Result<(), InvalidPattern> {
+    /// Names the first that does not.
+    pub fn check(&self, known: &[&str]) -> Result<(), InvalidPolicy> {
         let lists = [
             ("operations", &self.operations),
             ("deny", &self.deny),
@@ -73,8 +100,26 @@ impl Policy {
             for pattern in patterns {
                 Glob::new(pattern).map_err(|source| {
                     let pattern = pattern.clone();
-                    InvalidPattern { key, pattern, source }
+                    InvalidPolicy::Pattern { key, pattern, source }
                 })?;
+            }
+        }
+        for (key, patterns) in [("operations", &self.operations), ("deny", &self.deny)] {
+            let fits =
+                |p: &&String| known.iter().any(|name| any_matches(std::slice::from_ref(*p), name));
+            if let Some(pattern) = patterns.iter().find(|p| !fits(p)) {
+                let domains = known.iter().filter_map(|name| name.split_once('.'));
+                let domains: Vec<String> =
+                    domains.map(|(domain, _)| format!("{domain}.*")).collect();
+                let all = known.iter().copied().chain(domains.iter().map(String::as_str));
+                let meant = nearest(pattern, all);
+                let hint = meant.map(|m| format!("; did you mean \"{m}\"?")).unwrap_or_default();
+                return Err(InvalidPolicy::Fits { key, pattern: pattern.clone(), hint });
+            }
+        }
+        for (key, paths) in [("paths", &self.paths), ("logs", &self.logs)] {
+            if let Some(path) = paths.iter().find(|path| !path.is_absolute()) {
+                return Err(InvalidPolicy::Relative { key, path: path.clone() });
             }
         }
         Ok(())
@@ -183,11 +228,31 @@ mod tests {
         assert!(policy.operation("systemd.restart").is_ok());
         assert!(policy.operation("systemd.stop").is_err());
         let slip = Policy { deny: vec!["[".into()], ..Policy::default() };
-        assert!(slip.check().expect_err("no pattern").to_string().contains("policy.deny"));
+        let known = ["host.facts", "systemd.stop"];
+        assert!(slip.check(&known).expect_err("no pattern").to_string().contains("policy.deny"));
         let narrow = Policy { operations: vec!["host.*".into()], ..Policy::default() };
-        assert!(narrow.check().is_ok());
+        assert!(narrow.check(&known).is_ok());
         assert!(narrow.operation("host.facts").is_ok());
         assert!(narrow.operation("disk.usage").is_err());
+    }
+
+    #[test]
+    fn what_denies_or_allows_nothing_by_a_slip_is_refused_with_what_was_meant() {
+        let known = ["host.facts", "systemd.start", "systemd.stop"];
+        let said = |policy: Policy| policy.check(&known).expect_err("a slip").to_string();
+        let deny = |pattern: &str| Policy { deny: vec![pattern.into()], ..Policy::default() };
+        assert!(said(deny("systemd.stpo")).contains("did you mean \"systemd.stop\"?"));
+        assert!(said(deny("sytemd.*")).contains("did you mean \"systemd.*\"?"));
+        assert!(said(deny("")).contains("fits no operation"));
+        let operations = Policy { operations: vec!["hosts.facts".into()], ..Policy::default() };
+        assert!(said(operations).contains("policy.operations"));
+        for (key, policy) in [
+            ("paths", Policy { paths: vec!["relative".into()], ..Policy::default() }),
+            ("logs", Policy { logs: vec!["log".into()], ..Policy::default() }),
+        ] {
+            assert!(said(policy).contains(&format!("policy.{key}")), "{key}");
+        }
+        assert!(Policy::default().check(&known).is_ok());
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use hostler_core::link::{InvalidKeepalive, Keepalive};
+use hostler_core::{
+    dial::{InvalidAddress, check_address},
+    link::{InvalidKeepalive, Keepalive},
+};
 use hostler_proto::name::{HostName, InvalidHostName};
 use serde::Deserialize;
 use thiserror::Error;
@@ -18,6 +21,12 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Hosts on which one request may run at a time.
+const MOST_PARALLEL: usize = 100_000;
+/// The authority's own certificate lives no longer.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
@@ -68,6 +77,15 @@ pub enum InvalidConfig {
     /// dial
     #[error("dial: {0}")]
     Dial(#[from] InvalidHostName),
+    /// addresses
+    #[error("{0}: {1}")]
+    Address(&'static str, InvalidAddress),
+    /// A time span, or a number, that is out of bounds.
+    #[error("{0} must be from {1} to {2}")]
+    Bounds(&'static str, String, String),
+    /// store
+    #[error("store names no database that can be used; it begins with sqlite: or postgres://")]
+    Store,
     /// notify
     #[error("notify \"{0}\": {1}")]
     Notify(String, String),
@@ -102,6 +120,19 @@ impl Config {
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.keepalive()?;
         self.dialled()?;
+        self.bounds()?;
+        let address = |key, text: &String| {
+            check_address(text).map_err(|error| InvalidConfig::Address(key, error))
+        };
+        self.addresses.iter().try_for_each(|text| address("addresses", text))?;
+        self.dial.values().try_for_each(|text| address("dial", text))?;
+        let known = |url: &String| {
+            ["sqlite:", "postgres://", "postgresql://"].iter().any(|begin| url.starts_with(begin))
+        };
+        // It may hold a password, so that it is not shown.
+        if !self.store.as_ref().is_none_or(known) {
+            return Err(InvalidConfig::Store);
+        }
         let mut names = BTreeSet::new();
         for target in &self.notify {
             let wrong = |why: &str| Err(InvalidConfig::Notify(target.name.clone(), why.to_owned()));
@@ -131,6 +162,28 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn bounds(&self) -> Result<(), InvalidConfig> {
+        for (key, value, least) in [
+            ("agent_certificate", self.agent_certificate, SECOND),
+            ("operator_certificate", self.operator_certificate, SECOND),
+            ("renewal_grace", self.renewal_grace, Duration::ZERO),
+            ("figures", self.figures, HOUR),
+        ] {
+            if value < least || value > LONGEST {
+                let shown =
+                    |d: Duration| humantime_serde::re::humantime::format_duration(d).to_string();
+                return Err(InvalidConfig::Bounds(key, shown(least), "3650d".to_owned()));
+            }
+        }
+        match self.parallel {
+            1..=MOST_PARALLEL => Ok(()),
+            _ => {
+                let most = MOST_PARALLEL.to_string();
+                Err(InvalidConfig::Bounds("parallel", "1".to_owned(), most))
+            }
+        }
     }
 
     /// The listening agents, and where they are.
@@ -169,5 +222,30 @@ impl Config {
             }
             _ => vec![self.listen.to_string()],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_in_one_sentence() {
+        for (text, words) in [
+            ("agent_certificate = \"0s\"", "agent_certificate must be from 1s to 3650d"),
+            ("agent_certificate = \"4000d\"", "agent_certificate must be"),
+            ("operator_certificate = \"0s\"", "operator_certificate must be"),
+            ("renewal_grace = \"30000d\"", "renewal_grace must be"),
+            ("figures = \"1m\"", "figures must be from 1h"),
+            ("parallel = 0", "parallel must be from 1"),
+            ("store = \"mysql://me:hunter2@x\"", "begins with sqlite: or postgres://"),
+            ("addresses = [\"nonsense\"]", "addresses: \"nonsense\" is no address"),
+            ("[dial]\n\"web-1\" = \"web-1\"", "dial: \"web-1\" is no address"),
+        ] {
+            let config: Config = toml::from_str(text).expect(text);
+            let said = config.check().expect_err(text).to_string();
+            assert!(said.contains(words) && !said.contains("hunter2"), "{text}: {said}");
+        }
+        Config::default().check().expect("the defaults can be used");
     }
 }

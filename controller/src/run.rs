@@ -83,6 +83,7 @@ pub async fn init(
     admin: PrincipalName,
     keep: impl FnOnce(&AddOperatorReply) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    config.check()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let _claim = vault::claim(&config.state_dir)?;
     let (vault, unwritten) = Vault::make(&config.state_dir, fleet, "main".parse()?, &*clock)?;
@@ -164,6 +165,7 @@ fn take_all_descriptors() {
 /// # Errors
 /// When there is no fleet, the store cannot be used, or the port is taken.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    config.check()?;
     take_all_descriptors();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let _claim = vault::claim(&config.state_dir)?;

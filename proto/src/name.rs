@@ -88,6 +88,36 @@ impl fmt::Display for CheckName {
     }
 }
 
+/// Why a pair is no label.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "\"{key}={value}\" is no label; both sides have 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.', '/', and \
+     words of the selector grammar are not keys"
+)]
+pub struct InvalidLabel {
+    key: String,
+    value: String,
+}
+
+/// A label that every selector can ask for.
+///
+/// # Errors
+/// When it is none.
+pub fn check_label(key: &str, value: &str) -> Result<(), InvalidLabel> {
+    let word = |text: &str| {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
+    };
+    let reserved = ["state", "and", "or", "not", "in", "all", "has"].contains(&key);
+    match word(key) && word(value) && !reserved && !key.starts_with("fact.") {
+        true => Ok(()),
+        false => Err(InvalidLabel {
+            key: key.chars().take(80).collect(),
+            value: value.chars().take(80).collect(),
+        }),
+    }
+}
+
 /// The candidate that a person most likely meant, if any is near enough to be worth naming.
 ///
 /// Near is: a slip of the finger and one more for every four letters, or the same beginning.
@@ -106,6 +136,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_label_is_one_that_a_selector_can_ask_for() {
+        check_label("role", "web/a-1").expect("a label");
+        for (key, value) in [("", "a"), ("role", ""), ("a b", "c"), ("not", "a"), ("fact.os", "a")]
+        {
+            assert!(check_label(key, value).is_err(), "{key}={value}");
+        }
+    }
 
     #[test]
     fn names_that_hosts_have_are_accepted() {

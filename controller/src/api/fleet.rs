@@ -235,18 +235,7 @@ impl Fleet for Api {
 
 /// A label that every selector can ask for.
 pub(super) fn check_label(key: &str, value: &str) -> Result<(), Status> {
-    let word = |text: &str| {
-        (1..=63).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
-    };
-    let reserved = ["state", "and", "or", "not", "in", "all", "has"].contains(&key);
-    if word(key) && word(value) && !reserved && !key.starts_with("fact.") {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "\"{key}={value}\" is no label; both sides have 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.', \
-         '/', and words of the selector grammar are not keys"
-    )))
+    hostler_proto::name::check_label(key, value).map_err(invalid)
 }
 
 fn linked(host: &HostName) -> Status {
