@@ -11,6 +11,7 @@ mod packages;
 mod postgres;
 mod programs;
 mod redis;
+mod vital;
 
 use hostler_tests::{
     fleet::{Fleet, Place},

@@ -114,6 +114,8 @@ pub(super) struct Unit {
     pub(super) can_stop: bool,
     /// It can read its configuration again.
     pub(super) can_reload: bool,
+    /// All its names, aliases included.
+    pub(super) names: Vec<String>,
     /// Units that can start it again by themselves.
     pub(super) triggered_by: Vec<String>,
     /// One of them is active; looked up only where it matters.
@@ -201,6 +203,15 @@ impl Bus {
             Some(near) => failure.hint(format!("did you mean {near}?")),
             None => failure.hint("`systemd status` without a name lists what has failed"),
         })
+    }
+
+    /// Units that systemd stops, or starts anew, together with one.
+    pub(super) async fn dependents(&self, name: &str) -> Result<Vec<String>, Failure> {
+        let object =
+            self.manager.load_unit(name).await.map_err(|e| refused("LoadUnit", name, e))?;
+        let common = self.properties(&object, name, UNIT).await?;
+        let kinds = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf"];
+        Ok(kinds.into_iter().flat_map(|kind| texts(&common, kind)).collect())
     }
 
     /// Names of the units that are in one of those states, whatever kind of state it is.
@@ -344,6 +355,7 @@ fn read(
         can_start: flag(common, "CanStart"),
         can_stop: flag(common, "CanStop"),
         can_reload: flag(common, "CanReload"),
+        names: texts(common, "Names"),
         triggered_by: texts(common, "TriggeredBy"),
         triggered: false,
         since_us,

@@ -14,6 +14,7 @@ use super::{
     full_name,
     judgement::{describe, stands_for},
     status::instances,
+    vital,
 };
 use crate::{
     operation::{Answer, Context, Plan},
@@ -42,10 +43,12 @@ pub(super) async fn plan(
 ) -> Result<Plan<Change>, Failure> {
     let name = full_name(name);
     cx.host.policy.unit(&name)?;
+    vital::by_name(verb, &name, [])?;
     let bus = Bus::connect().await?;
     let unit = bus.existing(&name, cx.host.clock.now().as_microsecond()).await?;
     // An alias must not lead to a unit that may not be touched.
     cx.host.policy.unit(&unit.status.name)?;
+    vital::by_dependents(verb, &name, &unit, &bus).await?;
     let needed = decide(verb, &unit)?;
     let step = PlanStep {
         summary: format!("{} {}", verb.word(), state(&unit)),
