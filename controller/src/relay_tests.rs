@@ -52,6 +52,7 @@ async fn host(links: &Links, name: &str, events: Vec<Event>) -> HostName {
         address: "127.0.0.1:1".into(),
         key: hostler_core::pki::Fingerprint::of(b"key"),
         instance: name.to_owned(),
+        boot: "one".into(),
         channel,
         cut: CancellationToken::new(),
     };

@@ -217,9 +217,13 @@ attempts = 2
 [[plugin]]
 name = "file"
 command = ["/usr/bin/test", "-e", "FILE"]
+[check]
+disk = { off = true }
+resources = { off = true }
 "#;
 
-/// Joins a host with a check that is well as long as a file exists, which is given back.
+/// Joins a host with a check that is well as long as a file exists, which is given back; whatever else
+/// is with this machine does not count.
 fn checked(fleet: &mut Fleet, host: &str) -> std::path::PathBuf {
     let (file, stack) = (fleet.path(&format!("{host}.file")), fleet.path(&format!("{host}.stack")));
     fs::write(&file, "").expect("written");

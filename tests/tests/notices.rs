@@ -67,13 +67,14 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
-/// A host with a check that is well as long as a file exists.
+/// A host with a check that is well as long as a file exists, whatever else is with this machine.
 fn checked(fleet: &mut Fleet) -> std::path::PathBuf {
     let (file, stack) = (fleet.path("file"), fleet.path("stack.toml"));
     fs::write(&file, "").expect("written");
     let text = format!(
         "[defaults]\ninterval = \"1s\"\nretry = \"1s\"\nattempts = 2\n[[plugin]]\nname = \"file\"\n\
-         command = [\"/usr/bin/test\", \"-e\", \"{}\"]\n",
+         command = [\"/usr/bin/test\", \"-e\", \"{}\"]\n\
+         [check]\ndisk = {{ off = true }}\nresources = {{ off = true }}\n",
         file.display()
     );
     fs::write(&stack, text).expect("written");
