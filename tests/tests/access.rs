@@ -9,7 +9,7 @@ use hostler_tests::{
 
 /// The controller's program with the fleet's configuration.
 fn controller(fleet: &Fleet, args: &[&str]) -> Output {
-    let mut command = command(&built("hostler-controller"));
+    let mut command = command(built("hostler-controller"));
     command.arg("--config").arg(fleet.path("controller.toml")).args(args);
     command.output().expect("it runs")
 }

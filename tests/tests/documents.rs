@@ -19,7 +19,7 @@ fn root() -> PathBuf {
 #[test]
 fn the_page_of_operations_is_what_the_catalogue_says() {
     let catalogue = Catalogue::embedded().expect("a catalogue");
-    let page = page(&catalogue);
+    let page = page(catalogue);
     let path = root().join("docs/operations.md");
     if std::env::var_os("HOSTLER_WRITE_DOCS").is_some() {
         fs::write(&path, &page).expect("written");

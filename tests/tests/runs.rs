@@ -20,7 +20,7 @@ fn fleet_with_log(hosts: &[&str], text: &str) -> (Fleet, PathBuf) {
     let mut fleet = Fleet::new(Place::Loopback, "");
     let log = fleet.path("app.log");
     fs::write(&log, text).expect("written");
-    let policy = format!("[policy]\npaths = [\"{}\"]", fleet.path("").display());
+    let policy = format!("[policy]\nlogs = [\"{}\"]", fleet.path("").display());
     hosts.iter().for_each(|host| fleet.join(host, &[], &policy));
     (fleet, log)
 }

@@ -1,6 +1,6 @@
 //! A controller that cannot start says why in one sentence.
 
-use std::{fs, path::Path};
+use std::{fs, net::TcpListener, path::Path};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
@@ -29,9 +29,13 @@ fn sql(store: &Path, statement: &str) {
 
 #[test]
 fn a_port_that_is_taken_is_named_with_its_key() {
-    let fleet = Fleet::new(Place::Loopback, "");
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.take_controller().stop();
+    let other = TcpListener::bind(fleet.address()).expect("the port");
     let said = refused(&fleet);
     assert!(said.contains(fleet.address()) && said.contains("key listen"), "{said}");
+    drop(other);
+    fleet.start_controller();
     fleet.ctl(&["status"]).exits(0);
 }
 

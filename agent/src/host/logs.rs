@@ -55,7 +55,7 @@ pub fn expand(host: &Host, patterns: &[String]) -> Result<Vec<PathBuf>, Failure>
     let named = named(&host.stack);
     let looks = |pattern: &str, directory: &Path| {
         let real = resolved(directory, &host.policy.logs);
-        let allowed = named.iter().any(|n| *n == pattern)
+        let allowed = named.contains(&pattern)
             || matches!(&real, Some(Ok(real)) if below(real, &host.policy.logs).is_some()
                 || named.iter().any(|n| parents(n).contains(real)));
         match real {

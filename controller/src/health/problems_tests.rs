@@ -205,8 +205,7 @@ proptest! {
 
 #[test]
 fn an_agent_whose_certificate_was_not_renewed_is_asked_why_while_it_is_linked() {
-    for (until_us, status) in [(NOW + 2 * DAY_US, Status::Warning), (NOW - 1, Status::Critical)]
-    {
+    for (until_us, status) in [(NOW + 2 * DAY_US, Status::Warning), (NOW - 1, Status::Critical)] {
         let late = HostRow { certificate_until_us: until_us, ..row("web-1", Connection::Up) };
         let found = seen(&[late], &[], &Known::default());
         let next = "hostlerctl journal read hostler-agent --match renewed --on web-1";

@@ -213,7 +213,7 @@ fn a_fleet_whose_admin_cannot_be_given_credentials_is_not_made() {
     fs::write(&config, format!("state_dir = \"{}\"\n", state.display())).expect("written");
     let context = disk.0.path().join("admin.toml");
     let init = || {
-        let mut command = command(&built("hostler-controller"));
+        let mut command = command(built("hostler-controller"));
         command.arg("--config").arg(&config).arg("init").arg("--context").arg(&context);
         command.output().expect("init runs")
     };
