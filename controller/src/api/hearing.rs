@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hostler_proto::wire::HealthReport;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use super::Api;
 use crate::links::Link;
@@ -22,7 +23,7 @@ impl Api {
     /// Hears how the checks of a linked host stand, until its link is over.
     pub(crate) async fn hear(&self, link: &Arc<Link>, over: CancellationToken) {
         ask(&over, || async {
-            let heard = self.hear_once(link).await;
+            let heard = self.hear_once(link, &over).await;
             if let Some(said) = heard.as_ref().err().filter(|_| !over.is_cancelled()) {
                 let host = &link.host;
                 tracing::warn!(%host, said, "the agent does not tell how its checks stand");
@@ -33,10 +34,18 @@ impl Api {
     }
 
     /// Asks once and hears until that ends; how many reports came.
-    async fn hear_once(&self, link: &Arc<Link>) -> Result<u64, String> {
+    async fn hear_once(&self, link: &Arc<Link>, over: &CancellationToken) -> Result<u64, String> {
         let request = self.0.health.request(&link.host);
         let reports = link.health(&request).await;
-        let mut reports = reports.map_err(|status| status.message().to_owned())?;
+        let mut reports = match reports {
+            Ok(reports) => reports,
+            // It will not learn it as long as this link stands.
+            Err(status) if status.code() == Code::Unimplemented => {
+                over.cancelled().await;
+                return Ok(0);
+            }
+            Err(status) => return Err(status.message().to_owned()),
+        };
         let mut heard = 0;
         loop {
             let report = match tokio::time::timeout(REPORTS, reports.message()).await {
