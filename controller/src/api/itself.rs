@@ -4,7 +4,7 @@ use hostler_proto::wire::Status as Health;
 use tonic::Status;
 
 use super::{Api, fleet::authority_until, unstored};
-use crate::health::problems::Problem;
+use crate::{health::problems::Problem, store::OperatorRow};
 
 const DAY_US: i64 = 86_400_000_000;
 /// With fewer days than this a certificate is a problem. An authority's successor has to be brought to
@@ -47,20 +47,23 @@ impl Api {
             ends("the controller", own.not_after.as_microsecond(), CONTROLLER_DAYS, next);
         }
         let operators = self.0.store.operators().await.map_err(unstored)?;
-        // One that has ended is nobody's problem: who still needs it is told when it is refused.
-        let counts = |until_us: i64| until_us > now_us;
-        for row in operators {
-            if row.revoked_us.is_none() && counts(row.certificate_until_us) {
-                let next = match row.renewable {
-                    true => format!("{} runs: hostlerctl context renew", row.name),
-                    false => format!("hostlerctl operator revoke {}, and add it anew", row.name),
-                };
+        for row in operators.into_iter().filter(|row| row.revoked_us.is_none()) {
+            if let Some(days) = warned(&row, now_us) {
                 let whose = format!("operator {}", row.name);
-                ends(&whose, row.certificate_until_us, OPERATOR_DAYS, next);
+                let next = format!("{} runs: hostlerctl context renew", row.name);
+                ends(&whose, row.certificate_until_us, days, next);
             }
         }
         Ok(problems)
     }
+}
+
+/// With how many days left an operator's certificate is a problem: at most a third of its life. One that
+/// was made to end is none, nor is one that has ended: who needs it is told when it is refused.
+fn warned(row: &OperatorRow, now_us: i64) -> Option<i64> {
+    let life = (row.certificate_until_us - row.created_us) / DAY_US;
+    let counts = row.renewable && row.certificate_until_us > now_us;
+    counts.then(|| OPERATOR_DAYS.min(life / 3))
 }
 
 fn problem(status: Health, summary: String, next: String, since_us: i64) -> Problem {
@@ -74,5 +77,31 @@ fn problem(status: Health, summary: String, next: String, since_us: i64) -> Prob
         follows: Vec::new(),
         handled: String::new(),
         flapping: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Operations, Role};
+
+    #[test]
+    fn a_certificate_that_was_made_to_end_or_has_ended_alarms_nobody() {
+        let operator = |days: i64, renewable| OperatorRow {
+            name: "alice".parse().expect("a name"),
+            role: Role::Operator,
+            scope: None,
+            operations: Operations::default(),
+            serial: String::new(),
+            key: String::new(),
+            renewable,
+            created_us: 0,
+            certificate_until_us: days * DAY_US,
+            revoked_us: None,
+        };
+        assert_eq!(warned(&operator(90, true), 0), Some(OPERATOR_DAYS));
+        assert_eq!(warned(&operator(9, true), 0), Some(3), "not from its first day on");
+        assert_eq!(warned(&operator(1, false), 0), None);
+        assert_eq!(warned(&operator(9, true), 9 * DAY_US), None);
     }
 }
