@@ -1,9 +1,17 @@
 //! Compiles the contract without a system protoc, and generates one type per operation from the
 //! descriptors, so that an agent without a handler for one of them does not compile.
 
-use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value, prost::Message as _};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, MethodDescriptor, ServiceDescriptor, Value, prost::Message as _,
+};
 
 const OPERATIONS: &str = "hostler.ops.v1";
 
@@ -25,11 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;
     // The encoded form keeps custom options, which prost's own descriptor types drop.
-    let encoded = commented(&compiler.encode_file_descriptor_set())?;
-    fs::write(out.join("descriptors.bin"), &encoded)?;
-    let mut bare = protox::Compiler::new(["."])?;
-    bare.include_source_info(false).include_imports(true).open_files(&files)?;
-    fs::write(out.join("bare.bin"), bare.encode_file_descriptor_set())?;
+    let encoded = compiler.encode_file_descriptor_set();
+    let pool = DescriptorPool::decode(encoded.as_slice())?;
+    fs::write(out.join("descriptors.rs"), descriptors(&encoded, &pool, &out)?)?;
 
     let mut fds = compiler.file_descriptor_set();
     for file in &mut fds.file {
@@ -42,33 +48,82 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.enable_type_names();
     tonic_prost_build::configure().build_transport(false).compile_fds_with_config(fds, config)?;
 
-    fs::write(
-        out.join("operations.rs"),
-        operations(&DescriptorPool::decode(encoded.as_slice())?)?,
-    )?;
+    fs::write(out.join("operations.rs"), operations(&pool)?)?;
     Ok(())
 }
 
-/// The same descriptors with the places of their comments alone. Those of all other words are eight
-/// times as many, and nobody who reads the set asks for them.
-fn commented(encoded: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
-    let shape = DescriptorPool::global().get_message_by_name("google.protobuf.FileDescriptorSet");
-    let mut set = DynamicMessage::decode(shape.ok_or("no shape of a descriptor set")?, encoded)?;
+/// Writes every compiled file in two parts, its shape and its comments, and a table of them: a
+/// message of protobuf is the same in parts behind each other. Of the places in the sources only
+/// those of comments are kept, the others are eight times as many and nobody asks for them.
+fn descriptors(
+    encoded: &[u8],
+    pool: &DescriptorPool,
+    out: &Path,
+) -> Result<String, Box<dyn Error>> {
+    let global = DescriptorPool::global();
+    let shape = |name| global.get_message_by_name(name).ok_or("a descriptor has no shape");
+    let set = DynamicMessage::decode(shape("google.protobuf.FileDescriptorSet")?, encoded)?;
+    let files = set.get_field_by_name("file").ok_or("a set without files")?;
+    let (mut shared, mut own, mut domains) = (String::new(), String::new(), String::new());
     let mut commented = 0;
-    let files = set.get_field_by_name_mut("file").and_then(Value::as_list_mut);
-    for file in files.into_iter().flatten().filter_map(Value::as_message_mut) {
-        let info = file.get_field_by_name_mut("source_code_info").and_then(Value::as_message_mut);
-        let places = info.and_then(|i| i.get_field_by_name_mut("location")?.as_list_mut());
-        let Some(places) = places else { continue };
+    for file in files.as_list().unwrap_or_default().iter().filter_map(Value::as_message) {
+        let name = file.get_field_by_name("name").ok_or("a file without a name")?;
+        let name = name.as_str().unwrap_or_default();
+        let mut bare = file.clone();
+        bare.clear_field_by_name("source_code_info");
+        let mut comments = DynamicMessage::new(shape("google.protobuf.FileDescriptorProto")?);
+        let info = file.get_field_by_name("source_code_info").ok_or("no places")?;
+        let mut info = info.into_owned();
+        let places = info.as_message_mut().and_then(|i| i.get_field_by_name_mut("location"));
+        let places = places.and_then(Value::as_list_mut).ok_or("no places")?;
         places.retain(|place| {
             place.as_message().is_some_and(|p| p.has_field_by_name("leading_comments"))
         });
         commented += places.len();
+        comments.set_field_by_name("source_code_info", info);
+
+        let stem = name.replace('/', ".");
+        fs::write(out.join(format!("{stem}.shape")), bare.encode_to_vec())?;
+        fs::write(out.join(format!("{stem}.comments")), comments.encode_to_vec())?;
+        let part = |part| format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.{part}\"))");
+        let parts = format!("File {{ shape: {}, comments: {} }}", part("shape"), part("comments"));
+        let descriptor = pool.get_file_by_name(name).ok_or("a file that is not in the pool")?;
+        match descriptor.services().next() {
+            Some(service) if service.package_name() == OPERATIONS => {
+                writeln!(domains, "{},", domain(&service, &parts))?;
+            }
+            Some(_) => writeln!(own, "{parts},")?,
+            None => writeln!(shared, "{parts},")?,
+        }
     }
     match commented {
         0 => Err("the descriptors have no comments".into()),
-        _ => Ok(set.encode_to_vec()),
+        _ => Ok(format!(
+            "pub(crate) static SHARED: &[File] = &[\n{shared}];\n\
+             pub(crate) static OWN: &[File] = &[\n{own}];\n\
+             pub(crate) const DOMAINS: &[Domain] = &[\n{domains}];\n"
+        )),
     }
+}
+
+/// What is known of a domain before its file is read.
+fn domain(service: &ServiceDescriptor, parts: &str) -> String {
+    let name = kebab(service.name());
+    let mut operations: Vec<_> = service.methods().collect();
+    operations.sort_by_key(|m| kebab(m.name()));
+    let operations = operations.iter().map(|method| {
+        let path = format!("/{}/{}", service.full_name(), method.name());
+        format!("Name {{ name: \"{name}.{}\", path: {path:?} }}, ", kebab(method.name()))
+    });
+    let operations: String = operations.collect();
+    let file = service.parent_file();
+    let info = file.file_descriptor_proto().source_code_info.as_ref();
+    let mut places = info.into_iter().flat_map(|i| &i.location);
+    let place = places.find(|p| p.path == service.path());
+    let comment = place.map(|p| p.leading_comments()).unwrap_or_default();
+    format!(
+        "Domain {{ name: {name:?}, comment: {comment:?}, operations: &[{operations}], file: {parts} }}"
+    )
 }
 
 fn operations(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {

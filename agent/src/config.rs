@@ -126,8 +126,7 @@ impl Config {
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.link.keepalive()?;
         self.link.backoff()?;
-        let catalogue = Catalogue::bare()?;
-        let known: Vec<&str> = catalogue.iter().map(|spec| spec.name.as_str()).collect();
+        let known: Vec<&str> = Catalogue::names().collect();
         self.policy.check(&known)?;
         self.controllers.iter().try_for_each(|address| check_address(address))?;
         self.labels.iter().try_for_each(|(key, value)| check_label(key, value))?;

@@ -429,7 +429,7 @@ mod tests {
         let text = found.to_toml();
         let stack: Stack = toml::from_str(&text).expect(&text);
         assert_eq!(found.differences(&stack), Vec::<String>::new());
-        let catalogue = hostler_proto::catalogue::Catalogue::embedded().expect("embedded");
+        let catalogue = hostler_proto::catalogue::Catalogue::embedded();
         crate::checks::definition::checks(&stack, true, catalogue).expect("checks");
         let nothing = found.differences(&Stack::default());
         assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");

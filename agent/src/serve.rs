@@ -20,7 +20,7 @@ use hostler_core::{
     telemetry,
 };
 use hostler_proto::{
-    DESCRIPTORS,
+    descriptors,
     wire::{
         CancelInvocationReply, CancelInvocationRequest, ErrorCode, Failure, HealthReport,
         HealthRequest, HelloReply, HelloRequest, InvocationReply, InvocationRequest, RefusedReply,
@@ -108,7 +108,8 @@ fn reflection() -> Route {
     static MADE: OnceLock<Option<Route>> = OnceLock::new();
     let make = || {
         let builder = tonic_reflection::server::Builder::configure();
-        let made = builder.register_encoded_file_descriptor_set(DESCRIPTORS).build_v1();
+        let set = descriptors::set();
+        let made = builder.register_encoded_file_descriptor_set(&set).build_v1();
         made.ok().map(|service| route(service).1)
     };
     BoxCloneSyncService::new(service_fn(move |request| async move {
@@ -212,7 +213,7 @@ impl Agent for Own {
         request: tonic::Request<HelloRequest>,
     ) -> Result<tonic::Response<HelloReply>, Status> {
         tracing::info!(controller = request.get_ref().controller, "a controller is linked");
-        let operations = self.dispatcher.allowed().map(|s| s.name.clone()).collect();
+        let operations = self.dispatcher.allowed().map(str::to_owned).collect();
         Ok(tonic::Response::new(HelloReply { operations, ..self.hello.clone() }))
     }
 
@@ -291,7 +292,7 @@ mod tests {
         let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
         let path = |name| directory.path().join(name);
         let journal = Journal::open(&path("journal.jsonl"), Arc::clone(&clock)).expect("journal");
-        let catalogue = hostler_proto::catalogue::Catalogue::bare().expect("catalogue");
+        let catalogue = hostler_proto::catalogue::Catalogue::bare();
         let dispatcher = Dispatcher::new(host, catalogue, journal);
         let memory = path("checks.json");
         let checks = Checks::new(Vec::new(), dispatcher.clone(), memory, Arc::clone(&clock));

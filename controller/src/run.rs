@@ -65,7 +65,7 @@ async fn assemble(
         links: Links::default(),
         sessions: Sessions::default(),
         runs: Runs::default(),
-        catalogue: Catalogue::bare()?,
+        catalogue: Catalogue::bare(),
         metrics,
         clock,
     };

@@ -7,8 +7,8 @@ use prost_reflect::DynamicMessage;
 use super::*;
 use crate::{exit::Exit, run::Run};
 
-fn catalogue() -> &'static Catalogue {
-    Catalogue::embedded().expect("embedded")
+fn all() -> Vec<&'static Arc<OperationSpec>> {
+    Catalogue::embedded().all().expect("a catalogue")
 }
 
 /// Words as a shell splits them, as far as the examples of the catalogue need it.
@@ -17,13 +17,11 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn parse(line: &str) -> Result<(Arc<OperationSpec>, ArgMatches), String> {
-    let catalogue = catalogue();
     let arguments = std::iter::once("hostlerctl".to_owned()).chain(words(line));
-    let matches =
-        tree(catalogue).try_get_matches_from(arguments).map_err(|e| e.render().to_string())?;
+    let matches = tree().try_get_matches_from(arguments).map_err(|e| e.render().to_string())?;
     let (domain, inner) = matches.subcommand().expect("domain");
     let (verb, inner) = inner.subcommand().expect("verb");
-    let spec = catalogue.get(&format!("{domain}.{verb}")).map_err(|e| e.to_string())?;
+    let spec = Catalogue::embedded().get(&format!("{domain}.{verb}")).map_err(|e| e.to_string())?;
     Ok((Arc::clone(spec), inner.clone()))
 }
 
@@ -35,7 +33,7 @@ fn json(line: &str) -> serde_json::Value {
 }
 
 fn help_of(path: &[&str]) -> String {
-    let mut root = tree(catalogue()).term_width(100);
+    let mut root = tree().term_width(100);
     root.build();
     let mut command = &mut root;
     for word in path {
@@ -46,12 +44,12 @@ fn help_of(path: &[&str]) -> String {
 
 #[test]
 fn the_tree_of_commands_is_consistent() {
-    tree(catalogue()).debug_assert();
+    tree().debug_assert();
 }
 
 #[test]
 fn the_example_of_every_operation_can_be_typed_as_it_stands() {
-    for spec in catalogue().iter() {
+    for spec in all() {
         let (parsed, matches) = parse(&spec.example).expect(&spec.example);
         assert_eq!(parsed.name, spec.name, "{}", spec.example);
         Run::read(&parsed, &matches).expect(&spec.example);
@@ -72,7 +70,7 @@ fn a_parameter_in_seconds_may_be_typed_with_and_without_its_unit() {
 #[test]
 fn a_parameter_never_hides_a_flag_that_every_operation_has() {
     assert_eq!(json("http check https://x --timeout-s 7 --timeout 20s --on all")["timeout-s"], 7);
-    for spec in catalogue().iter() {
+    for spec in all() {
         for parameter in &spec.parameters {
             assert!(!COMMON.contains(&typed_name(parameter)), "{} {}", spec.name, parameter.name);
         }
@@ -124,7 +122,7 @@ fn a_document_that_never_ends_is_refused() {
 #[test]
 fn no_domain_of_operations_hides_another_command() {
     let fixed: Vec<_> = admin::commands().iter().map(|c| c.get_name().to_owned()).collect();
-    for spec in catalogue().iter() {
+    for spec in all() {
         if spec.domain == "host" {
             assert!(
                 !["show", "label", "revoke", "remove"].contains(&spec.verb.as_str()),

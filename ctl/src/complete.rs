@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, time::Duration};
 
 use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
-use hostler_proto::{catalogue::Catalogue, wire::HostsRequest};
+use hostler_proto::wire::HostsRequest;
 
 use crate::{
     admin, command,
@@ -21,8 +21,7 @@ const VARIABLE: &str = "COMPLETE";
 
 /// Answers a shell that asks for completions, and then ends the process; returns when none asks.
 pub fn answer() {
-    let tree = || Catalogue::embedded().map(command::tree).unwrap_or_default();
-    CompleteEnv::with_factory(tree)
+    CompleteEnv::with_factory(command::tree)
         .var(VARIABLE)
         .bin("hostlerctl")
         .completer("hostlerctl")

@@ -35,14 +35,7 @@ pub mod show;
 /// Does what the command line says, and tells how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     complete::answer();
-    let catalogue = match Catalogue::embedded() {
-        Ok(catalogue) => catalogue,
-        Err(e) => {
-            Screen::of_process(true, false).tell(&format!("hostlerctl: {e}"));
-            return Exit::Failed.code().into();
-        }
-    };
-    let matches = match command::tree(catalogue).try_get_matches_from(arguments) {
+    let matches = match command::tree().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(e) => {
             // Help goes to standard output and is no error; nobody is left when that is closed.
@@ -51,7 +44,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let mut screen = Screen::of_process(matches.get_flag("no-color"), matches.get_flag("quiet"));
-    let ended = dispatch(catalogue, &matches, &mut screen);
+    let ended = dispatch(&matches, &mut screen);
     let exit = ended.unwrap_or_else(|problem| {
         if !problem.is_silent() {
             screen.tell(&format!("hostlerctl: {problem}"));
@@ -66,11 +59,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 ///
 /// # Errors
 /// When it was not done; the problem says why.
-pub fn dispatch(
-    catalogue: &'static Catalogue,
-    matches: &ArgMatches,
-    screen: &mut Screen,
-) -> Result<Exit, Problem> {
+pub fn dispatch(matches: &ArgMatches, screen: &mut Screen) -> Result<Exit, Problem> {
+    let catalogue = Catalogue::embedded();
     let Some((name, inner)) = matches.subcommand() else {
         return Err(Problem::usage("no command was given").hint("see `hostlerctl help`"));
     };
@@ -78,14 +68,14 @@ pub fn dispatch(
         ("operations", _) => admin::catalogue::operations(catalogue, inner, screen),
         ("explain", _) => admin::catalogue::explain(catalogue, inner, screen),
         ("completion", _) => admin::catalogue::completion(inner, screen),
-        ("help", _) => admin::catalogue::help(catalogue, inner, screen),
+        ("help", _) => admin::catalogue::help(inner, screen),
         ("context", Some((verb, inner))) if verb != "renew" => {
             admin::contexts::run(verb, &Contexts::of_user()?, inner, screen)
         }
         _ => {
-            // The main thread waits for input and output; the connection lives on the others.
+            // The main thread waits for input and output; the connection lives on the other.
             let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
+                .worker_threads(1)
                 .enable_all()
                 .build()
                 .map_err(|e| Problem::new(Exit::Failed, format!("no runtime: {e}")))?;

@@ -371,7 +371,7 @@ mod tests {
     use crate::{catalogue::Catalogue, ops::HostProcessesRequest};
 
     fn processes() -> Arc<OperationSpec> {
-        let catalogue = Catalogue::embedded().expect("embedded");
+        let catalogue = Catalogue::embedded();
         Arc::clone(catalogue.get("host.processes").expect("host.processes"))
     }
 

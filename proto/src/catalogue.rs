@@ -1,9 +1,10 @@
 //! The operations as data: names, help, parameters and options, read from compiled descriptors.
 //!
 //! A controller and hostlerctl know operations only through this; they hold no code per operation.
+//! What a domain's operations are is read when one of them is first asked for.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use regex_lite::Regex;
 use thiserror::Error;
 
 use crate::{
+    descriptors::{DOMAINS, File, OWN, SHARED},
     name::nearest,
     wire::{Effect, Kind, OperationOptions, ParameterOptions},
 };
@@ -34,6 +36,9 @@ pub enum CatalogueError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no such operation.
+    #[error(transparent)]
+    Unknown(#[from] UnknownOperation),
 }
 
 /// There is no operation of that name.
@@ -52,12 +57,11 @@ impl UnknownOperation {
     }
 }
 
-/// All operations of one agent, or of this build.
-#[derive(Debug, Clone)]
+/// All operations that this build knows.
+#[derive(Debug)]
 pub struct Catalogue {
-    operations: BTreeMap<String, Arc<OperationSpec>>,
-    domains: BTreeMap<String, String>,
-    pool: DescriptorPool,
+    help: bool,
+    domains: [OnceLock<Vec<Arc<OperationSpec>>>; DOMAINS.len()],
 }
 
 /// One operation.
@@ -125,33 +129,99 @@ impl Parameter {
 }
 
 impl Catalogue {
-    /// The operations that this build knows, read once.
+    const fn new(help: bool) -> Self {
+        Self { help, domains: [const { OnceLock::new() }; DOMAINS.len()] }
+    }
+
+    /// The operations with their help.
+    pub fn embedded() -> &'static Self {
+        static EMBEDDED: Catalogue = Catalogue::new(true);
+        &EMBEDDED
+    }
+
+    /// The same without any help, which takes half of the memory: for those who show nobody any.
+    pub fn bare() -> &'static Self {
+        static BARE: Catalogue = Catalogue::new(false);
+        &BARE
+    }
+
+    /// Every operation's name, in order.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        DOMAINS.iter().flat_map(|domain| domain.operations).map(|operation| operation.name)
+    }
+
+    /// Every domain with its help, in order.
+    pub fn domains() -> impl Iterator<Item = (&'static str, String)> {
+        DOMAINS.iter().map(|domain| (domain.name, prose(domain.comment)))
+    }
+
+    /// The shapes of the messages that are no operation's own.
     ///
     /// # Errors
     /// When the embedded descriptors contradict themselves, which a test excludes.
-    pub fn embedded() -> Result<&'static Self, CatalogueError> {
-        static EMBEDDED: OnceLock<Catalogue> = OnceLock::new();
-        if let Some(catalogue) = EMBEDDED.get() {
-            return Ok(catalogue);
+    pub fn messages() -> Result<&'static DescriptorPool, CatalogueError> {
+        static MESSAGES: OnceLock<DescriptorPool> = OnceLock::new();
+        if let Some(pool) = MESSAGES.get() {
+            return Ok(pool);
         }
-        let catalogue = Self::read(crate::DESCRIPTORS)?;
-        Ok(EMBEDDED.get_or_init(|| catalogue))
+        let mut pool = shared()?.clone();
+        for file in OWN {
+            pool.decode_file_descriptor_proto(file.encoded(false).as_slice())?;
+        }
+        Ok(MESSAGES.get_or_init(|| pool))
     }
 
-    /// The same without their help.
+    /// The operations of a domain, in the order of their names; none when there is no such domain.
     ///
     /// # Errors
-    /// As [`Catalogue::embedded`].
-    pub fn bare() -> Result<Self, CatalogueError> {
-        Self::read(crate::BARE)
+    /// As [`Catalogue::messages`].
+    pub fn domain(&self, name: &str) -> Result<&[Arc<OperationSpec>], CatalogueError> {
+        let mut domains = DOMAINS.iter().zip(&self.domains);
+        let Some((domain, read)) = domains.find(|(domain, _)| domain.name == name) else {
+            return Ok(&[]);
+        };
+        if let Some(operations) = read.get() {
+            return Ok(operations);
+        }
+        let operations = self.read(&domain.file)?;
+        Ok(read.get_or_init(|| operations))
     }
 
-    /// Reads the operations from an encoded `FileDescriptorSet`, for example an agent's.
+    /// Every operation, in the order of their names.
     ///
     /// # Errors
-    /// When the bytes are no descriptor set or an operation's definition contradicts itself.
-    pub fn read(descriptors: &[u8]) -> Result<Self, CatalogueError> {
-        let pool = DescriptorPool::decode(descriptors)?;
+    /// As [`Catalogue::messages`].
+    pub fn all(&self) -> Result<Vec<&Arc<OperationSpec>>, CatalogueError> {
+        let domains = DOMAINS.iter().map(|domain| self.domain(domain.name));
+        Ok(domains.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// The operation of that name.
+    ///
+    /// # Errors
+    /// When there is none; the error names the nearest one. As [`Catalogue::messages`] too.
+    pub fn get(&self, name: &str) -> Result<&Arc<OperationSpec>, CatalogueError> {
+        let (domain, _) = name.split_once('.').unwrap_or_default();
+        let found = self.domain(domain)?.iter().find(|spec| spec.name == name);
+        let unknown = || UnknownOperation {
+            name: name.to_owned(),
+            nearest: nearest(name, Self::names()).map(str::to_owned),
+        };
+        Ok(found.ok_or_else(unknown)?)
+    }
+
+    /// The operation behind the path of an rpc, when there is one.
+    ///
+    /// # Errors
+    /// As [`Catalogue::messages`].
+    pub fn at(&self, path: &str) -> Result<Option<&Arc<OperationSpec>>, CatalogueError> {
+        let mut names = DOMAINS.iter().flat_map(|domain| domain.operations);
+        names.find(|known| known.path == path).map(|known| self.get(known.name)).transpose()
+    }
+
+    fn read(&self, file: &File) -> Result<Vec<Arc<OperationSpec>>, CatalogueError> {
+        let mut pool = shared()?.clone();
+        pool.decode_file_descriptor_proto(file.encoded(self.help).as_slice())?;
         let extension = |name| {
             pool.get_extension_by_name(name).ok_or_else(|| CatalogueError::Definition {
                 operation: String::from(name),
@@ -160,45 +230,31 @@ impl Catalogue {
         };
         let operation = extension("hostler.v1.operation")?;
         let parameter = extension("hostler.v1.parameter")?;
-        let (operations, domains) = (BTreeMap::new(), BTreeMap::new());
-        let mut catalogue = Self { operations, domains, pool: pool.clone() };
+        let mut operations = Vec::new();
         for service in pool.services() {
             let file = service.parent_file();
             let comments = Comments::of(&file);
-            for method in service.methods().filter(|m| m.options().has_extension(&operation)) {
+            for method in service.methods() {
                 let spec = OperationSpec::read(&method, &operation, &parameter, &comments)?;
-                catalogue.domains.insert(spec.domain.clone(), comments.before(service.path()));
-                catalogue.operations.insert(spec.name.clone(), Arc::new(spec));
+                operations.push(Arc::new(spec));
             }
         }
-        Ok(catalogue)
+        operations.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(operations)
     }
+}
 
-    /// Every operation, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<OperationSpec>> {
-        self.operations.values()
+/// The options and the messages that all operations use.
+fn shared() -> Result<&'static DescriptorPool, CatalogueError> {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    if let Some(pool) = POOL.get() {
+        return Ok(pool);
     }
-
-    /// Every domain with its help.
-    pub fn domains(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.domains.iter().map(|(name, help)| (name.as_str(), help.as_str()))
+    let mut pool = DescriptorPool::new();
+    for file in SHARED {
+        pool.decode_file_descriptor_proto(file.encoded(false).as_slice())?;
     }
-
-    /// The shapes of all messages of the contract.
-    pub fn messages(&self) -> &DescriptorPool {
-        &self.pool
-    }
-
-    /// The operation of that name.
-    ///
-    /// # Errors
-    /// When there is none; the error names the nearest one.
-    pub fn get(&self, name: &str) -> Result<&Arc<OperationSpec>, UnknownOperation> {
-        self.operations.get(name).ok_or_else(|| UnknownOperation {
-            name: name.to_owned(),
-            nearest: nearest(name, self.operations.keys().map(String::as_str)).map(str::to_owned),
-        })
-    }
+    Ok(POOL.get_or_init(|| pool))
 }
 
 impl OperationSpec {
@@ -293,15 +349,20 @@ impl<'f> Comments<'f> {
         Self(commented.map(|l| (l.path.as_slice(), l.leading_comments())).collect())
     }
 
-    /// The comment before a definition, as one line of prose per paragraph.
+    /// The comment before a definition.
     fn before(&self, path: &[i32]) -> String {
-        let text = self.0.get(path).copied().unwrap_or_default();
-        text.split("\n\n")
-            .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
-            .filter(|p| !p.is_empty())
-            .collect::<Vec<_>>()
-            .join("\n")
+        prose(self.0.get(path).copied().unwrap_or_default())
     }
+}
+
+/// A comment as one line of prose per paragraph.
+fn prose(comment: &str) -> String {
+    comment
+        .split("\n\n")
+        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|p| !p.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn kebab(name: &str) -> String {
@@ -319,33 +380,43 @@ fn kebab(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn catalogue() -> &'static Catalogue {
-        Catalogue::embedded().expect("the embedded descriptors are a catalogue")
+    fn all(catalogue: &'static Catalogue) -> Vec<&'static Arc<OperationSpec>> {
+        catalogue.all().expect("the embedded descriptors are a catalogue")
     }
 
     #[test]
     fn without_comments_the_operations_are_the_same() {
-        let bare = Catalogue::bare().expect("the bare descriptors are a catalogue");
-        let of = |c: &Catalogue| {
+        let (bare, full) = (all(Catalogue::bare()), all(Catalogue::embedded()));
+        let of = |specs: &[&Arc<OperationSpec>]| {
             let parameters = |s: &OperationSpec| {
                 s.parameters.iter().map(|p| p.options.clone()).collect::<Vec<_>>()
             };
-            c.iter()
+            specs
+                .iter()
                 .map(|s| (s.name.clone(), s.effect, s.deadline, parameters(s)))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(&bare), of(catalogue()));
-        assert!(
-            bare.iter().all(|s| s.help.is_empty())
-                && catalogue().iter().all(|s| !s.help.is_empty())
-        );
+        assert_eq!(of(&bare), of(&full));
+        assert!(bare.iter().all(|s| s.help.is_empty()) && full.iter().all(|s| !s.help.is_empty()));
+    }
+
+    #[test]
+    fn what_is_known_of_an_operation_before_its_domain_is_read_is_what_is_read() {
+        let catalogue = Catalogue::embedded();
+        let read = all(catalogue).into_iter().map(|s| s.name.as_str());
+        assert_eq!(Catalogue::names().collect::<Vec<_>>(), read.collect::<Vec<_>>());
+        for op in all(catalogue) {
+            let found = catalogue.at(&op.path).expect("a catalogue").expect("an operation");
+            assert_eq!(found.name, op.name);
+        }
+        assert!(catalogue.at("/hostler.ops.v1.Host/Nothing").expect("a catalogue").is_none());
     }
 
     #[test]
     fn every_operation_is_defined_completely() {
-        let catalogue = catalogue();
-        assert!(catalogue.iter().count() >= 3);
-        for op in catalogue.iter() {
+        let operations = all(Catalogue::embedded());
+        assert!(operations.len() >= 3);
+        for op in operations {
             let name = &op.name;
             assert!(op.help.ends_with('.'), "{name}: its comment is no sentence: {:?}", op.help);
             assert_ne!(op.kind, Kind::Unspecified, "{name} has no kind");
@@ -382,23 +453,25 @@ mod tests {
                 }
             }
         }
+        let whole = DescriptorPool::decode(crate::descriptors::set().as_slice()).expect("a set");
         let mut seen = Vec::new();
-        for op in catalogue().iter() {
-            walk(&op.result, &mut seen);
+        for op in all(Catalogue::embedded()) {
+            let result = whole.get_message_by_name(op.result.full_name()).expect("in the set");
+            walk(&result, &mut seen);
         }
         assert!(seen.len() >= 3);
     }
 
     #[test]
     fn every_domain_says_what_it_is_about() {
-        for (name, help) in catalogue().domains() {
+        for (name, help) in Catalogue::domains() {
             assert!(!help.is_empty(), "{name}");
         }
     }
 
     #[test]
     fn locks_name_parameters_that_exist() {
-        for op in catalogue().iter() {
+        for op in all(Catalogue::embedded()) {
             for lock in &op.locks {
                 for name in lock.split('{').skip(1).filter_map(|s| s.split('}').next()) {
                     assert!(op.parameter(name).is_some(), "{}: {lock}", op.name);
@@ -409,15 +482,10 @@ mod tests {
 
     #[test]
     fn an_unknown_operation_is_answered_with_the_nearest_one() {
-        let error = catalogue().get("host.fact").expect_err("no such operation");
+        let error = Catalogue::embedded().get("host.fact").expect_err("no such operation");
         assert_eq!(
             error.to_string(),
             "there is no operation \"host.fact\"; did you mean \"host.facts\"?"
         );
-    }
-
-    #[test]
-    fn bytes_that_are_no_descriptors_are_refused() {
-        assert!(Catalogue::read(b"\xff\xff\xff").is_err());
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! - [`ops`] and [`wire`]: the messages generated from `hostler/**/*.proto`
 //! - [`operation`]: one Rust type per operation, and [`for_each_operation!`]
-//! - [`catalogue`]: the operations as data, read from the embedded descriptors at run time
+//! - [`catalogue`]: the operations as data, read from the embedded [`descriptors`] at run time
 //! - [`args`]: parameters as people type them, checked against the catalogue
 //! - [`failure`]: the closed table of error codes
 
 pub mod args;
 pub mod catalogue;
+pub mod descriptors;
 pub mod failure;
 pub mod finding;
 pub mod name;
@@ -25,10 +26,3 @@ pub mod wire {
 pub mod ops {
     include!(concat!(env!("OUT_DIR"), "/hostler.ops.v1.rs"));
 }
-
-/// The compiled `.proto` files with their comments and custom options.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-
-/// The same without comments, which take half of the memory that descriptors need: for those who
-/// show nobody any help.
-pub const BARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bare.bin"));

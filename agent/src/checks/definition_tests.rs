@@ -4,7 +4,7 @@ use super::*;
 
 fn read(text: &str) -> Result<Vec<Check>, String> {
     let stack: Stack = toml::from_str(text).map_err(|e| e.to_string())?;
-    checks(&stack, true, Catalogue::embedded().expect("embedded")).map_err(|e| e.to_string())
+    checks(&stack, true, Catalogue::embedded()).map_err(|e| e.to_string())
 }
 
 fn names(text: &str) -> Vec<String> {

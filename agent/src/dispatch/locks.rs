@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn one_unit_is_worked_on_by_one_invocation_whatever_it_is_called() {
-        let catalogue = Catalogue::embedded().expect("embedded");
+        let catalogue = Catalogue::embedded();
         let of = |operation: &str, unit: &str| {
             let spec = catalogue.get(operation).expect("operation");
             names(spec, &args::from_text(spec, [("unit", unit)]).expect("request"))

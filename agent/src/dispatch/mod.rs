@@ -19,7 +19,7 @@ use hostler_core::{
 };
 use hostler_proto::{
     args,
-    catalogue::{Catalogue, OperationSpec},
+    catalogue::Catalogue,
     wire::{ErrorCode, Event, Failure, Kind, event},
 };
 use tokio::{
@@ -57,7 +57,7 @@ pub struct Dispatcher(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: RwLock<Arc<Host>>,
-    catalogue: Catalogue,
+    catalogue: &'static Catalogue,
     registry: Registry,
     journal: Journal,
     locks: Locks,
@@ -87,7 +87,7 @@ impl Events {
 
 impl Dispatcher {
     /// A dispatcher for one host.
-    pub fn new(host: Arc<Host>, catalogue: Catalogue, journal: Journal) -> Self {
+    pub fn new(host: Arc<Host>, catalogue: &'static Catalogue, journal: Journal) -> Self {
         Self(Arc::new(Inner {
             host: RwLock::new(host),
             catalogue,
@@ -100,10 +100,10 @@ impl Dispatcher {
         }))
     }
 
-    /// The operations that the policy allows.
-    pub fn allowed(&self) -> impl Iterator<Item = &Arc<OperationSpec>> {
+    /// The names of the operations that the policy allows.
+    pub fn allowed(&self) -> impl Iterator<Item = &'static str> {
         let host = self.host();
-        self.0.catalogue.iter().filter(move |s| host.policy.operation(&s.name).is_ok())
+        Catalogue::names().filter(move |name| host.policy.operation(name).is_ok())
     }
 
     /// From now on another policy counts. What runs goes on under the one that it began with.
@@ -123,7 +123,10 @@ impl Dispatcher {
     /// Everything that keeps it from beginning.
     pub async fn run(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
         let inner = &self.0;
-        let spec = inner.catalogue.iter().find(|s| s.path == path).ok_or_else(|| {
+        let known = inner.catalogue.at(path).map_err(|e| {
+            Failure::new(ErrorCode::Internal, format!("the agent's build is broken: {e}"))
+        })?;
+        let spec = known.ok_or_else(|| {
             Failure::new(ErrorCode::Unsupported, format!("this agent has no operation {path}"))
                 .hint("a newer agent may have it")
         })?;

@@ -165,7 +165,7 @@ impl Access for Api {
             ));
         }
         let operations: Operations = request.operations.parse().map_err(invalid)?;
-        if let Some(pattern) = operations.without_any(&self.0.catalogue) {
+        if let Some(pattern) = operations.without_any() {
             return Err(invalid(format!("there is no operation \"{pattern}\"")));
         }
         if role == Role::Admin && (scope.is_some() || !request.operations.is_empty()) {

@@ -84,7 +84,7 @@ pub struct App {
     /// Requests that are under way.
     pub runs: Runs,
     /// The operations of this build.
-    pub catalogue: Catalogue,
+    pub catalogue: &'static Catalogue,
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
     /// Which hosts are linked, for the store.

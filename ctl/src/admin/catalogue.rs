@@ -115,10 +115,11 @@ pub(crate) fn operations(
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
     let form = Form::of(matches);
+    let all = catalogue.all().map_err(|e| Problem::new(Exit::Failed, e.to_string()))?;
     let text = match form {
-        Form::Name => catalogue.iter().map(|o| format!("{}\n", o.name)).collect(),
+        Form::Name => all.iter().map(|o| format!("{}\n", o.name)).collect(),
         Form::Table | Form::Wide => {
-            let row = |o: &std::sync::Arc<OperationSpec>| {
+            let row = |o: &&std::sync::Arc<OperationSpec>| {
                 vec![
                     Cell::text(&o.name),
                     Cell::text(kind(o.kind)),
@@ -128,9 +129,9 @@ pub(crate) fn operations(
                 ]
             };
             let headers = ["OPERATION", "KIND", "EFFECT", "WHAT IT DOES", "COST"];
-            grid(&headers, &catalogue.iter().map(row).collect::<Vec<_>>(), screen.traits())
+            grid(&headers, &all.iter().map(row).collect::<Vec<_>>(), screen.traits())
         }
-        _ => json::list(&catalogue.iter().map(|o| shown(o)).collect::<Vec<_>>(), form)?,
+        _ => json::list(&all.iter().map(|o| shown(o)).collect::<Vec<_>>(), form)?,
     };
     screen.data(&text)?;
     Ok(Exit::AllWell)
@@ -221,11 +222,7 @@ pub(crate) fn completion(matches: &ArgMatches, screen: &mut Screen) -> Result<Ex
 }
 
 /// `help`
-pub(crate) fn help(
-    catalogue: &'static Catalogue,
-    matches: &ArgMatches,
-    screen: &mut Screen,
-) -> Result<Exit, Problem> {
+pub(crate) fn help(matches: &ArgMatches, screen: &mut Screen) -> Result<Exit, Problem> {
     let words: Vec<_> = matches.get_many::<String>("topic").into_iter().flatten().collect();
     if let [topic] = words.as_slice()
         && topic.as_str() == "exit-codes"
@@ -233,7 +230,7 @@ pub(crate) fn help(
         screen.data(&exit::table())?;
         return Ok(Exit::AllWell);
     }
-    let mut root = command::tree(catalogue);
+    let mut root = command::tree();
     root.build();
     let mut command = &mut root;
     for word in words {

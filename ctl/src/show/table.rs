@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hostler_proto::catalogue::OperationSpec;
+use hostler_proto::catalogue::{Catalogue, OperationSpec};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::{
@@ -44,7 +44,7 @@ pub fn reports(reports: &[Report], spec: &OperationSpec, form: Form, traits: Tra
         .filter_map(|(r, d)| Some((r.host.as_str(), d.as_ref()?)))
         .collect();
     parts.extend(rows(&spec.result, &hosts, reports.len() > 1, wide, traits));
-    parts.push(findings(reports, spec, traits));
+    parts.push(findings(reports, traits));
     parts.push(evidence(reports));
     parts.retain(|p| !p.is_empty());
     parts.join("\n")
@@ -237,7 +237,7 @@ fn evidence(reports: &[Report]) -> String {
 }
 
 /// What deserves attention, the worst first.
-fn findings(reports: &[Report], spec: &OperationSpec, traits: Traits) -> String {
+fn findings(reports: &[Report], traits: Traits) -> String {
     let mut all: Vec<_> = reports
         .iter()
         .flat_map(|r| r.outcome().into_iter().flat_map(|o| &o.findings).map(move |f| (r, f)))
@@ -266,7 +266,7 @@ fn findings(reports: &[Report], spec: &OperationSpec, traits: Traits) -> String 
             text.push_str(&format!("    why: {}\n", harmless(&finding.why)));
         }
         if !finding.next.is_empty() {
-            let next = command_line(&finding.next, &report.host, spec);
+            let next = command_line(&finding.next, &report.host);
             text.push_str(&format!("    next: {}\n", harmless(&next)));
         }
     }
@@ -275,10 +275,9 @@ fn findings(reports: &[Report], spec: &OperationSpec, traits: Traits) -> String 
 
 /// What to do next as a line to type. An agent names the operation; it knows neither this program
 /// nor the name under which its host is known here.
-fn command_line(next: &str, host: &str, spec: &OperationSpec) -> String {
+fn command_line(next: &str, host: &str) -> String {
     let domain = next.split([' ', '.']).next().unwrap_or_default();
-    let mut services = spec.result.parent_pool().services();
-    let known = services.any(|s| s.name().to_lowercase() == domain);
+    let known = Catalogue::domains().any(|(name, _)| name == domain);
     match (known, next.split(' ').any(|w| w == "--on")) {
         (false, _) => next.to_owned(),
         (true, true) => format!("hostlerctl {next}"),

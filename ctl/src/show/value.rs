@@ -205,7 +205,7 @@ pub fn decode(pool: &DescriptorPool, name: &str, bytes: &[u8]) -> Option<Dynamic
 
 /// A message of the contract, with its description.
 pub fn dynamic<M: prost::Message + Name>(message: &M) -> Option<DynamicMessage> {
-    decode(Catalogue::embedded().ok()?.messages(), &M::full_name(), &message.encode_to_vec())
+    decode(Catalogue::messages().ok()?, &M::full_name(), &message.encode_to_vec())
 }
 
 /// A message as programs read it: fields by their names in the contract and in its order, numbers
@@ -319,7 +319,11 @@ mod tests {
     #[test]
     fn a_field_is_labelled_without_its_unit_and_valued_with_it() {
         let process = HostProcess { memory_bytes: 1 << 30, ..HostProcess::default() };
-        let message = dynamic(&process).expect("known");
+        let spec = Catalogue::embedded().get("host.processes").expect("an operation");
+        let name = HostProcess::full_name();
+        let message =
+            decode(spec.result.parent_pool(), &name, &prost::Message::encode_to_vec(&process));
+        let message = message.expect("known");
         let field = message.descriptor().get_field_by_name("memory_bytes").expect("field");
         let unit = unit(&field);
         assert_eq!((label(&field, &unit), unit.as_str()), ("memory".into(), "bytes"));
