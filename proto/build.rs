@@ -14,6 +14,7 @@ use prost_reflect::{
 };
 
 const OPERATIONS: &str = "hostler.ops.v1";
+const DESCRIPTOR: &str = "google/protobuf/descriptor.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=hostler");
@@ -65,6 +66,7 @@ fn descriptors(
     let set = DynamicMessage::decode(shape("google.protobuf.FileDescriptorSet")?, encoded)?;
     let files = set.get_field_by_name("file").ok_or("a set without files")?;
     let (mut shared, mut own, mut domains) = (String::new(), String::new(), String::new());
+    let mut whole = String::new();
     let mut commented = 0;
     for file in files.as_list().unwrap_or_default().iter().filter_map(Value::as_message) {
         let name = file.get_field_by_name("name").ok_or("a file without a name")?;
@@ -89,6 +91,10 @@ fn descriptors(
         let parts = format!("File {{ shape: {}, comments: {} }}", part("shape"), part("comments"));
         let descriptor = pool.get_file_by_name(name).ok_or("a file that is not in the pool")?;
         match descriptor.services().next() {
+            None if name == DESCRIPTOR => {
+                fs::write(out.join("extended.shape"), extended(&mut bare)?.encode_to_vec())?;
+                whole = parts;
+            }
             Some(service) if service.package_name() == OPERATIONS => {
                 writeln!(domains, "{},", domain(&service, &parts))?;
             }
@@ -99,11 +105,33 @@ fn descriptors(
     match commented {
         0 => Err("the descriptors have no comments".into()),
         _ => Ok(format!(
-            "pub(crate) static SHARED: &[File] = &[\n{shared}];\n\
+            "static DESCRIPTOR: File = {whole};\n\
+             pub(crate) static EXTENDED: &[u8] =\n    \
+             include_bytes!(concat!(env!(\"OUT_DIR\"), \"/extended.shape\"));\n\
+             pub(crate) static SHARED: &[File] = &[\n{shared}];\n\
              pub(crate) static OWN: &[File] = &[\n{own}];\n\
              pub(crate) const DOMAINS: &[Domain] = &[\n{domains}];\n"
         )),
     }
+}
+
+/// Protobuf's own description of itself without all that only tools for descriptors ask for: the two
+/// messages that our options extend are left. It would be two thirds of what a domain needs.
+fn extended(file: &mut DynamicMessage) -> Result<&DynamicMessage, Box<dyn Error>> {
+    file.clear_field_by_name("enum_type");
+    let messages = file.get_field_by_name_mut("message_type").and_then(Value::as_list_mut);
+    let messages = messages.ok_or("a descriptor without messages")?;
+    messages.retain(|message| {
+        let name = message.as_message().and_then(|m| m.get_field_by_name("name"));
+        let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or_default();
+        ["MethodOptions", "FieldOptions"].contains(&name)
+    });
+    for message in messages.iter_mut().filter_map(Value::as_message_mut) {
+        for part in ["field", "nested_type", "enum_type", "oneof_decl"] {
+            message.clear_field_by_name(part);
+        }
+    }
+    Ok(file)
 }
 
 /// What is known of a domain before its file is read.

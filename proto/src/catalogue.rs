@@ -17,7 +17,7 @@ use regex_lite::Regex;
 use thiserror::Error;
 
 use crate::{
-    descriptors::{DOMAINS, File, OWN, SHARED},
+    descriptors::{DOMAINS, EXTENDED, File, OWN, SHARED},
     name::nearest,
     wire::{Effect, Kind, OperationOptions, ParameterOptions},
 };
@@ -251,6 +251,7 @@ fn shared() -> Result<&'static DescriptorPool, CatalogueError> {
         return Ok(pool);
     }
     let mut pool = DescriptorPool::new();
+    pool.decode_file_descriptor_proto(EXTENDED)?;
     for file in SHARED {
         pool.decode_file_descriptor_proto(file.encoded(false).as_slice())?;
     }

@@ -47,6 +47,7 @@ pub fn set() -> Vec<u8> {
         #[prost(bytes = "vec", repeated, tag = "1")]
         file: Vec<Vec<u8>>,
     }
-    let files = SHARED.iter().chain(OWN).chain(DOMAINS.iter().map(|d| &d.file));
+    let own = SHARED.iter().chain(OWN).chain(DOMAINS.iter().map(|d| &d.file));
+    let files = std::iter::once(&DESCRIPTOR).chain(own);
     Set { file: files.map(|f| f.encoded(true)).collect() }.encode_to_vec()
 }

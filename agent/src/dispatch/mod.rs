@@ -64,6 +64,10 @@ struct Inner {
     slots: Arc<Semaphore>,
     running: Mutex<HashMap<InvocationId, CancellationToken>>,
     tasks: TaskTracker,
+    /// The agent is told to stop: what has no end of its own ends.
+    closing: CancellationToken,
+    /// The agent stops: everything ends.
+    stopping: CancellationToken,
 }
 
 /// The events of an operation. Dropping it ends a probe; an action goes on.
@@ -97,6 +101,8 @@ impl Dispatcher {
             slots: Arc::new(Semaphore::new(CONCURRENT)),
             running: Mutex::default(),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            stopping: CancellationToken::new(),
         }))
     }
 
@@ -167,19 +173,17 @@ impl Dispatcher {
         let span = tracing::info_span!("operation", name = spec.name, invocation = %call.invocation,
             operator = call.operator);
         let (this, name) = (self.clone(), spec.name.clone());
+        let stop = if deadline.is_some() { &inner.stopping } else { &inner.closing };
+        let stop = stop.clone();
         let task = async move {
             // A task of its own turns a panic of the operation into a failure of this call alone.
             let mut task = tokio::spawn(running);
             let result = tokio::select! {
                 joined = &mut task => joined,
-                why = ended(deadline, &held_back, &cancelled) => {
+                why = ended(deadline, &held_back, &cancelled, &stop) => {
                     cancelled.cancel();
                     match tokio::time::timeout(LAST_BREATH, &mut task).await {
-                        // That it was cancelled is what it was told; why, it does not know.
-                        Ok(Ok(Err(said))) if said.code() == ErrorCode::Cancelled => {
-                            Ok(Err(why.failure(&name, acts)))
-                        }
-                        Ok(joined) => joined,
+                        Ok(joined) => joined.map(|said| said.map_err(|f| why.told(f, &name, acts))),
                         Err(_) => {
                             task.abort();
                             Ok(Err(why.aborted(&name, acts)))
@@ -219,19 +223,17 @@ impl Dispatcher {
         running.get(&id).inspect(|token| token.cancel()).is_some()
     }
 
-    /// Takes nothing new, waits for what runs, and then asks it to end. What even then runs stays
-    /// without an outcome in the journal, which reads as interrupted.
+    /// Takes nothing new, ends what follows something, waits for what else runs, and then makes it
+    /// end as interrupted. What even then runs stays without an outcome in the journal, which reads
+    /// as the same.
     pub async fn stop(&self, patience: Duration) {
         self.0.tasks.close();
+        self.0.closing.cancel();
         if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_ok() {
             return;
         }
-        let tokens: Vec<_> = {
-            let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.values().cloned().collect()
-        };
-        tracing::warn!(operations = tokens.len(), "stopping while operations run");
-        tokens.iter().for_each(CancellationToken::cancel);
+        tracing::warn!(operations = self.0.tasks.len(), "stopping while operations run");
+        self.0.stopping.cancel();
         let _ = tokio::time::timeout(LAST_BREATH * 2, self.0.tasks.wait()).await;
     }
 
@@ -269,6 +271,7 @@ impl Dispatcher {
 enum Why {
     Deadline(Duration),
     Cancelled,
+    Stopping,
 }
 
 impl Why {
@@ -281,15 +284,34 @@ impl Why {
             Self::Cancelled => {
                 Failure::new(ErrorCode::Cancelled, format!("{operation} was cancelled"))
             }
+            Self::Stopping => Failure::new(
+                ErrorCode::Cancelled,
+                format!("{operation} was interrupted: the agent was stopped"),
+            ),
         };
         match acts {
             true => failure.hint("look at the host: a part of it may have been carried out"),
-            false => failure.hint("allow more with --timeout"),
+            false => match self {
+                Self::Deadline(_) => failure.hint("allow more with --timeout"),
+                Self::Cancelled => failure,
+                Self::Stopping => failure.hint("ask again when the agent is back"),
+            },
         }
     }
-}
 
-impl Why {
+    /// What an operation says that was made to end. That it was cancelled is what it was told; why,
+    /// it does not know.
+    fn told(self, said: Failure, operation: &str, acts: bool) -> Failure {
+        match (said.code(), self) {
+            (ErrorCode::Cancelled, _) => self.failure(operation, acts),
+            (ErrorCode::OutcomeUnknown, Self::Stopping) => {
+                let message = format!("interrupted, the agent was stopped: {}", said.message);
+                Failure { message, ..said }
+            }
+            _ => said,
+        }
+    }
+
     /// As [`Why::failure`], when it did not even say that it ended: of an action nobody knows.
     fn aborted(self, operation: &str, acts: bool) -> Failure {
         let failure = self.failure(operation, acts);
@@ -301,7 +323,12 @@ impl Why {
 }
 
 /// Waits until an operation has to end. Time in which a slow reader held it back is not its own.
-async fn ended(deadline: Option<Duration>, held_back: &Held, cancelled: &CancellationToken) -> Why {
+async fn ended(
+    deadline: Option<Duration>,
+    held_back: &Held,
+    cancelled: &CancellationToken,
+    stop: &CancellationToken,
+) -> Why {
     let passed = async {
         let Some(after) = deadline else { return std::future::pending().await };
         let began = Instant::now();
@@ -316,6 +343,7 @@ async fn ended(deadline: Option<Duration>, held_back: &Held, cancelled: &Cancell
     tokio::select! {
         why = passed => why,
         () = cancelled.cancelled() => Why::Cancelled,
+        () = stop.cancelled() => Why::Stopping,
     }
 }
 
@@ -356,10 +384,24 @@ mod tests {
             tokio::time::sleep(second * 60).await;
             drop(waiting);
         };
-        let why = ended(Some(second * 3), &held_back, &cancelled);
+        let stop = CancellationToken::new();
+        let why = ended(Some(second * 3), &held_back, &cancelled, &stop);
         let (why, ()) = tokio::join!(why, reader);
         assert!(matches!(why, Why::Deadline(after) if after == second * 3));
         let took = began.elapsed();
         assert!(took >= second * 63 && took < second * 64, "{took:?}");
+    }
+
+    #[test]
+    fn what_a_stopping_agent_makes_end_says_that_it_was_interrupted() {
+        let cancelled = Failure::new(ErrorCode::Cancelled, "cancelled");
+        let told = Why::Stopping.told(cancelled.clone(), "disk.tree", false);
+        assert_eq!(told.message, "disk.tree was interrupted: the agent was stopped");
+        let unknown = Failure::new(ErrorCode::OutcomeUnknown, "its job goes on");
+        let told = Why::Stopping.told(unknown.clone(), "systemd.start", true);
+        assert_eq!(told.message, "interrupted, the agent was stopped: its job goes on");
+        assert_eq!(Why::Cancelled.told(unknown.clone(), "systemd.start", true), unknown);
+        let told = Why::Cancelled.told(cancelled, "disk.tree", false);
+        assert_eq!((told.message.as_str(), told.hint.as_str()), ("disk.tree was cancelled", ""));
     }
 }

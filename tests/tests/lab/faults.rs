@@ -1,7 +1,11 @@
 //! What survives: cables are pulled, hosts freeze and lose power, the operator lets go, the controller
 //! is killed, its disk is full.
 
-use std::{fs, io::Write as _, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
@@ -10,7 +14,7 @@ use hostler_tests::{
 };
 use serde_json::Value;
 
-use super::fleet;
+use super::{AGENT, QUICK, fleet};
 
 #[test]
 fn a_host_that_falls_silent_is_found_and_comes_back_by_itself() {
@@ -52,6 +56,39 @@ fn a_host_that_loses_power_in_the_middle_of_an_action_is_reported_as_unknown() {
     let outcome = audit.iter().find(unknown).expect("an outcome");
     assert!(outcome["outcome"].as_str().expect("text").contains("unknown"), "{outcome}");
     lab.script(&["boot", "h2"]);
+}
+
+#[test]
+fn an_agent_that_is_stopped_ends_what_runs_and_records_it_as_interrupted() {
+    let lab = Lab::take();
+    let fleet = Fleet::new(Place::Lab, QUICK);
+    lab.join(&fleet, "h2", &format!("stop = \"1s\"\n{AGENT}"));
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 30\n";
+    lab.write("h2", "/run/systemd/system/slow.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "slow", "--on", "h2", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "slow.out");
+    let follow = ["journal", "read", "--follow", "--on", "h2", "-o", "jsonl"];
+    let mut following = fleet.ctl_begins(&follow, "follow.out");
+    eventually("both run", || {
+        let state = lab.exec("h2", &["systemctl", "show", "slow", "-P", "ActiveState"]);
+        state.trim() == "activating" && !following.log().is_empty()
+    });
+    let began = Instant::now();
+    lab.exec("h2", &["systemctl", "stop", "hostler-agent"]);
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    assert_eq!(starting.ended(), Some(3), "{}", starting.log());
+    assert!(starting.log().contains("interrupted, the agent was stopped"), "{}", starting.log());
+    following.ended();
+    let audit = fleet.audit();
+    let of_it = |r: &&Value| r["operation"] == "systemd.start" && r["kind"] == "outcome";
+    let outcome = audit.iter().find(of_it).expect("an outcome");
+    assert_eq!(outcome["outcome"], "outcome-unknown", "{outcome}");
+    let detail = outcome["detail"].as_str().expect("text");
+    assert!(detail.contains("interrupted, the agent was stopped"), "{outcome}");
+    let state = lab.exec("h2", &["systemctl", "show", "hostler-agent", "-P", "Result"]);
+    assert_eq!(state.trim(), "success");
+    lab.exec("h2", &["systemctl", "stop", "slow"]);
 }
 
 #[test]

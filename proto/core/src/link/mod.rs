@@ -119,7 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// `/flood` streams without end, everything else answers at once.
+    /// `/flood` streams without end, `/echo` sends back what it is sent, everything else answers at
+    /// once.
     async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let body = match request.uri().path() {
             "/flood" => {
@@ -127,6 +128,7 @@ mod tests {
                 let blocks = tokio_stream::iter(std::iter::repeat(block));
                 Body::new(StreamBody::new(blocks.map(|b| Ok::<_, Infallible>(Frame::data(b)))))
             }
+            "/echo" => Body::new(request.into_body()),
             _ => Body::empty(),
         };
         Ok(Response::new(body))
@@ -159,6 +161,46 @@ mod tests {
             assert!(response.into_body().collect().await.expect("body").to_bytes().is_empty());
         }
         drop(stalled);
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_streams_is_answered_while_it_is_still_being_sent() {
+        let mut channel = linked().await;
+        let (parts, streamed) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(streamed);
+        let frames = frames.map(|part| Ok::<_, Infallible>(Frame::data(part)));
+        let mut echo = request("/echo");
+        *echo.body_mut() = Body::new(StreamBody::new(frames));
+        let mut answer = channel.call(echo).await.expect("answered before it is all sent");
+        // More than a window at a time, and what is sent next depends on what came back.
+        for round in 0_u8..8 {
+            let part = bytes::Bytes::from(vec![round; 100 << 10]);
+            parts.send(part.clone()).await.expect("taken");
+            let mut back = Vec::new();
+            while back.len() < part.len() {
+                let frame = answer.body_mut().frame().await.expect("more").expect("a frame");
+                back.extend(frame.into_data().expect("data"));
+            }
+            assert!(back == part, "round {round} came back changed");
+        }
+        let stalled = parts.clone();
+        drop(parts);
+        channel.call(request("/other")).await.expect("a stream that pauses blocks no other call");
+        drop(stalled);
+        assert!(answer.into_body().collect().await.expect("its end").to_bytes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_the_caller_that_breaks_off_is_no_end_to_the_peer() {
+        let mut channel = linked().await;
+        let (parts, streamed) = tokio::sync::mpsc::channel(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(streamed);
+        let mut echo = request("/echo");
+        *echo.body_mut() = Body::new(StreamBody::new(frames));
+        let answer = channel.call(echo).await.expect("answered");
+        parts.send(Ok(Frame::data(bytes::Bytes::from_static(b"half")))).await.expect("taken");
+        parts.send(Err(std::io::Error::other("the file went away"))).await.expect("taken");
+        assert!(answer.into_body().collect().await.is_err());
     }
 
     #[tokio::test]
