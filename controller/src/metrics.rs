@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hostler_proto::wire::{self, Status};
+use hostler_proto::wire::{self, Delivery, Status};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -38,9 +38,10 @@ use tower::{ServiceExt, service_fn};
 use crate::{
     api::App,
     health::{
-        absence::{absences, connection},
+        absence::{Lost, absences, connection},
         problems::{severity, word},
     },
+    relay::End,
 };
 
 /// Connections of monitoring systems at a time.
@@ -50,13 +51,21 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How often the health that gRPC clients watch is looked at.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// An operation that ended on a host.
+/// An operation that ended on a host, its outcome as in the audit: "ok", "critical", "unreachable".
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Ended {
-    /// The operation's name, from the catalogue.
-    pub operation: String,
-    /// As in the audit: "ok", "critical", "unreachable".
-    pub outcome: String,
+struct Ended {
+    operation: String,
+    outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationOf {
+    operation: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LostAs {
+    lost: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,8 +106,8 @@ const FIGURES: usize = 10_000;
 /// What is counted as it happens. A clone counts into the same.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Operations that ended, once for each host.
-    pub operations: Family<Ended, Counter>,
+    operations: Family<Ended, Counter>,
+    operation: Family<OperationOf, Histogram>,
     /// Time of whole requests, over all their hosts.
     pub requests: Histogram,
     /// Records that were committed.
@@ -107,23 +116,51 @@ pub struct Metrics {
     pub audit_commit: Histogram,
     /// Connections that were refused at the door.
     pub refused: Counter,
+    /// Time from an agent's proven connection until it is its host's link.
+    pub link_setup: Histogram,
+    link_life: Family<LostAs, Histogram>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self {
             operations: Family::default(),
+            operation: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.005, 4.0, 10))
+            }),
             requests: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             audit_records: Counter::default(),
             audit_commit: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             refused: Counter::default(),
+            link_setup: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            link_life: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(1.0, 4.0, 11))
+            }),
         }
     }
 }
 
 impl Metrics {
+    /// Counts an operation that ended on a host.
+    pub fn ended(&self, operation: String, outcome: String, end: End) {
+        if end.delivery == Delivery::Reported {
+            let took =
+                self.operation.get_or_create_owned(&OperationOf { operation: operation.clone() });
+            took.observe(end.took.as_secs_f64());
+        }
+        self.operations.get_or_create(&Ended { operation, outcome }).inc();
+    }
+
+    /// Counts a link that ended.
+    pub fn lost(&self, lost: Lost, lived: Duration) {
+        let life = self.link_life.get_or_create_owned(&LostAs { lost: lost.name() });
+        life.observe(lived.as_secs_f64());
+    }
+
     fn register(&self, to: &mut Registry) {
         to.register("operations", "Operations that ended, by outcome", self.operations.clone());
+        let text = "Time of an operation on one host that answered";
+        to.register_with_unit("operation", text, Unit::Seconds, self.operation.clone());
         let text = "Time of a request over all its hosts";
         to.register_with_unit("request", text, Unit::Seconds, self.requests.clone());
         let text = "Records committed to the audit";
@@ -132,6 +169,10 @@ impl Metrics {
         to.register_with_unit("audit_commit", text, Unit::Seconds, self.audit_commit.clone());
         let text = "Connections refused before they were proven";
         to.register("connections_refused", text, self.refused.clone());
+        let text = "Time from an agent's proven connection until it is its host's link";
+        to.register_with_unit("link_setup", text, Unit::Seconds, self.link_setup.clone());
+        let text = "How long links lived that ended, by how they were lost";
+        to.register_with_unit("link_life", text, Unit::Seconds, self.link_life.clone());
     }
 }
 

@@ -19,7 +19,7 @@ use hostler_proto::{
     },
 };
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsStream, server};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
@@ -92,9 +92,11 @@ impl Api {
         from: SocketAddr,
     ) {
         let Principal::Agent(host) = &peer.identity.principal else { return };
+        let proven = Instant::now();
         let begun = Box::pin(self.begin_link(host.clone(), &peer, stream, from)).await;
         drop(peer);
         if let Some((link, driver)) = begun {
+            self.0.metrics.link_setup.observe(proven.elapsed().as_secs_f64());
             self.keep_link(&link, driver).await;
         }
     }
@@ -189,6 +191,7 @@ impl Api {
 
     /// Moves a link's bytes until it ends.
     async fn keep_link(&self, link: &Arc<Link>, driver: Driver) {
+        let begun = Instant::now();
         let (api, back) = (self.clone(), Arc::clone(link));
         tokio::spawn(async move { api.reconcile(back).await });
         let (api, told) = (self.clone(), Arc::clone(link));
@@ -204,6 +207,7 @@ impl Api {
                 (Lost::Cut, "the link was cut by the controller".to_owned())
             }
         };
+        self.0.metrics.lost(lost, begun.elapsed());
         // When another link of the host has its place, the host is still up.
         if self.0.links.leave(link) {
             Box::pin(self.disconnected(&link.host, lost, &reason)).await;

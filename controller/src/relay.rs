@@ -57,7 +57,16 @@ pub struct Report {
     /// What it said.
     pub event: Event,
     /// Set with the last report of a host.
-    pub end: Option<Delivery>,
+    pub end: Option<End>,
+}
+
+/// How a host's part of a job ended.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// How far the job had come.
+    pub delivery: Delivery,
+    /// Since the host was asked; zero for one that was not.
+    pub took: Duration,
 }
 
 /// Whether hosts that were not asked yet may be asked.
@@ -137,7 +146,7 @@ pub async fn relay(
         let message = format!("{host} is not connected");
         let failure = Failure::new(ErrorCode::Unreachable, message)
             .hint(format!("see why with: hostlerctl host show {host}"));
-        if out.send(ended(host, failure, Delivery::Undelivered)).await.is_err() {
+        if out.send(unasked(host, failure)).await.is_err() {
             return;
         }
     }
@@ -146,7 +155,7 @@ pub async fn relay(
     let gate = &gate;
     let tasks = online.into_iter().map(|(_, host)| async move {
         if let Err(failure) = gate.pass().await {
-            return out.send(ended(host, failure, Delivery::Undelivered)).await;
+            return out.send(unasked(host, failure)).await;
         }
         let span = tracing::debug_span!("call", %host);
         let end = one(links, &host, job, out).instrument(span).await;
@@ -192,6 +201,7 @@ impl Patience {
 }
 
 async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Report>) -> Report {
+    let began = Instant::now();
     let mut delivery = Delivery::Undelivered;
     let mut patience = Patience(job.deadline.map(|deadline| deadline + MARGIN));
     let refused = |status: &Status| Failure::told(status).unwrap_or_else(|| broken(host, job.acts));
@@ -236,8 +246,8 @@ async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Repor
         }
     };
     let result = talk.await;
-    match result {
-        Ok(event) => Report { host: host.clone(), event, end: Some(Delivery::Reported) },
+    let (event, delivery) = match result {
+        Ok(event) => (event, Delivery::Reported),
         Err(failure) => {
             // A refusal is the host's own answer; a broken stream or silence is not.
             let heard = !matches!(
@@ -248,14 +258,18 @@ async fn one(links: &Links, host: &HostName, job: &Job, out: &mpsc::Sender<Repor
                     | ErrorCode::OutcomeUnknown
                     | ErrorCode::Internal
             );
-            ended(host.clone(), failure, if heard { Delivery::Reported } else { delivery })
+            let event = Event { event: Some(event::Event::Failure(failure)) };
+            (event, if heard { Delivery::Reported } else { delivery })
         }
-    }
+    };
+    Report { host: host.clone(), event, end: Some(End { delivery, took: began.elapsed() }) }
 }
 
-fn ended(host: HostName, failure: Failure, delivery: Delivery) -> Report {
+/// What becomes of a host that is not asked.
+fn unasked(host: HostName, failure: Failure) -> Report {
     let event = Event { event: Some(event::Event::Failure(failure)) };
-    Report { host, event, end: Some(delivery) }
+    let end = End { delivery: Delivery::Undelivered, took: Duration::ZERO };
+    Report { host, event, end: Some(end) }
 }
 
 #[cfg(test)]

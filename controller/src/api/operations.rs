@@ -26,7 +26,6 @@ use super::{Api, caller, listener::Listener, outcomes::Outcomes, unstored};
 use crate::{
     audit::{AuditError, Entry},
     authz::{Caller, Permit, What},
-    metrics::Ended,
     relay::{Gate, Job, Report, relay, width},
     runs::Running,
 };
@@ -230,13 +229,13 @@ impl Api {
                 () = listener.gone(), if listener.listens() && !goes_on => listener.leave(),
             }
             for report in batch.drain(..) {
-                if report.end.is_none() {
+                let Some(end) = report.end else {
                     listener.tell(told(report)).await;
                     continue;
-                }
+                };
                 let ended = outcome_entry(&entry, &report.host, &report.event);
                 let (operation, outcome) = (ended.operation.clone(), ended.outcome.clone());
-                self.0.metrics.operations.get_or_create(&Ended { operation, outcome }).inc();
+                self.0.metrics.ended(operation, outcome, end);
                 open.remove(&report.host);
                 count(&mut summary, &report.event);
                 outcomes.add([ended]);
@@ -276,7 +275,8 @@ impl Api {
 fn unwritten(error: &AuditError, ended: &[Report]) -> Status {
     let cancelled = |report: &&Report| match &report.event.event {
         Some(event::Event::Failure(failure)) => {
-            report.end == Some(Delivery::Undelivered) && failure.code() == ErrorCode::Cancelled
+            report.end.is_some_and(|end| end.delivery == Delivery::Undelivered)
+                && failure.code() == ErrorCode::Cancelled
         }
         _ => false,
     };
@@ -297,7 +297,7 @@ fn told(report: Report) -> run_event::Event {
     run_event::Event::Host(HostEvent {
         host: report.host.to_string(),
         event: Some(report.event),
-        delivery: report.end.unwrap_or(Delivery::Unspecified).into(),
+        delivery: report.end.map_or(Delivery::Unspecified, |end| end.delivery).into(),
     })
 }
 
