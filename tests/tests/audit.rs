@@ -60,6 +60,33 @@ fn a_controller_killed_at_any_moment_keeps_every_record_that_it_answered_for() {
 }
 
 #[test]
+fn who_only_looks_is_in_the_audit_too_and_does_not_fill_it() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.join("web-1", &[], "");
+    fleet.add_operator("eve", "viewer", "all");
+    for _ in 0..3 {
+        fleet.ctl_as("eve", &["status"]);
+    }
+    fleet.ctl_as("eve", &["hosts", "--on", "web-*"]).exits(0);
+    fleet.ctl_as("eve", &["audit", "list", "--host", "web-1"]).exits(0);
+    let of_eve = |more: &[&str]| {
+        let args = [&["audit", "list", "--operator", "eve", "-o", "json"], more].concat();
+        let records = fleet.ctl(&args).exits(0).json();
+        let shown = |r: &serde_json::Value| {
+            let text = |name: &str| r[name].as_str().expect("text").to_owned();
+            (text("kind"), text("operation"), text("subject"))
+        };
+        records.as_array().expect("a list").iter().map(shown).collect::<Vec<_>>()
+    };
+    let look = |operation: &str, subject: &str| ("look".into(), operation.into(), subject.into());
+    let wanted =
+        [look("audit.list", "web-1"), look("fleet.hosts", "web-*"), look("fleet.status", "")];
+    eventually("each look is recorded once", || of_eve(&["--looks"]) == wanted);
+    assert!(of_eve(&[]).is_empty(), "they are shown to those alone who ask for them");
+    fleet.ctl(&["audit", "verify"]).exits(0);
+}
+
+#[test]
 fn a_record_that_was_changed_or_taken_out_is_found() {
     let mut fleet = Fleet::new(Place::Loopback, "");
     fleet.join("web-1", &[], "");

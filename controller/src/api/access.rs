@@ -111,6 +111,7 @@ impl Access for Api {
     ) -> Result<Response<TokensReply>, Status> {
         let caller = caller(&request)?;
         self.authorise(&caller, What::Administer, None, "token.list", "").await?;
+        self.looked(&caller, "token.list", "");
         let now = self.0.clock.now().as_microsecond();
         let tokens = self.0.store.tokens(now).await.map_err(unstored)?;
         let record = |t: TokenRow| TokenRecord {
@@ -190,7 +191,7 @@ impl Access for Api {
         request: Request<OperatorsRequest>,
     ) -> Result<Response<OperatorsReply>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "operator.list", "").await?;
+        self.look(&caller, "operator.list", "").await?;
         let operators = self.0.store.operators().await.map_err(unstored)?;
         let operators = operators.into_iter().map(operator_record).collect();
         Ok(Response::new(OperatorsReply { operators }))
@@ -251,6 +252,7 @@ impl Access for Api {
         request: Request<WhoAmIRequest>,
     ) -> Result<Response<OperatorRecord>, Status> {
         let caller = caller(&request)?;
+        self.looked(&caller, "operator.whoami", "");
         let row = self.0.store.operator(&caller.name).await.map_err(unstored)?;
         let row = row.ok_or_else(|| Status::not_found("the operator is gone"))?;
         Ok(Response::new(operator_record(row)))

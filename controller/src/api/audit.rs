@@ -10,8 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, caller, unstored};
 use crate::{
-    audit::{Record, verify},
-    authz::What,
+    audit::{LOOK, Record, verify},
     store::AuditFilter,
 };
 
@@ -72,8 +71,8 @@ impl Audit for Api {
 
     async fn list(&self, request: Request<AuditListRequest>) -> Result<Response<Records>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "audit.list", "").await?;
         let request = request.into_inner();
+        self.look(&caller, "audit.list", &request.host).await?;
         let operator = request.operator.as_str();
         Ok(self.records(AuditFilter {
             since_us: request.since_us,
@@ -83,6 +82,7 @@ impl Audit for Api {
                 false => format!("operator/{operator}"),
             },
             operation: request.operation,
+            without: if request.looks { "" } else { LOOK },
             limit: if request.limit == 0 { 100 } else { request.limit },
             ..AuditFilter::default()
         }))
@@ -90,8 +90,8 @@ impl Audit for Api {
 
     async fn show(&self, request: Request<AuditShowRequest>) -> Result<Response<Records>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "audit.show", "").await?;
         let invocation = request.into_inner().invocation;
+        self.look(&caller, "audit.show", &invocation).await?;
         Ok(self.records(AuditFilter { invocation, limit: u32::MAX, ..AuditFilter::default() }))
     }
 
@@ -100,7 +100,7 @@ impl Audit for Api {
         request: Request<AuditVerifyRequest>,
     ) -> Result<Response<AuditVerifyReply>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "audit.verify", "").await?;
+        self.look(&caller, "audit.verify", "").await?;
         let (walk, problem) = verify(&self.0.store).await.map_err(unstored)?;
         Ok(Response::new(AuditVerifyReply {
             intact: problem.is_none(),

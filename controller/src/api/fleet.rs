@@ -55,7 +55,7 @@ impl Fleet for Api {
         request: Request<FleetStatusRequest>,
     ) -> Result<Response<FleetStatus>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "fleet.status", "").await?;
+        self.look(&caller, "fleet.status", "").await?;
         let now = self.0.clock.now().as_microsecond();
         let hosts = self.0.store.hosts().await.map_err(unstored)?;
         let absences = self.absences().await?;
@@ -145,7 +145,7 @@ impl Fleet for Api {
 
     async fn hosts(&self, request: Request<HostsRequest>) -> Result<Response<HostsReply>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "fleet.hosts", "").await?;
+        self.look(&caller, "fleet.hosts", &request.get_ref().on).await?;
         let hosts = self.select(&request.get_ref().on).await?;
         let whole = hosts.len() == 1;
         let absences = self.absences().await?;

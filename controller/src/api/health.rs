@@ -177,7 +177,7 @@ impl Health for Api {
         request: Request<ProblemsRequest>,
     ) -> Result<Response<ProblemsReply>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "health.problems", "").await?;
+        self.look(&caller, "health.problems", &request.get_ref().on).await?;
         let hosts = self.select(&request.get_ref().on).await?;
         let found = self.problems_of(&hosts, &self.absences().await?).await?;
         let problems = found.into_iter().map(wire::Problem::from).collect();
@@ -190,7 +190,7 @@ impl Health for Api {
         request: Request<HostHealthRequest>,
     ) -> Result<Response<HostHealth>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "health.host", &request.get_ref().host).await?;
+        self.look(&caller, "health.host", &request.get_ref().host).await?;
         let row = self.host_of(&request.get_ref().host).await?;
         let now_us = self.0.clock.now().as_microsecond();
         let health = self.0.health.host(&row.name).unwrap_or_default();
@@ -217,7 +217,7 @@ impl Health for Api {
     ) -> Result<Response<HistoryReply>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        self.authorise(&caller, What::Look, None, "health.history", &request.host).await?;
+        self.look(&caller, "health.history", &request.host).await?;
         let row = self.host_of(&request.host).await?;
         let now_us = self.0.clock.now().as_microsecond();
         let since_s = if request.since_s == 0 { WEEK_S } else { request.since_s };
@@ -345,7 +345,7 @@ impl Health for Api {
         request: Request<DowntimesRequest>,
     ) -> Result<Response<DowntimesReply>, Status> {
         let caller = caller(&request)?;
-        self.authorise(&caller, What::Look, None, "downtime.list", "").await?;
+        self.look(&caller, "downtime.list", "").await?;
         let now = self.0.clock.now().as_microsecond();
         let downtimes = self.0.store.downtimes(now).await.map_err(unstored)?;
         let downtimes = downtimes.into_iter().map(record).collect();

@@ -113,6 +113,15 @@ fn unstored(error: impl std::fmt::Display) -> Status {
     Failure::new(ErrorCode::Unreachable, message).hint("look at the controller's log").into()
 }
 
+/// As much of a selector as a record needs to tell what was looked at.
+fn shortened(subject: &str) -> String {
+    const LONGEST: usize = 200;
+    match subject.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &subject[..end]),
+        None => subject.to_owned(),
+    }
+}
+
 impl Api {
     /// Who stands behind an operator's certificate; none when it may not come in.
     pub(crate) async fn caller_of(
@@ -168,6 +177,19 @@ impl Api {
         };
         self.0.auditor.record_all(vec![entry]).await.map_err(operations::unaudited)?;
         Err(Failure::from(denied).into())
+    }
+
+    /// Permits a look at what the controller knows, and records it.
+    async fn look(&self, caller: &Caller, operation: &str, subject: &str) -> Result<(), Status> {
+        self.authorise(caller, What::Look, None, operation, subject).await?;
+        self.looked(caller, operation, subject);
+        Ok(())
+    }
+
+    /// Records a look that was permitted.
+    fn looked(&self, caller: &Caller, operation: &str, subject: &str) {
+        let (operation, subject) = (operation.to_owned(), shortened(subject));
+        self.0.auditor.looked(Entry { operation, subject, ..self.entry(caller) });
     }
 
     /// Makes a change: first it is in the audit, then it is made, then how it came out is there too.

@@ -4,6 +4,7 @@
 //! record that is not in the store was never answered for.
 
 mod chain;
+mod looks;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::chain::{Record, Walk};
+use self::looks::Looks;
 use crate::{
     metrics::Metrics,
     store::{Store, StoreError},
@@ -19,6 +21,8 @@ use crate::{
 
 /// Requests that wait for a commit. Behind them callers wait.
 const WAITING: usize = 1024;
+/// The kind of a record of somebody who looked at what the controller knows.
+pub const LOOK: &str = "look";
 /// Records in one commit, about.
 const GROUP: usize = 10_000;
 /// Records that are read at a time while the chain is walked.
@@ -27,7 +31,7 @@ const PAGE: u32 = 1000;
 /// What is to be recorded; place, time and hash are given to it.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
-    /// "intent", "outcome", "denied", "change", "recovered", "reconciled".
+    /// "intent", "outcome", "denied", "change", "recovered", "reconciled", [`LOOK`].
     pub kind: &'static str,
     /// Who asks.
     pub principal: String,
@@ -63,6 +67,8 @@ type Waiting = (Vec<Entry>, oneshot::Sender<Result<(), AuditError>>);
 pub struct Auditor {
     way: mpsc::Sender<Waiting>,
     trouble: watch::Receiver<Option<Arc<str>>>,
+    looks: Arc<Looks>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Auditor {
@@ -79,7 +85,8 @@ impl Auditor {
         let head = store.audit_head().await?;
         let (seq, hash) = head.map(|r| (r.seq, r.hash)).unwrap_or_default();
         let (told, trouble) = watch::channel(None);
-        let mut writer = Writer { store, clock, metrics, seq, hash, trouble: told };
+        let mut writer =
+            Writer { store, clock: Arc::clone(&clock), metrics, seq, hash, trouble: told };
         let mut recovered = 0;
         loop {
             let unfinished = writer.store.unfinished(PAGE).await?;
@@ -102,7 +109,7 @@ impl Auditor {
         }
         let (way, receiver) = mpsc::channel(WAITING);
         tokio::spawn(writer.run(receiver));
-        Ok((Self { way, trouble }, recovered))
+        Ok((Self { way, trouble, looks: Arc::default(), clock }, recovered))
     }
 
     /// Records entries, in their order, all or none; ends when they are on disk.
@@ -113,6 +120,19 @@ impl Auditor {
         let (done, recorded) = oneshot::channel();
         self.way.send((entries, done)).await.map_err(|_| AuditError::Closed)?;
         recorded.await.map_err(|_| AuditError::Closed)?
+    }
+
+    /// Records a look, unless it was recorded a moment ago. Nobody waits for it: a look changes
+    /// nothing, and must be possible when the audit cannot be written.
+    pub fn looked(&self, entry: Entry) {
+        if !self.looks.is_new(&entry, self.clock.now().as_microsecond()) {
+            return;
+        }
+        let entry = Entry { kind: LOOK, outcome: "ok".to_owned(), ..entry };
+        let (who, at) = (entry.principal.clone(), entry.operation.clone());
+        if self.way.try_send((vec![entry], oneshot::channel().0)).is_err() {
+            tracing::warn!(%who, %at, "a look was not recorded: the audit has no room for it");
+        }
     }
 
     /// Why the last record could not be written; none when it was.

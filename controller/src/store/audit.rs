@@ -25,6 +25,8 @@ pub struct AuditFilter {
     pub operation: String,
     /// Of this invocation.
     pub invocation: String,
+    /// Not of this kind.
+    pub without: &'static str,
     /// Older than this record.
     pub before: u64,
     /// At most so many.
@@ -128,13 +130,15 @@ impl Store {
         let rows = sqlx::query(
             "SELECT * FROM audit WHERE time_us >= $1 AND ($2 = '' OR subject = $2) \
              AND ($3 = '' OR principal = $3) AND ($4 = '' OR operation = $4) \
-             AND ($5 = '' OR invocation = $5) AND seq < $6 ORDER BY seq DESC LIMIT $7",
+             AND ($5 = '' OR invocation = $5) AND kind <> $6 AND seq < $7 \
+             ORDER BY seq DESC LIMIT $8",
         )
         .bind(filter.since_us)
         .bind(filter.subject.as_str())
         .bind(filter.principal.as_str())
         .bind(filter.operation.as_str())
         .bind(filter.invocation.as_str())
+        .bind(filter.without)
         .bind(match filter.before {
             0 => i64::MAX,
             seq => number(seq),

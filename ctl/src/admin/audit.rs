@@ -1,6 +1,6 @@
 //! The audit: what was asked for, by whom, and how it came out.
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hostler_core::clock::Clock;
 use hostler_proto::wire::{
     AuditListRequest, AuditRecord, AuditShowRequest, AuditVerifyReply, AuditVerifyRequest,
@@ -33,6 +33,12 @@ pub(super) fn command() -> Command {
                 .arg(filter("host", "Only records of this host"))
                 .arg(filter("operator", "Only what this operator asked for"))
                 .arg(filter("operation", "Only records of this operation"))
+                .arg(
+                    Arg::new("looks")
+                        .long("looks")
+                        .action(ArgAction::SetTrue)
+                        .help("Also who looked at status, hosts, health and the audit"),
+                )
                 .arg(output()),
         )
         .subcommand(
@@ -68,6 +74,7 @@ pub(crate) async fn run(
                 host: text(matches, "host"),
                 operator: text(matches, "operator"),
                 operation: text(matches, "operation"),
+                looks: matches.get_flag("looks"),
             };
             let records = controller.answer(client.list(request)).await?;
             show(controller, records, form, screen).await?;
