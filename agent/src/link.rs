@@ -1,6 +1,6 @@
 //! Keeps one link to each controller: dial, serve, and dial again when it is lost.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use hostler_core::{
     backoff::Backoff,
@@ -13,9 +13,6 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::Server;
-
-/// A link that stood this long was a good one: waits begin anew after it.
-const GOOD: Duration = Duration::from_secs(30);
 
 /// What every dial of one agent needs.
 #[derive(Debug, Clone)]
@@ -73,10 +70,7 @@ pub async fn keep(
         if stop.is_cancelled() {
             return;
         }
-        if began.elapsed() >= GOOD {
-            waits = backoff.start();
-        }
-        let wait = waits.next(&mut rng);
+        let wait = waits.after(began.elapsed(), &mut rng);
         tracing::info!(address, wait_ms = wait.as_millis(), "dialling again later");
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
-    notify::target::{Kind, Target},
+    notify::{send, target::Target},
     selector::Selector,
 };
 
@@ -136,21 +136,11 @@ impl Config {
         let mut names = BTreeSet::new();
         for target in &self.notify {
             let wrong = |why: &str| Err(InvalidConfig::Notify(target.name.clone(), why.to_owned()));
-            let scheme = target.url.split("://").next().unwrap_or_default();
-            match target.kind {
-                _ if !names.insert(&target.name) => return wrong("there are two of this name"),
-                Kind::Smtp if target.from.is_none() || target.to.is_empty() => {
-                    return wrong("mail needs from and to");
-                }
-                Kind::Smtp if !["smtp", "smtps"].contains(&scheme) => {
-                    return wrong("url begins with smtp:// or smtps://");
-                }
-                Kind::Webhook | Kind::Slack | Kind::Alertmanager
-                    if !["http", "https"].contains(&scheme) =>
-                {
-                    return wrong("url begins with http:// or https://");
-                }
-                _ => {}
+            if !names.insert(&target.name) {
+                return wrong("there are two of this name");
+            }
+            if let Err(why) = send::usable(target) {
+                return wrong(&why);
             }
             if let Err(error) = target.zone() {
                 return wrong(&error.to_string());

@@ -11,6 +11,7 @@ use hostler_core::{
 };
 use hostler_proto::name::HostName;
 use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -39,11 +40,12 @@ impl Dialler {
                     waits = backoff.start();
                     LOOK
                 } else {
+                    let began = Instant::now();
                     match self.link(&host, &address, &api).await {
                         Ok(()) => tracing::info!(%host, address, "the dialled link ended"),
                         Err(error) => tracing::warn!(%host, %error, "an agent cannot be dialled"),
                     }
-                    waits.next(&mut rng)
+                    waits.after(began.elapsed(), &mut rng)
                 };
                 tokio::time::sleep(wait).await;
             }

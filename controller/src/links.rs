@@ -46,6 +46,8 @@ pub struct Link {
     pub boot: String,
     /// Ends the link when it is cancelled.
     pub cut: CancellationToken,
+    /// Held while the agent is asked for lost outcomes, so that none is asked for twice.
+    pub reconciling: tokio::sync::Mutex<()>,
     number: u64,
     channel: Channel,
 }
@@ -111,8 +113,19 @@ impl Links {
             return Joined::Occupied(Arc::clone(old));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let link = Link { host: host.clone(), address, key, instance, boot, cut, number, channel };
-        let link = Arc::new(link);
+        let reconciling = tokio::sync::Mutex::default();
+        let named = host.clone();
+        let link = Arc::new(Link {
+            host: named,
+            address,
+            key,
+            instance,
+            boot,
+            cut,
+            reconciling,
+            number,
+            channel,
+        });
         if let Some(old) = links.insert(host, Arc::clone(&link)) {
             old.cut.cancel();
         }

@@ -75,12 +75,31 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// Bytes of a message, and of a hint, that a status takes. It travels in headers, of which a peer takes
+/// 16 KiB, once as text in which a byte may need three, and once in the details.
+const MESSAGE: usize = 1000;
+/// Bytes of evidence that it takes; what is longer stays behind.
+const EVIDENCE: usize = 3000;
+
 /// Carries a failure over gRPC: the encoded message rides in the status's details, so that a
 /// Hostler peer gets all of it and any other client still gets code and message.
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
+        let mut failure = failure;
+        shorten(&mut failure.message);
+        shorten(&mut failure.hint);
+        if failure.evidence.iter().map(prost::Message::encoded_len).sum::<usize>() > EVIDENCE {
+            failure.evidence.clear();
+        }
         let details = prost::Message::encode_to_vec(&failure);
         Status::with_details(failure.meaning().grpc, failure.to_string(), details.into())
+    }
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > MESSAGE {
+        text.truncate(text.floor_char_boundary(MESSAGE));
+        text.push('…');
     }
 }
 
@@ -149,5 +168,20 @@ mod tests {
         let failure = Failure::from(Status::unavailable("connection reset"));
         assert_eq!(failure.code(), ErrorCode::Unreachable);
         assert_eq!(failure.message, "connection reset");
+    }
+
+    #[test]
+    fn a_failure_of_any_length_fits_into_the_headers_of_an_answer() {
+        let evidence = Evidence { what: "x".repeat(9000), ..Evidence::default() };
+        let mut failure =
+            Failure::new(ErrorCode::NotFound, "ä".repeat(9000)).hint("ö".repeat(9000));
+        failure.evidence.push(evidence);
+        let status = Status::from(failure);
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).expect("headers");
+        let size: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len() + 32).sum();
+        assert!(size < 16 << 10, "{size}");
+        let told = Failure::told(&status).expect("a failure");
+        assert!(told.message.ends_with("ä…") && told.message.len() <= MESSAGE + 3);
     }
 }

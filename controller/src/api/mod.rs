@@ -255,7 +255,7 @@ impl Api {
         };
         let matching: Vec<_> = hosts.into_iter().filter(meant).collect();
         if matching.is_empty() {
-            let message = format!("no host matches \"{on}\"");
+            let message = format!("no host matches \"{}\"", shortened(on));
             return Err(Failure::new(ErrorCode::NotFound, message)
                 .hint("list the hosts with: hostlerctl hosts --on all")
                 .into());

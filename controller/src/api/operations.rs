@@ -220,7 +220,7 @@ impl Api {
 
         let mut open: HashSet<HostName> = hosts.into_iter().collect();
         let mut summary = RunSummary::default();
-        let (mut batch, mut withheld) = (Vec::new(), Vec::new());
+        let (mut batch, mut withheld, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         let mut runs = true;
         while runs || outcomes.unwritten() > 0 {
             tokio::select! {
@@ -236,6 +236,9 @@ impl Api {
                 let ended = outcome_entry(&entry, &report.host, &report.event);
                 let (operation, outcome) = (ended.operation.clone(), ended.outcome.clone());
                 self.0.metrics.ended(operation, outcome, end);
+                if goes_on && ended.outcome == "outcome-unknown" {
+                    lost.push(report.host.clone());
+                }
                 open.remove(&report.host);
                 count(&mut summary, &report.event);
                 outcomes.add([ended]);
@@ -245,6 +248,9 @@ impl Api {
                 break;
             }
             outcomes.write().await;
+            if outcomes.unwritten() == 0 {
+                self.ask_again(lost.drain(..));
+            }
             let gives_up = outcomes.given_up().filter(|_| !runs);
             let gives_up = gives_up.map(|error| unwritten(error, &withheld));
             if gives_up.is_some() || outcomes.unwritten() == 0 {
@@ -268,6 +274,17 @@ impl Api {
         listener.tell(run_event::Event::Summary(summary)).await;
         drop(listener);
         outcomes.write_all().await;
+    }
+}
+
+impl Api {
+    /// Asks hosts for outcomes that were lost just now, where another link has taken the place of the
+    /// one that they were lost with. A link that comes later asks by itself.
+    fn ask_again(&self, lost: impl Iterator<Item = HostName>) {
+        for link in lost.filter_map(|host| self.0.links.get(&host)) {
+            let api = self.clone();
+            tokio::spawn(async move { api.reconcile(link).await });
+        }
     }
 }
 

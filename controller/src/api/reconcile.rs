@@ -1,5 +1,5 @@
-//! What was lost and can still be known: when a host is linked again, its agent is asked how the
-//! actions ended whose outcome did not arrive.
+//! What was lost and can still be known: when a host is linked again, or an outcome was lost with a
+//! link whose place another has taken, its agent is asked how the actions ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(5);
 
 impl Api {
-    /// Asks the agent behind a new link for every outcome that is unknown; ends with the link.
+    /// Asks the agent behind a link for every outcome that is unknown; ends with the link.
     pub(crate) async fn reconcile(&self, link: Arc<Link>) {
-        let lost = match self.0.store.unknown_outcomes(&link.host, LOST).await {
+        let _one_at_a_time = link.reconciling.lock().await;
+        let lost = match self.lost_outcomes(&link).await {
             Ok(lost) => lost,
             Err(error) => {
                 tracing::error!(host = %link.host, %error, "lost outcomes cannot be looked up");
@@ -29,12 +30,19 @@ impl Api {
             }
         };
         for record in lost {
-            // Agents remember actions; a probe can be asked again.
-            let acts = self.0.catalogue.get(&record.operation);
-            if acts.is_ok_and(|spec| spec.kind == Kind::Action) {
-                let _ = link.cut.run_until_cancelled(self.reconcile_one(&link, &record)).await;
-            }
+            let _ = link.cut.run_until_cancelled(self.reconcile_one(&link, &record)).await;
         }
+    }
+
+    /// Agents remember actions; a probe can be asked again.
+    async fn lost_outcomes(
+        &self,
+        link: &Link,
+    ) -> Result<Vec<Record>, Box<dyn std::error::Error + Send + Sync>> {
+        let all = self.0.catalogue.all()?;
+        let actions = all.iter().filter(|spec| spec.kind == Kind::Action);
+        let actions: Vec<_> = actions.map(|spec| spec.name.as_str()).collect();
+        Ok(self.0.store.unknown_outcomes(&link.host, &actions, LOST).await?)
     }
 
     async fn reconcile_one(&self, link: &Link, record: &Record) {

@@ -11,7 +11,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Tokio1Executor, message::header::ContentType,
+    AsyncSmtpTransport, AsyncTransport, Tokio1Executor,
+    message::{Mailbox, header::ContentType},
     transport::smtp::authentication::Credentials,
 };
 use serde_json::{Value, json};
@@ -25,6 +26,49 @@ use super::{
 const LONGEST: Duration = Duration::from_secs(10);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether something can be sent to a target, as far as can be seen before there is anything to tell.
+///
+/// # Errors
+/// With what is wrong, to be read behind the target's name.
+pub fn usable(target: &Target) -> Result<(), String> {
+    let schemes = match target.kind {
+        Kind::Smtp => ["smtp", "smtps"],
+        Kind::Webhook | Kind::Slack | Kind::Alertmanager => ["http", "https"],
+    };
+    let url = target.url.parse::<http::Uri>().ok();
+    let known = |url: &http::Uri| {
+        url.scheme_str().is_some_and(|scheme| schemes.contains(&scheme))
+            && url.host().is_some_and(|host| !host.is_empty())
+    };
+    // It may hold a password, so that it is not shown.
+    if !url.as_ref().is_some_and(known) {
+        let [plain, secure] = schemes;
+        return Err(format!("url is no {plain}:// or {secure}:// with the name of a host"));
+    }
+    if target.kind == Kind::Smtp {
+        let from = target.from.as_deref().ok_or("mail needs from")?;
+        let to = target.to.iter().map(String::as_str);
+        if target.to.is_empty() {
+            return Err("mail needs to".to_owned());
+        }
+        for address in std::iter::once(from).chain(to) {
+            let parsed = address.parse::<Mailbox>();
+            parsed.map_err(|e| format!("\"{address}\" is no address of mail: {e}"))?;
+        }
+        let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(&target.url);
+        transport.map_err(|e| format!("url cannot be used: {e}"))?;
+    }
+    for (key, file) in
+        [("token_file", &target.token_file), ("password_file", &target.password_file)]
+    {
+        if let Some(file) = file {
+            let read = std::fs::read_to_string(file);
+            read.map_err(|e| format!("{key} {} cannot be read: {e}", file.display()))?;
+        }
+    }
+    Ok(())
+}
 
 /// Sends notices.
 #[derive(Debug, Clone)]
@@ -130,4 +174,40 @@ async fn mail(target: &Target, message: &Message) -> Result<(), Error> {
     }
     transport.build().send(mail).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_can_never_be_told_anything_is_refused_before_there_is_anything_to_tell() {
+        let cases = [
+            ("kind = 'webhook'\nurl = 'http://'", "with the name of a host"),
+            ("kind = 'slack'\nurl = 'smtp://mail.example'", "no http:// or https://"),
+            (
+                "kind = 'webhook'\nurl = 'https://x.example/'\ntoken_file = '/no/such/file'",
+                "token_file /no/such/file cannot be read",
+            ),
+            ("kind = 'smtp'\nurl = 'smtp://'\nfrom = 'a@x.example'\nto = ['b@x.example']", "host"),
+            ("kind = 'smtp'\nurl = 'smtp://m.example'\nto = ['b@x.example']", "needs from"),
+            ("kind = 'smtp'\nurl = 'smtp://m.example'\nfrom = 'a@x.example'\nto = []", "needs to"),
+            (
+                "kind = 'smtp'\nurl = 'smtp://m.example'\nfrom = 'nonsense'\nto = ['b@x.example']",
+                "\"nonsense\" is no address",
+            ),
+        ];
+        for (text, why) in cases {
+            let target = toml::from_str(&format!("name = 'a'\n{text}")).expect(text);
+            let said = usable(&target).expect_err(text);
+            assert!(said.contains(why), "{text}: {said}");
+        }
+        for text in [
+            "kind = 'alertmanager'\nurl = 'http://127.0.0.1:9093'",
+            "kind = 'smtp'\nurl = 'smtps://m.example:465'\nfrom = 'Ops <a@x.example>'\n\
+             to = ['b@x.example']",
+        ] {
+            usable(&toml::from_str(&format!("name = 'a'\n{text}")).expect(text)).expect(text);
+        }
+    }
 }

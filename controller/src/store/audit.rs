@@ -149,24 +149,28 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Records of unknown outcomes on a host that were not reconciled since, the newest first.
+    /// Records of unknown outcomes of some operations on a host that were not reconciled since, the
+    /// newest first.
     ///
     /// # Errors
     /// When the store refuses.
     pub async fn unknown_outcomes(
         &self,
         host: &HostName,
+        operations: &[&str],
         limit: u32,
     ) -> Result<Vec<Record>, StoreError> {
-        let rows = sqlx::query(
+        let places: Vec<_> = (3..operations.len() + 3).map(|n| format!("${n}")).collect();
+        let text = format!(
             "SELECT * FROM audit u WHERE u.outcome = 'outcome-unknown' AND u.subject = $1 \
-             AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.invocation = u.invocation \
+             AND u.operation IN ({}) AND NOT EXISTS (\
+             SELECT 1 FROM audit r WHERE r.invocation = u.invocation \
              AND r.subject = u.subject AND r.kind = 'reconciled') ORDER BY u.seq DESC LIMIT $2",
-        )
-        .bind(host.as_str())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+            places.join(", "),
+        );
+        let query = sqlx::query(&text).bind(host.as_str()).bind(i64::from(limit));
+        let query = operations.iter().fold(query, |query, operation| query.bind(*operation));
+        let rows = query.fetch_all(&self.pool).await?;
         rows.iter().map(read).collect()
     }
 

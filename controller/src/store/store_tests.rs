@@ -307,6 +307,29 @@ on_both! {
         assert_eq!((walk.records, problem), (4, None));
     }
 
+    async fn lost_actions_are_found_behind_any_number_of_lost_probes(fixture: Fixture) {
+        let store = fixture.store;
+        let (auditor, _) =
+            Auditor::start(store.clone(), Arc::new(SystemClock), Metrics::default()).await.expect("started");
+        let restart = |kind, outcome: &str| Entry {
+            operation: "systemd.restart".into(),
+            outcome: outcome.into(),
+            ..entry(kind, "lost")
+        };
+        let probe = |i: u32| Entry {
+            outcome: "outcome-unknown".into(),
+            ..entry("recovered", &i.to_string())
+        };
+        auditor.record_all(vec![restart("recovered", "outcome-unknown")]).await.expect("recorded");
+        auditor.record_all((0..50).map(probe).collect()).await.expect("recorded");
+        let host = name("web-1");
+        let actions = ["systemd.restart", "systemd.stop"];
+        let lost = store.unknown_outcomes(&host, &actions, 20).await.expect("read");
+        assert_eq!(lost.iter().map(|r| r.invocation.as_str()).collect::<Vec<_>>(), ["lost"]);
+        auditor.record_all(vec![restart("reconciled", "ok")]).await.expect("recorded");
+        assert!(store.unknown_outcomes(&host, &actions, 20).await.expect("read").is_empty());
+    }
+
     async fn how_hosts_are_is_remembered_and_changes_are_kept_in_their_order(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;

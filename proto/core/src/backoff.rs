@@ -8,6 +8,9 @@ use std::time::Duration;
 use rand::Rng;
 use thiserror::Error;
 
+/// A connection that held for so long was no failure.
+const GOOD: Duration = Duration::from_secs(30);
+
 /// Why two durations make no backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidBackoff {
@@ -68,6 +71,15 @@ pub struct Waits {
 }
 
 impl Waits {
+    /// The wait after a connection that held for so long. One that was good begins the series anew; one
+    /// that is refused each time does not.
+    pub fn after(&mut self, held: Duration, rng: &mut impl Rng) -> Duration {
+        if held >= GOOD {
+            self.attempt = 0;
+        }
+        self.next(rng)
+    }
+
     /// The next wait.
     pub fn next(&mut self, rng: &mut impl Rng) -> Duration {
         let ceiling = self.backoff.ceiling(self.attempt);
@@ -94,6 +106,19 @@ mod tests {
     fn a_backoff_that_would_spin_or_shrink_cannot_be_made() {
         assert_eq!(Backoff::new(Duration::ZERO, SECOND), Err(InvalidBackoff::Zero));
         assert_eq!(Backoff::new(SECOND * 2, SECOND), Err(InvalidBackoff::Shrinks));
+    }
+
+    #[test]
+    fn after_a_good_connection_the_first_wait_is_short_again_and_after_a_refused_one_it_is_not() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut waits = Backoff::default().start();
+        for attempt in 1..=10 {
+            waits.after(Duration::from_millis(1), &mut rng);
+            assert_eq!(waits.attempts(), attempt);
+        }
+        let wait = waits.after(GOOD, &mut rng);
+        assert_eq!(waits.attempts(), 1);
+        assert!(wait <= Backoff::default().ceiling(0), "{wait:?}");
     }
 
     #[test]

@@ -165,6 +165,37 @@ fn the_outcome_of_an_action_that_outlived_the_controller_is_asked_for_when_it_is
     fleet.ctl(&["audit", "verify"]).exits(0);
 }
 
+#[test]
+fn the_outcome_of_an_action_whose_link_was_replaced_is_asked_for_on_the_new_one() {
+    let lab = Lab::take();
+    // The agent finds the dead path long before the controller does, and dials again.
+    let patient = "keepalive = \"120s\"\nkeepalive_timeout = \"60s\"";
+    let fleet = Fleet::new(Place::Lab, patient);
+    lab.join(&fleet, "h2", AGENT);
+    let unit = "[Service]\nType=oneshot\nExecStart=/bin/sleep 14\n";
+    lab.write("h2", "/run/systemd/system/brief.service", unit);
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
+    let args = ["systemd", "start", "brief", "--on", "h2", "--yes", "-o", "json"];
+    let mut starting = fleet.ctl_begins(&args, "brief.out");
+    eventually("it is being started", || {
+        let state = lab.exec("h2", &["systemctl", "show", "brief", "-P", "ActiveState"]);
+        state.trim() == "activating"
+    });
+    let run = lab.exec("h2", &["systemctl", "show", "hostler-agent", "-P", "InvocationID"]);
+    let run = format!("_SYSTEMD_INVOCATION_ID={}", run.trim());
+    lab.script(&["cut", "h2", "drop"]);
+    eventually("the agent dials again", || {
+        lab.succeeds("h2", &["journalctl", "--quiet", "--grep=dialling again", &run])
+    });
+    lab.script(&["heal", "h2"]);
+    assert_eq!(starting.ended(), Some(3), "{}", starting.log());
+    eventually("its outcome is known", || {
+        let audit = fleet.audit();
+        let known = audit.iter().find(|r| r["kind"] == "reconciled");
+        known.is_some_and(|r| r["operation"] == "systemd.start" && r["outcome"] == "ok")
+    });
+}
+
 /// A disk of four MiB that goes with the test.
 struct SmallDisk(tempfile::TempDir);
 
