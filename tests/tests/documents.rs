@@ -151,15 +151,28 @@ fn sources(path: &Path, into: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn the_alert_rules_are_ones_that_prometheus_accepts() {
+fn the_alert_rules_are_ones_that_prometheus_accepts_and_alarm_when_they_should() {
     let rules = root().join("deploy/prometheus/hostler.rules.yml");
     let promtool = Path::new("/usr/bin/promtool");
-    let output = hostler_tests::process::command(promtool)
-        .args(["check", "rules"])
-        .arg(&rules)
-        .output()
-        .expect("promtool; run: make test");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (verb, file) in [("check", rules.clone()), ("test", rules.with_extension("test.yml"))] {
+        let output = hostler_tests::process::command(promtool)
+            .args([verb, "rules"])
+            .arg(&file)
+            .output()
+            .expect("promtool; run: make test");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn every_alert_rule_has_a_test_in_which_it_alarms() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).expect(name);
+    let rules = read("deploy/prometheus/hostler.rules.yml");
+    let tests = read("deploy/prometheus/hostler.rules.test.yml");
+    for name in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        let alarms = format!("alertname: {name}\n        exp_alerts:\n          - ");
+        assert!(tests.contains(&alarms), "{name}");
+    }
 }
 
 #[test]
