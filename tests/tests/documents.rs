@@ -195,3 +195,52 @@ fn the_dashboard_and_the_rules_ask_only_for_what_the_controller_serves() {
         assert!(seen > 5, "{file}");
     }
 }
+
+/// The rows of those tables of a page that have three columns.
+fn rows(page: &str) -> Vec<[String; 3]> {
+    let mut rows = Vec::new();
+    for line in page.lines().filter(|l| l.starts_with("| ")) {
+        // A bar within a cell is written with a backslash before it.
+        let line = line.replace("\\|", "\u{0}");
+        let cells = line.trim_matches('|').split('|').map(|c| c.trim().replace('\u{0}', "|"));
+        if let Ok(row) = <[String; 3]>::try_from(cells.collect::<Vec<_>>()) {
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// What stands between backticks.
+fn code(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_page_of_the_runbook_has_every_command_what_replaces_it_and_what_was_wrong_with_it() {
+    let page = fs::read_to_string(root().join("docs/runbook.md")).expect("the page");
+    let commands = include_str!("runbook.txt").lines().filter(|l| !l.starts_with('#'));
+    let (rows, known) = (rows(&page), Catalogue::names().collect::<Vec<_>>());
+    let mut wrong = Vec::new();
+    for command in commands {
+        // A command that begins another one is found as a whole before it is found as a part.
+        let whole = rows.iter().find(|[left, ..]| code(left).any(|c| c == command));
+        let part = || rows.iter().find(|[left, ..]| code(left).any(|c| c.contains(command)));
+        match whole.or_else(part) {
+            None => wrong.push(format!("{command} is in no row")),
+            Some([_, instead, fault]) if instead.is_empty() || fault.is_empty() => {
+                wrong.push(format!("{command} has no operation, or no word on what was wrong"));
+            }
+            Some(_) => {}
+        }
+    }
+    for [_, instead, _] in &rows {
+        let missing = instead.contains("**not yet**");
+        for name in code(instead).filter(|c| !c.contains(' ') && c.contains('.')) {
+            let is_operation = known.contains(&name);
+            if is_operation == missing && !name.ends_with(".service") {
+                wrong.push(format!("{name}: is it there or not yet?"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
