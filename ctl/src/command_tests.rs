@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use clap::error::ErrorKind;
 use prost_reflect::DynamicMessage;
 
 use super::*;
@@ -11,9 +12,20 @@ fn all() -> Vec<&'static Arc<OperationSpec>> {
     Catalogue::embedded().all().expect("a catalogue")
 }
 
-/// Words as a shell splits them, as far as the examples of the catalogue need it.
+/// Words as a shell splits them, as far as examples need it: quotes hold blanks together.
 fn words(line: &str) -> Vec<String> {
-    line.split(' ').map(|w| w.trim_matches('\'').to_owned()).collect()
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if open == c => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (None, ' ') => words.push(String::new()),
+            _ => words.last_mut().expect("one").push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
 }
 
 fn parse(line: &str) -> Result<(Arc<OperationSpec>, ArgMatches), String> {
@@ -149,4 +161,62 @@ fn help_of_an_operation_comes_from_the_catalogue() {
 #[test]
 fn the_records_of_a_host_and_its_operations_are_one_command() {
     insta::assert_snapshot!(help_of(&["host"]));
+}
+
+/// The command lines of a page: those of its blocks, which are whole, and those within its text.
+fn typed(page: &str) -> Vec<(String, bool)> {
+    let mut lines = Vec::new();
+    for line in page.lines() {
+        if let Some(block) = line.strip_prefix("    ") {
+            let block = block.trim_start().trim_start_matches("$ ").trim_start_matches("next: ");
+            let ends = [" #", " > ", " | "];
+            for part in block.split(" && ").flat_map(|part| part.split("; ")) {
+                let end = ends.iter().filter_map(|end| part.find(end)).min();
+                lines.push((part[..end.unwrap_or(part.len())].trim().to_owned(), true));
+            }
+        } else {
+            lines.extend(line.split('`').skip(1).step_by(2).map(|c| (c.to_owned(), false)));
+        }
+    }
+    lines.retain(|(line, _)| line.starts_with("hostlerctl "));
+    lines
+}
+
+#[test]
+fn what_the_pages_say_to_type_can_be_typed() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(std::fs::read_dir(root.join("docs")).expect("docs").map(|e| e.expect("e").path()));
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for page in pages {
+        for (line, whole) in typed(&std::fs::read_to_string(&page).expect("a page")) {
+            seen += 1;
+            let said = match tree().try_get_matches_from(words(&line)) {
+                Ok(matches) => refused(&matches),
+                // What is only named in a text may leave out what belongs to it.
+                Err(error)
+                    if !whole
+                        && matches!(
+                            error.kind(),
+                            ErrorKind::MissingRequiredArgument
+                                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                        ) =>
+                {
+                    None
+                }
+                Err(error) => Some(error.render().to_string()),
+            };
+            wrong.extend(said.map(|said| format!("{}: {line}: {said}", page.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(seen > 200, "{seen}");
+}
+
+/// Why an operation would not be sent.
+fn refused(matches: &ArgMatches) -> Option<String> {
+    let (domain, inner) = matches.subcommand()?;
+    let (verb, inner) = inner.subcommand()?;
+    let spec = Catalogue::embedded().get(&format!("{domain}.{verb}")).ok()?;
+    Run::read(spec, inner).err().map(|problem| problem.to_string())
 }
