@@ -223,4 +223,11 @@ mod tests {
         assert!(said(&format!("[labels]\n{}", labels.join("\n"))).contains("64 at most"));
         Config::default().check().expect("the defaults can be used");
     }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = include_str!("../../deploy/agent.toml");
+        let sample: Config = toml::from_str(sample).expect("the sample");
+        assert_eq!(format!("{sample:?}"), format!("{:?}", Config::default()));
+    }
 }

@@ -238,4 +238,11 @@ mod tests {
         }
         Config::default().check().expect("the defaults can be used");
     }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = include_str!("../../deploy/controller.toml");
+        let sample: Config = toml::from_str(sample).expect("the sample");
+        assert_eq!(format!("{sample:?}"), format!("{:?}", Config::default()));
+    }
 }
