@@ -2,6 +2,7 @@
 
 use hostler_proto::{
     args::ArgumentError,
+    failure::joint,
     wire::{ErrorCode, Failure, RunSummary},
 };
 use thiserror::Error;
@@ -92,7 +93,7 @@ pub fn table() -> String {
 
 /// Why the program ends before its work is done: what happened, to what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{message}{}{hint}", if hint.is_empty() { "" } else { "; " })]
+#[error("{message}{}{hint}", joint(message, hint))]
 pub struct Problem {
     /// The status to exit with.
     pub exit: Exit,

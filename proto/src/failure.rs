@@ -68,8 +68,7 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        if self.hint.is_empty() { Ok(()) } else { write!(f, "; {}", self.hint) }
+        write!(f, "{}{}{}", self.message, joint(&self.message, &self.hint), self.hint)
     }
 }
 
@@ -80,6 +79,15 @@ impl std::error::Error for Failure {}
 const MESSAGE: usize = 1000;
 /// Bytes of evidence that it takes; what is longer stays behind.
 const EVIDENCE: usize = 3000;
+
+/// What stands between what happened and what to do next: a message may end in a question.
+pub fn joint(message: &str, hint: &str) -> &'static str {
+    match (hint.is_empty(), message.ends_with('?')) {
+        (true, _) => "",
+        (false, true) => " ",
+        (false, false) => "; ",
+    }
+}
 
 /// Carries a failure over gRPC: the encoded message rides in the status's details, so that a
 /// Hostler peer gets all of it and any other client still gets code and message.
@@ -161,6 +169,16 @@ mod tests {
             let failure = Failure::new(code, "disk /srv is full").hint("free some space");
             assert_eq!(Failure::from(Status::from(failure.clone())), failure);
         }
+    }
+
+    #[test]
+    fn advice_follows_a_question_without_another_sign() {
+        let shown = |message: &str, hint: &str| {
+            Failure::new(ErrorCode::NotFound, message).hint(hint).to_string()
+        };
+        assert_eq!(shown("it is gone", "look elsewhere"), "it is gone; look elsewhere");
+        assert_eq!(shown("did you mean web-1?", "list them"), "did you mean web-1? list them");
+        assert_eq!(shown("it is gone", ""), "it is gone");
     }
 
     #[test]
