@@ -3,7 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -146,7 +148,9 @@ fn save(path: &Path, found: &Remembered) -> io::Result<()> {
         return Ok(());
     }
     let new = path.with_extension("json.new");
-    fs::write(&new, serde_json::to_vec(found)?)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(&new)?.write_all(&serde_json::to_vec(found)?)?;
     fs::rename(&new, path)
 }
 
@@ -169,7 +173,7 @@ fn wanted(directories: &[&Path], unit: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -205,6 +209,8 @@ mod tests {
         let found = Remembered { units: set(&["a.service"]), nginx: true, ..Default::default() };
         save(&file, &found).expect("saved");
         assert_eq!(read(&file), found);
+        let mode = fs::metadata(&file).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         fs::write(&file, "{").expect("written");
         assert_eq!(read(&file), Remembered::default());
     }
