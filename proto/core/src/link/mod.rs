@@ -4,6 +4,7 @@
 //! called, and by whom, is not known here. Deadlines are enforced by those who dispatch, not by the
 //! transport.
 
+mod begins;
 pub mod channel;
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
@@ -102,6 +103,7 @@ where
         .header_table_size(HEADER_TABLE)
         .max_header_list_size(HEADER_BYTES);
     let service = TowerToHyperService::new(service);
+    let io = begins::Begins::within(keepalive.detection(), io);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut shutdown = pin!(shutdown);
     tokio::select! {
@@ -115,6 +117,7 @@ where
 mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use hyper::body::Frame;
+    use tokio::io::AsyncWriteExt as _;
     use tokio_stream::StreamExt;
 
     use super::*;
@@ -247,6 +250,35 @@ mod tests {
         assert!(driver.await.is_err());
         assert!(began.elapsed() <= Duration::from_secs(30), "{:?}", began.elapsed());
         drop(peer);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_falls_silent_is_found_within_thirty_seconds() {
+        let (agent, mut caller) = tokio::io::duplex(64 << 10);
+        let service = tower::service_fn(answer);
+        // It begins as every caller does, leaves its end open, and never answers a ping.
+        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]];
+        caller.write_all(&begin.concat()).await.expect("begun");
+        let began = tokio::time::Instant::now();
+        let served = serve(agent, service, Keepalive::default(), std::future::pending());
+        let served = tokio::time::timeout(Duration::from_secs(60), served).await;
+        assert!(served.expect("it ends").is_err());
+        assert!(began.elapsed() <= Duration::from_secs(30), "{:?}", began.elapsed());
+        drop(caller);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_never_begins_is_found_as_well() {
+        let (agent, mut caller) = tokio::io::duplex(64 << 10);
+        caller.write_all(b"PRI").await.expect("half begun");
+        let service = tower::service_fn(answer);
+        let began = tokio::time::Instant::now();
+        let served = serve(agent, service, Keepalive::default(), std::future::pending());
+        let served = tokio::time::timeout(Duration::from_secs(60), served).await;
+        let error = served.expect("it is given up").expect_err("an error");
+        assert!(format!("{error:?}").contains("did not begin to speak"), "{error:?}");
+        assert!(began.elapsed() <= Duration::from_secs(30), "{:?}", began.elapsed());
+        drop(caller);
     }
 
     #[test]
