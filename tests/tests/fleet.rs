@@ -393,19 +393,48 @@ fn certificates_are_renewed_without_dropping_the_link() {
     assert!(renewals.count() >= 1);
 }
 
+/// Waits until a host's certificate has ended so many seconds ago.
+fn until_expired(fleet: &Fleet, host: &str, since_s: i64) {
+    eventually("its certificate is expired", || {
+        let now = fleet.ctl(&["status", "-o", "json"]).json()["now_us"].as_i64().expect("a time");
+        let end = fleet.host(host)["certificate_until_us"].as_i64().expect("a time");
+        end + since_s * 1_000_000 < now
+    });
+}
+
+fn renewals(fleet: &Fleet, host: &str) -> usize {
+    let renewed = |r: &&Value| r["operation"] == "host.renew" && r["subject"] == host;
+    fleet.audit().iter().filter(renewed).count()
+}
+
 #[test]
-fn an_agent_that_was_off_past_its_expiry_comes_back_with_the_same_key() {
+fn an_agent_that_was_off_past_its_expiry_comes_back_with_the_same_key_and_that_is_audited() {
     let mut fleet =
         Fleet::new(Place::Loopback, "agent_certificate = \"3s\"\nrenewal_grace = \"1h\"");
     fleet.join("web-1", &[], "");
     fleet.take_agent("web-1").kill();
-    eventually("its certificate is expired", || {
-        let said = fleet.ctl(&["host", "show", "web-1", "-o", "json"]).json();
-        let now = fleet.ctl(&["status", "-o", "json"]).json()["now_us"].as_i64();
-        said["certificate_until_us"].as_i64() < now
-    });
+    until_expired(&fleet, "web-1", 0);
+    let before = renewals(&fleet, "web-1");
     fleet.start_agent("web-1");
     fleet.wait_for("web-1", "up");
+    assert!(renewals(&fleet, "web-1") > before);
+}
+
+#[test]
+fn an_agent_that_was_off_for_longer_than_the_grace_stays_out() {
+    let mut fleet =
+        Fleet::new(Place::Loopback, "agent_certificate = \"3s\"\nrenewal_grace = \"1s\"");
+    fleet.join("web-1", &[], "");
+    fleet.take_agent("web-1").kill();
+    until_expired(&fleet, "web-1", 2);
+    let before = renewals(&fleet, "web-1");
+    fleet.start_agent("web-1");
+    let refused = || fleet.agent("web-1").log().contains("the certificate was not renewed");
+    eventually("its renewal is refused", refused);
+    let said_why = || fleet.controller().log().contains("certificate expired");
+    eventually("the controller says why", said_why);
+    assert_eq!(fleet.host("web-1")["connection"], "down");
+    assert_eq!(renewals(&fleet, "web-1"), before);
 }
 
 #[test]
@@ -529,38 +558,4 @@ fn a_fleet_works_the_same_on_postgresql() {
     fleet.wait_for("web-1", "up");
     fleet.ctl(&["audit", "verify"]).exits(0);
     assert!(fleet.audit().len() >= 10);
-}
-
-#[test]
-fn a_listening_agent_is_dialled_by_its_controller_alone_and_again_when_it_is_back() {
-    let pid = std::process::id();
-    let at = format!("127.8.{}.{}:7444", pid / 250 % 250, pid % 250 + 1);
-    let dialled = format!("[dial]\n\"db-1\" = \"{at}\"");
-    let mut fleet = Fleet::new(Place::Loopback, &dialled);
-    fleet.join("db-1", &["role=db"], &format!("dial = false\nlisten = \"{at}\""));
-    fleet.ctl(&["host", "facts", "--on", "db-1"]).exits(0);
-
-    fleet.take_agent("db-1").stop();
-    fleet.wait_for("db-1", "stopped");
-    fleet.start_agent("db-1");
-    fleet.wait_for("db-1", "up");
-    assert!(
-        fleet.host("db-1")["address"].as_str().is_some_and(|a| a == at),
-        "{}",
-        fleet.host("db-1")
-    );
-}
-
-#[test]
-fn a_controller_does_not_link_an_agent_that_answers_at_the_address_of_another() {
-    let pid = std::process::id();
-    let at = format!("127.8.{}.{}:7444", pid / 250 % 250, pid % 250 + 1);
-    let mut fleet = Fleet::new(Place::Loopback, &format!("[dial]\n\"db-1\" = \"{at}\""));
-    let listening = format!("dial = false\nlisten = \"{at}\"");
-    fleet.configure("web-1", &listening);
-    fleet.enroll("web-1", &fleet.token(&["--host", "web-1"])).expect("enrolled");
-    fleet.start_agent("web-1");
-    let refused = || fleet.controller().log().contains("an agent cannot be dialled");
-    eventually("the controller refuses", refused);
-    assert_ne!(fleet.host("web-1")["connection"], "up");
 }
