@@ -70,7 +70,14 @@ fn pm2_status(fleet: &Fleet, lab: &Lab) {
     assert_eq!(seen["data"]["daemons"][0]["user"], "omnidoc");
     let pid = app["pid"].to_string();
     assert!(lab.succeeds("h1", &["test", "-d", &format!("/proc/{pid}")]));
-    assert!(!seen.to_string().contains("REDIS_PASSWORD"));
+    // The daemon tells the application's whole environment to whoever asks.
+    let own = "su omnidoc -c 'PM2_HOME=/home/omnidoc/.pm2 pm2 jlist'";
+    assert!(lab.exec("h1", &["sh", "-c", own]).contains("hidden-value"));
+    let shown = fleet.ctl(&["pm2", "status", "--on", "h1", "-o", "wide"]).exits(0);
+    let record = fleet.ctl(&["audit", "list", "--limit", "1000", "-o", "json"]).exits(0);
+    for told in [seen.to_string(), format!("{shown:?}"), record.out] {
+        assert!(!told.contains("hidden-value") && !told.contains("SECRET"), "{told}");
+    }
     // Where no daemon runs none is started.
     lab.exec("h1", &["systemctl", "stop", "pm2-omnidoc"]);
     let gone = on(fleet, "h1", &["pm2", "status", "omnidoc-frontend"], 1);
