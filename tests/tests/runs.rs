@@ -10,7 +10,7 @@ use std::{
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::{command, eventually, within},
+    process::{Process, command, eventually, within},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -48,14 +48,43 @@ fn a_follow_reaches_every_host_however_few_are_to_run_at_a_time() {
 }
 
 #[test]
+fn a_follow_that_has_a_timeout_says_why_it_ends() {
+    let (fleet, log) = fleet_with_log(&["web-1"], "first\n");
+    let path = log.display().to_string();
+    let args = ["logs", "tail", &path, "--follow", "--timeout", "1s", "--on", "web-1"];
+    let said = fleet.ctl(&args).exits(0);
+    assert!(said.out.contains("first"), "{said:?}");
+    assert!(said.err.contains("it was followed for 1 s, as --timeout says"), "{said:?}");
+}
+
+#[test]
+fn a_host_that_hangs_does_not_hold_up_what_the_others_say() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    ["web-1", "web-2"].iter().for_each(|host| fleet.join(host, &[], ""));
+    fleet.agent("web-2").signal(Signal::STOP);
+    let args = ["host", "facts", "--on", "all", "-o", "jsonl"];
+    let mut run = fleet.ctl_begins(&args, "facts.out");
+    let told = |run: &Process, host: &str| run.log().contains(&format!("\"host\":\"{host}\""));
+    eventually("the one that is well has answered", || told(&run, "web-1"));
+    assert!(run.has_ended().is_none() && !told(&run, "web-2"), "{}", run.log());
+    fleet.agent("web-2").signal(Signal::CONT);
+    assert_eq!(run.ended(), Some(0), "{}", run.log());
+    assert!(told(&run, "web-2"), "{}", run.log());
+}
+
+#[test]
 fn a_reader_that_stops_for_a_while_makes_no_host_late() {
     let text = format!("{}\n", "x".repeat(250)).repeat(10_000);
-    let (fleet, log) = fleet_with_log(&["web-1", "web-2"], &text);
+    let (fleet, log) = fleet_with_log(&["web-1", "web-2", "web-3"], &text);
+    fleet.agent("web-3").signal(Signal::STOP);
     let path = log.display().to_string();
-    let args = ["logs", "tail", &path, "--lines", "10000", "--timeout", "1s", "--on", "all"];
+    let both = "web-1,web-2";
+    let args = ["logs", "tail", &path, "--lines", "10000", "--timeout", "1s", "--on", both];
     let mut tail = fleet.ctl_piped(&[&args[..], &["-o", "jsonl"]].concat());
-    // Longer than the timeout, and than what a host gets beyond it.
-    std::thread::sleep(Duration::from_secs(8));
+    // A host that says nothing at all has used up the same timeout, and what it gets beyond it.
+    let silent = ["host", "facts", "--timeout", "1s", "--on", "web-3"];
+    fleet.ctl(&silent).exits(3);
+    fleet.agent("web-3").signal(Signal::CONT);
     let mut text = String::new();
     tail.stdout.take().expect("a pipe").read_to_string(&mut text).expect("read");
     assert_eq!(tail.wait().expect("ended").code(), Some(0), "{}", &text[text.len() - 600..]);
@@ -91,7 +120,9 @@ fn outcomes_that_cannot_be_written_are_kept_and_no_further_host_is_begun_meanwhi
     let args = ["host", "facts", "--on", "all", "--parallel", "1", "-o", "json"];
     let mut run = fleet.ctl_begins(&args, "facts.json");
     eventually("the audit fails", || fleet.controller().log().contains("could not be audited"));
-    std::thread::sleep(Duration::from_secs(1));
+    eventually("it is tried again", || {
+        fleet.controller().log().matches("could not be audited").count() > 1
+    });
     sql(&store, "DROP TRIGGER full");
     assert_eq!(run.ended(), Some(0), "{}", run.log());
     let of = |fleet: &Fleet, kind: &str| {

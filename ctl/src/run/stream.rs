@@ -44,6 +44,7 @@ pub async fn run(
     let acts = spec.kind == Kind::Action && !request.plan;
     let follows = follows(spec, &request.request);
     let (invocation, confirmed) = (request.invocation.clone(), request.confirmed > 0);
+    let timeout_s = request.timeout_s;
     let mut interrupts = Interrupts::listen(acts)?;
     let mut shown = Shown {
         spec,
@@ -110,6 +111,9 @@ pub async fn run(
         }
     };
     shown.finish(follows)?;
+    if follows && timeout_s > 0 && shown.collected.is_complete() {
+        shown.screen.say(&format!("it was followed for {timeout_s} s, as --timeout says"));
+    }
     match ended {
         Err(problem) if acts => {
             let hint = format!("`hostlerctl audit show {invocation}` tells how it ended");
