@@ -10,7 +10,7 @@ use std::{
 use hostler_core::{
     clock::{Clock, SystemClock},
     link,
-    program::Error,
+    program::{Error, cannot_listen},
     tls::{Credentials, Protocol, Trust},
 };
 use hostler_proto::{catalogue::Catalogue, wire::HelloReply};
@@ -86,7 +86,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     if let Some(address) = config.listen {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|e| format!("the agent cannot listen on {address} (key listen): {e}"))?;
+            .map_err(|e| cannot_listen("the agent", address, "listen", &e))?;
         let acceptor =
             TlsAcceptor::from(trust.accept(Protocol::Grpc, &credentials, Duration::ZERO)?);
         tasks.spawn(listen(listener, acceptor, trust, server, keepalive, stop.clone()));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hostler_core::program::cannot_listen;
 use hostler_proto::wire::{self, Delivery, Status};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -393,5 +394,5 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
-        .map_err(|e| format!("metrics cannot be served on {address} (key metrics): {e}"))
+        .map_err(|e| cannot_listen("the service of metrics", address, "metrics", &e))
 }

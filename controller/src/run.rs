@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hostler_core::{
     clock::{Clock, SystemClock},
     identity::{FleetName, PrincipalName},
-    program::Error,
+    program::{Error, cannot_listen},
     tls::Trust,
 };
 use hostler_proto::{catalogue::Catalogue, wire::AddOperatorReply};
@@ -172,7 +172,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let vault = Vault::open(&config.state_dir, &*clock)?;
     let address = config.listen;
     let listener = listen::bind(address)
-        .map_err(|e| format!("the controller cannot listen on {address} (key listen): {e}"))?;
+        .map_err(|e| cannot_listen("the controller", address, "listen", &e))?;
     let monitored = match config.metrics {
         Some(address) => Some(metrics::bind(address).await?),
         None => None,

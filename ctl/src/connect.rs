@@ -146,6 +146,18 @@ fn unreachable(address: &str, why: &str) -> Problem {
         return Problem::new(Exit::Denied, message)
             .hint("it may be revoked; ask an admin for a new context");
     }
+    if why.contains("invalid peer certificate") {
+        let message = format!(
+            "what answers at {address} does not prove that it is a controller of this context's \
+             fleet: {why}"
+        );
+        return Failure::new(ErrorCode::Unreachable, message)
+            .hint(
+                "it is of another fleet, was made anew, or something in between ends TLS; \
+                 `hostlerctl context show` names fleet and address",
+            )
+            .into();
+    }
     let message = format!("no answer from the controller at {address}: {why}");
     Failure::new(ErrorCode::Unreachable, message)
         .hint("check that it runs, and that the context names its address (`hostlerctl context show`)")
@@ -181,5 +193,8 @@ mod tests {
         let why = "received fatal alert: CertificateRevoked";
         assert_eq!(unreachable("c:1", why).exit, Exit::Denied);
         assert_eq!(unreachable("c:1", "connection refused").exit, Exit::Controller);
+        let stranger = unreachable("c:1", "invalid peer certificate: UnknownIssuer");
+        assert_eq!(stranger.exit, Exit::Controller);
+        assert!(stranger.message.starts_with("what answers at c:1"), "{stranger}");
     }
 }

@@ -61,7 +61,8 @@ pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, ConfigErr
 /// serde names the unknown key first and then every known one, each between backticks.
 fn explain(message: &str) -> String {
     if !message.starts_with("unknown field") {
-        return message.trim_end().to_owned();
+        // What is expected stands on lines of its own, and this is one sentence.
+        return message.trim_end().lines().collect::<Vec<_>>().join(", ");
     }
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = quoted.next().unwrap_or_default();

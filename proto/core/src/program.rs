@@ -1,7 +1,8 @@
 //! What the two daemons share as programs: their log, how they end, and when they are told to stop.
 
 use std::{
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
 };
@@ -53,6 +54,19 @@ pub fn configured<T: DeserializeOwned + Default>(
         true => Ok(T::default()),
         false => config::read(file),
     }
+}
+
+/// Why an address cannot be listened on, with the key that names it and what to do.
+pub fn cannot_listen(who: &str, address: SocketAddr, key: &str, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "end what listens there (`ss -ltnp` names it), or choose another port"
+        }
+        ErrorKind::AddrNotAvailable => "choose an address of this machine",
+        ErrorKind::PermissionDenied => "choose a port from 1024 on",
+        _ => "choose another address",
+    };
+    format!("{who} cannot listen on {address} (key {key}): {error}; {advice}")
 }
 
 /// Is cancelled when the process is asked to end, by SIGTERM or Ctrl-C.
