@@ -17,13 +17,17 @@ fn cli(lab: &Lab, args: &[&str]) -> String {
     lab.exec("h1", &[&["redis-cli", "--no-auth-warning", "-a", "redis-pw"], args].concat())
 }
 
-/// Celery's own tool, as its JSON.
-fn inspect(lab: &Lab, what: &str) -> Value {
+/// What Celery's own tool says.
+fn celery(lab: &Lab, words: &str) -> String {
     let line = format!(
-        "cd /opt/omnidoc && set -a && . ./.env && exec .venv/bin/celery \
-         -A src.tasks.celery_app inspect {what} --json"
+        "cd /opt/omnidoc && set -a && . ./.env && exec .venv/bin/celery -A src.tasks.celery_app {words}"
     );
-    serde_json::from_str(&lab.exec("h1", &["sh", "-c", &line])).expect("json")
+    lab.exec("h1", &["sh", "-c", &line])
+}
+
+/// The same, as its JSON.
+fn inspect(lab: &Lab, what: &str) -> Value {
+    serde_json::from_str(&celery(lab, &format!("inspect {what} --json"))).expect("json")
 }
 
 fn enqueue(lab: &Lab, task: &str) {
@@ -81,6 +85,73 @@ fn workers(fleet: &Fleet, lab: &Lab) {
     });
     lab.exec("h1", &["systemctl", "start", "omnidoc-celery"]);
     eventually("the worker is back", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
+    a_worker_that_takes_from_no_queue(fleet, lab);
+    a_solo_pool_that_is_busy(fleet, lab);
+}
+
+/// It answers pings, is subscribed, and will never run a task.
+fn a_worker_that_takes_from_no_queue(fleet: &Fleet, lab: &Lab) {
+    celery(lab, "control cancel_consumer celery");
+    eventually("it consumes nothing", || {
+        inspect(lab, "active_queues")["celery@h1"] == Value::Array(Vec::new())
+    });
+    assert!(inspect(lab, "ping").to_string().contains("pong"));
+    let deaf = worker_is(fleet, "not-consuming", 1);
+    let summary = deaf["findings"][0]["summary"].as_str().expect("text").to_owned();
+    assert!(summary.contains("takes tasks from no queue"), "{deaf}");
+    celery(lab, "control add_consumer celery");
+    eventually("it consumes again", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
+}
+
+/// A solo pool answers nobody while its task runs, and is no emergency.
+fn a_solo_pool_that_is_busy(fleet: &Fleet, lab: &Lab) {
+    let start = "systemd-run --quiet --unit=solo --uid=omnidoc --working-directory=/opt/omnidoc \
+                 --property=EnvironmentFile=/opt/omnidoc/.env /opt/omnidoc/.venv/bin/celery \
+                 -A src.tasks.celery_app worker -n solo@h1 -P solo -Q slow";
+    lab.exec("h1", &start.split_whitespace().collect::<Vec<_>>());
+    let of = |seen: &Value| {
+        let workers = seen["data"]["workers"].as_array().cloned().unwrap_or_default();
+        workers.into_iter().find(|w| w["name"] == "solo@h1").unwrap_or_default()
+    };
+    let seen = || fleet.ctl(&["celery", "workers", "--on", "h1", "-o", "json"]).json()[0].clone();
+    eventually("the second worker is there", || of(&seen())["state"] == "ok");
+    assert_eq!(of(&seen())["pool"], "solo");
+    celery(lab, "call src.tasks.celery_app.long_task --args '[20]' --queue slow");
+    eventually("its task keeps it busy", || of(&seen())["state"] == "busy");
+    let busy = on(fleet, "h1", &["celery", "workers"], 0);
+    assert_eq!(busy["status"], "warning", "{busy}");
+    eventually("the task has ended", || of(&seen())["state"] == "ok");
+    lab.exec("h1", &["systemctl", "stop", "solo"]);
+    let again = || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0;
+    eventually("the other one is well", again);
+}
+
+/// What tasks are called with may be anybody's secret.
+fn arguments_are_shown_nowhere(fleet: &Fleet, lab: &Lab) {
+    celery(
+        lab,
+        "call src.tasks.celery_app.short_task --args '[\"hidden-1\", \"x\"]' --countdown 20",
+    );
+    // As a number, so that the task can run with it.
+    celery(lab, "call src.tasks.celery_app.long_task --kwargs '{\"seconds\": 12.734519}'");
+    eventually("Celery itself shows both", || {
+        inspect(lab, "active").to_string().contains("12.734519")
+            && inspect(lab, "scheduled").to_string().contains("hidden-1")
+    });
+    let mut told = String::new();
+    for verb in ["active", "scheduled", "stats", "queues", "workers"] {
+        for form in ["json", "wide"] {
+            let said = fleet.ctl(&["celery", verb, "--on", "h1", "-o", form]).exits(0);
+            told += &format!("{said:?}\n");
+        }
+    }
+    assert!(told.contains("long_task") && told.contains("short_task"), "{told}");
+    told += &fleet.ctl(&["audit", "list", "--limit", "1000", "-o", "json"]).exits(0).out;
+    told += &lab.exec("h1", &["journalctl", "--unit", "hostler-agent", "--output", "cat"]);
+    assert!(!told.contains("12.734519") && !told.contains("hidden-1"), "{told}");
+    eventually("the task has ended", || {
+        on(fleet, "h1", &["celery", "active"], 0)["data"]["tasks"] == Value::Array(vec![])
+    });
 }
 
 fn active(fleet: &Fleet, lab: &Lab) {
@@ -98,6 +169,7 @@ fn active(fleet: &Fleet, lab: &Lab) {
     eventually("the task has ended", || {
         on(fleet, "h1", &["celery", "active"], 0)["data"]["tasks"] == Value::Array(vec![])
     });
+    arguments_are_shown_nowhere(fleet, lab);
 }
 
 fn scheduled(fleet: &Fleet, lab: &Lab) {
