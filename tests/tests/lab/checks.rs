@@ -1,6 +1,11 @@
 //! The checks of a whole stack: what one sees of a dead unit, and what an agent finds by itself.
 
-use hostler_tests::{lab::Lab, process::eventually};
+use std::time::Duration;
+
+use hostler_tests::{
+    lab::Lab,
+    process::{eventually, within},
+};
 use serde_json::Value;
 
 use super::fleet;
@@ -42,6 +47,79 @@ fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_
     let history = fleet.ctl(&["history", "h1", "unit:nginx", "-o", "json"]).json();
     assert_eq!(history["turns"].as_array().map(Vec::len), Some(2), "{history}");
     assert_eq!(history["turns"][0]["became"], "ok", "{history}");
+}
+
+#[test]
+fn the_stack_of_omnidoc_is_checked_whole_on_a_host_that_is_one() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["su", "omnidoc", "-c", "/opt/omnidoc/scripts/backup_db.sh"]);
+    let stack = include_str!("../../../deploy/stacks/omnidoc.toml");
+    let quick = [
+        (
+            "interval = \"1m\"\nretry = \"20s\"\nattempts = 3",
+            "interval = \"2s\"\nretry = \"1s\"\nattempts = 2",
+        ),
+        ("interval = \"6h\"", "interval = \"2s\""),
+    ];
+    let stack = quick.iter().fold(stack.to_owned(), |stack, (slow, quick)| {
+        assert!(stack.contains(slow), "{slow}");
+        stack.replace(slow, quick)
+    });
+    lab.write("h1", "/etc/hostler/stack.toml", &stack);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    let expected = [
+        "unit:postgresql@15-main",
+        "unit:redis-server",
+        "unit:omnidoc-backend",
+        "unit:omnidoc-celery",
+        "unit:nginx",
+        "postgres:main",
+        "postgres-connections:main",
+        "postgres-locks:main",
+        "postgres-sizes:main",
+        "postgres-bloat:main",
+        "redis:main",
+        "celery:omnidoc",
+        "celery-queues:omnidoc",
+        "http:backend",
+        "http:site",
+        "pm2",
+        "nginx-config",
+        "nginx-requests",
+        "logs:omnidoc",
+        "logs:nginx",
+        "pip:omnidoc",
+        "pnpm:omnidoc",
+        "backups:omnidoc",
+        "packages",
+        "disk",
+        "units",
+        "resources",
+        "host",
+    ];
+    let checks = || {
+        let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+        health["checks"].as_array().cloned().unwrap_or_default()
+    };
+    let of = |checks: &[Value], name: &str| {
+        checks.iter().find(|c| c["state"]["check"] == name).map(|c| c["state"].clone())
+    };
+    // First runs are spread over fifteen seconds, and some take their time.
+    within(Duration::from_secs(90), "every check has run", || {
+        let checks = checks();
+        expected.iter().all(|name| {
+            of(&checks, name).is_some_and(|state| state["checked_us"].as_i64() > Some(0))
+        })
+    });
+    // What the lab itself makes: other tests keep processors and disks busy, and one backup is not seven.
+    let made = ["resources", "disk", "host", "units", "backups:omnidoc"];
+    eventually("nothing is critical", || {
+        checks().iter().all(|check| {
+            let state = &check["state"];
+            state["hard"] != "critical" || made.iter().any(|name| state["check"] == *name)
+        })
+    });
 }
 
 #[test]
