@@ -23,6 +23,7 @@ test:
 # probes beside the commands that they replace; some minutes.
 bench:
 	$(CARGO) build --release --workspace
+	$(CARGO) build --profile small -p hostler-agent
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench $(HOSTS)
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench 10000 --checks-s 60
 	ulimit -n $$(ulimit -Hn) && target/release/hostler-bench 10000 --checks-s 2
