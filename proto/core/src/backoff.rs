@@ -136,6 +136,30 @@ mod tests {
         assert!(*busiest < 300, "{busiest} agents in one second, where even is 167");
     }
 
+    #[test]
+    fn ten_thousand_agents_spread_out_after_a_quick_restart_with_the_default_waits() {
+        // How long the controller is away, and the most of them in any second and any tenth of one.
+        for (away_s, in_second, in_tenth) in
+            [(1, 7_000, 1_500), (2, 5_500, 800), (5, 2_900, 400), (30, 550, 90)]
+        {
+            let away = SECOND * away_s;
+            let mut tenths = vec![0_u32; 1_000];
+            for seed in 0..10_000 {
+                let mut waits = Backoff::default().start();
+                let mut rng = SmallRng::seed_from_u64(seed);
+                let mut at = Duration::ZERO;
+                while at < away {
+                    at += waits.next(&mut rng);
+                }
+                let late = (at - away).as_millis() / 100;
+                tenths[usize::try_from(late).expect("small")] += 1;
+            }
+            let second = tenths.windows(10).map(|w| w.iter().sum::<u32>()).max().expect("some");
+            let tenth = *tenths.iter().max().expect("some");
+            assert!(second < in_second && tenth < in_tenth, "{away_s} s: {second}, {tenth}");
+        }
+    }
+
     proptest! {
         #[test]
         fn waits_stay_below_a_ceiling_that_never_falls(
