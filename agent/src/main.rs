@@ -110,7 +110,7 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
         Command::CheckConfig => {
             config.check()?;
             let (stack, catalogue) = (config.stack()?, Catalogue::bare());
-            let checks = definition::checks(&stack, definition::has_systemd(), &catalogue)?;
+            let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;
             tracing::info!(checks = checks.len(), "the configuration can be used");
             Ok(())
         }

@@ -55,7 +55,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let backoff = config.link.backoff()?;
 
     let (stack, catalogue) = (config.stack()?, Catalogue::bare());
-    let checks = definition::checks(&stack, definition::has_systemd(), &catalogue)?;
+    let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;
     let policy = config.policy.clone();
     let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
     let dispatcher = Dispatcher::new(host, catalogue, journal);
