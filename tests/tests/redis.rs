@@ -106,10 +106,31 @@ fn every_operation_works_on_every_server_for_the_user_that_is_documented() {
         assert!(commands.iter().any(|c| c["command"] == "get cache:1"), "{slow}");
         let config = asked(&fleet, &["redis", "config", "maxmemory-policy", "--server", &name], 0);
         assert_eq!(config["data"]["settings"][0]["value"], "noeviction");
+        secrets_of(server, &fleet, &name);
         let monitor = asked(&fleet, &["redis", "monitor", &name, "--time", "1s"], 0);
         assert_eq!(monitor["status"], "ok", "{monitor}");
-        assert!(!fleet.path("db-1.log").to_string_lossy().contains("secret-1"));
     }
+    let audit = serde_json::to_string(&fleet.audit()).expect("json");
+    assert!(audit.contains("redis.config"), "{audit}");
+    for told in [fleet.agent("db-1").log(), fleet.controller().log(), audit] {
+        assert!(!told.contains("secret-1"), "{told}");
+    }
+}
+
+/// Passwords of its own that the configuration of a server holds, under whatever name.
+fn secrets_of(server: &Redis, fleet: &Fleet, name: &str) {
+    assert_eq!(server.cli(&["config", "set", "masterauth", "secret-1"]).trim(), "OK");
+    let told = server.cli(&["config", "get", "*auth"]);
+    let told: Vec<&str> = told.lines().step_by(2).collect();
+    let seen = asked(fleet, &["redis", "config", "*auth", "--server", name], 0);
+    let settings = seen["data"]["settings"].as_array().expect("settings");
+    assert_eq!(settings.len(), told.len(), "{seen}");
+    assert!(settings.iter().all(|s| s["value"] == "***"), "{seen}");
+    for setting in told {
+        let seen = asked(fleet, &["redis", "config", setting, "--server", name], 0);
+        assert_eq!(seen["summary"], format!("{setting} is ***"), "{seen}");
+    }
+    server.cli(&["config", "set", "masterauth", ""]);
 }
 
 #[test]
@@ -237,8 +258,11 @@ fn a_replica_is_watched_and_takes_the_reading_of_every_key() {
     let master = &status["data"]["replication"][0];
     assert_eq!((&master["role"], &master["state"]), (&"master".into(), &"up".into()), "{status}");
     assert_eq!(master["peer"], format!("127.0.0.1:{}", main.port));
+    eventually("the primary knows that it does", || {
+        let status = asked(&fleet, &["redis", "status", "main"], 0);
+        status["data"]["replication"][0]["state"] == "up"
+    });
     let status = asked(&fleet, &["redis", "status", "main"], 0);
-    assert_eq!(status["data"]["replication"][0]["state"], "up", "{status}");
     assert!(status["data"]["replication"][0]["behind_bytes"].is_u64(), "{status}");
 
     let keys = asked(&fleet, &["redis", "big-keys", "main"], 0);

@@ -11,9 +11,9 @@ use hostler_proto::{
 use super::connect;
 use crate::operation::{Answer, Context, Probe};
 
-/// Settings that are secrets. Whether they are set may be seen.
-const SECRET: [&str; 4] =
-    ["requirepass", "masterauth", "tls-key-file-pass", "tls-client-key-file-pass"];
+/// How names of settings end that are secrets: `requirepass`, `masterauth` or `primaryauth`,
+/// `tls-key-file-pass`, and what modules call theirs. Whether they are set may be seen.
+const SECRET: [&str; 5] = ["auth", "pass", "password", "secret", "token"];
 
 impl Probe for RedisConfig {
     async fn observe(request: RedisConfigRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -34,7 +34,9 @@ impl Probe for RedisConfig {
 }
 
 fn setting((name, value): (String, String)) -> RedisSetting {
-    let value = match SECRET.contains(&name.as_str()) && !value.is_empty() {
+    let called = name.to_ascii_lowercase();
+    let secret = SECRET.iter().any(|end| called.ends_with(end));
+    let value = match secret && !value.is_empty() {
         true => "***".to_owned(),
         false => value,
     };
@@ -48,8 +50,14 @@ mod tests {
     #[test]
     fn a_password_is_masked_and_that_there_is_none_is_seen() {
         let shown = |name: &str, value: &str| setting((name.into(), value.into())).value;
-        assert_eq!(shown("requirepass", "hunter2"), "***");
+        for name in ["requirepass", "masterauth", "primaryauth", "PRIMARYAUTH"] {
+            assert_eq!(shown(name, "hunter2"), "***", "{name}");
+        }
+        for name in ["tls-key-file-pass", "tls-client-key-file-pass", "search.password"] {
+            assert_eq!(shown(name, "hunter2"), "***", "{name}");
+        }
         assert_eq!(shown("requirepass", ""), "");
         assert_eq!(shown("maxmemory", "256mb"), "256mb");
+        assert_eq!(shown("tls-auth-clients", "no"), "no");
     }
 }
