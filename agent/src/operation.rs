@@ -63,6 +63,8 @@ pub struct Answer<R> {
     pub findings: Vec<Finding>,
     /// The operation's own result.
     pub data: R,
+    /// Nothing was measured: there is no result, since an empty one would read like one.
+    pub unmeasured: bool,
     /// What was really asked of the system.
     pub evidence: Vec<Evidence>,
     /// Numbers that are worth a history.
@@ -77,9 +79,19 @@ impl<R> Answer<R> {
             summary: summary.into(),
             findings: Vec::new(),
             data,
+            unmeasured: false,
             evidence: Vec::new(),
             figures: Vec::new(),
         }
+    }
+
+    /// An answer without a result: nothing was measured, and the finding says why and how bad that is.
+    pub fn unmeasured(finding: Finding) -> Self
+    where
+        R: Default,
+    {
+        let answer = Self::ok(finding.summary.clone(), R::default());
+        Self { unmeasured: true, ..answer }.finding(finding)
     }
 
     /// An answer that could not be measured, and why: never well.

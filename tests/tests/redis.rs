@@ -75,6 +75,7 @@ fn every_operation_works_on_every_server_for_the_user_that_is_documented() {
         let name = format!("s{n}");
         let denied = asked(&fleet, &["redis", "status", &name], 1);
         assert!(denied["summary"].as_str().expect("text").contains("does not let the agent in"));
+        assert!(denied["data"].is_null(), "nothing was measured: {denied}");
         let acl = documented_acl("secret-1");
         let words: Vec<&str> = acl.iter().map(String::as_str).collect();
         assert_eq!(server.cli(&words).trim(), "OK", "{kind}");

@@ -101,14 +101,9 @@ impl<A: Action> Handler for Acting<A> {
                     n => format!("would do {n} steps"),
                 };
                 let answer = Answer::ok(summary, A::Result::default());
-                // Nothing was done, so there is no result: an empty one would read like one.
-                return Ok(Outcome {
-                    unchanged: true,
-                    plan_digest: digest,
-                    r#type: String::new(),
-                    data: Vec::new(),
-                    ..outcome(answer)
-                });
+                // Nothing was done, so there is no result.
+                let answer = Answer { unmeasured: true, ..answer };
+                return Ok(Outcome { unchanged: true, plan_digest: digest, ..outcome(answer) });
             }
             let answer = A::apply(plan.details, &cx).await?;
             Ok(Outcome { plan_digest: digest, ..outcome(answer) })
@@ -124,12 +119,16 @@ fn typed<O: Operation>(request: &DynamicMessage) -> Result<O::Request, Failure> 
 }
 
 fn outcome<R: Message + Name>(answer: Answer<R>) -> Outcome {
+    let (r#type, data) = match answer.unmeasured {
+        true => (String::new(), Vec::new()),
+        false => (R::full_name(), answer.data.encode_to_vec()),
+    };
     Outcome {
         status: answer.status.into(),
         summary: answer.summary,
         findings: answer.findings,
-        r#type: R::full_name(),
-        data: answer.data.encode_to_vec(),
+        r#type,
+        data,
         evidence: answer.evidence,
         figures: answer.figures,
         ..Outcome::default()
@@ -148,6 +147,21 @@ mod tests {
     use hostler_proto::catalogue::Catalogue;
 
     use super::*;
+
+    #[test]
+    fn an_answer_in_which_nothing_was_measured_has_no_result() {
+        use hostler_proto::{
+            ops::RedisStatus,
+            wire::{Finding, Status},
+        };
+        let finding = Finding::new(Status::Critical, "main", "redis \"main\" does not answer");
+        let none = outcome(Answer::<RedisStatus>::unmeasured(finding));
+        assert_eq!((none.r#type.as_str(), none.data.len()), ("", 0));
+        assert_eq!(none.status(), Status::Critical);
+        assert_eq!(none.summary, "redis \"main\" does not answer");
+        let measured = outcome(Answer::ok("", RedisStatus::default()));
+        assert_eq!(measured.r#type, "hostler.ops.v1.RedisStatus");
+    }
 
     #[test]
     fn every_operation_of_the_catalogue_has_a_handler_and_no_other_exists() {

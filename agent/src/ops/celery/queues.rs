@@ -58,10 +58,9 @@ async fn consumed(tool: &Tool<'_>) -> Result<Answer<Report>, Failure> {
         names => format!("workers take tasks from {}", names.join(", ")),
     };
     let summary = format!("how many tasks wait cannot be told over this broker; {taken}");
-    let finding = Finding::new(Status::Unknown, "waiting", &summary)
+    let finding = Finding::new(Status::Unknown, "waiting", summary)
         .why("Celery's own tool does not tell; the broker's does: rabbitmqctl list_queues");
-    let answer = Answer::unknown(summary, Report::default());
-    Ok(answer.finding(finding).evidence("argv", tool.line("active_queues")))
+    Ok(Answer::unmeasured(finding).evidence("argv", tool.line("active_queues")))
 }
 
 async fn look(app: &mut Broker<'_>, now: f64) -> Result<(Report, Answers), Trouble> {

@@ -49,7 +49,6 @@ enum Unread {
 
 /// An answer for a page that was not read: without nginx it is critical, without the page unknown.
 fn unread(url: &str, trouble: &Unread) -> Answer<Report> {
-    let answer = Answer::unknown("", Report::default()).evidence("http", format!("GET {url}"));
     let finding = match trouble {
         Unread::Away(why) => {
             let summary = format!("nginx does not answer at {url}: {why}");
@@ -63,7 +62,7 @@ fn unread(url: &str, trouble: &Unread) -> Answer<Report> {
                 .why("add `location = /nginx_status { stub_status; allow 127.0.0.1; deny all; }`")
         }
     };
-    answer.finding(finding).summed_up()
+    Answer::unmeasured(finding).evidence("http", format!("GET {url}"))
 }
 
 async fn page(url: &str) -> Result<Report, Unread> {
@@ -141,7 +140,7 @@ mod tests {
         drop(listener);
         let url = format!("http://127.0.0.1:{port}/nginx_status");
         let answer = unread(&url, &page(&url).await.expect_err("nobody is there"));
-        assert_eq!(answer.status, Status::Critical);
+        assert_eq!((answer.status, answer.unmeasured), (Status::Critical, true));
         assert_eq!(answer.findings[0].next, "systemd status nginx");
         let other = unread(&url, &Unread::Other("it answers with 404".into()));
         assert_eq!(other.status, Status::Unknown);

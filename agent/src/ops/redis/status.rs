@@ -50,14 +50,12 @@ impl Probe for RedisStatus {
                     Trouble::Stack(_) | Trouble::Forbidden(_) => (Status::Unknown, trouble.hint()),
                     _ => (Status::Critical, trouble.hint()),
                 };
-                let finding = Finding::new(status, name, &summary).why(why);
+                let finding = Finding::new(status, name, summary).why(why);
                 let finding = finding.next(match trouble {
                     Trouble::Unreachable(_) => "systemd status redis-server",
                     _ => "",
                 });
-                Ok(Answer::ok(summary, Report::default())
-                    .finding(finding)
-                    .evidence("redis", entry.url.clone()))
+                Ok(Answer::unmeasured(finding).evidence("redis", entry.url.clone()))
             }
         }
     }
