@@ -135,6 +135,58 @@ fn secrets_of(server: &Redis, fleet: &Fleet, name: &str) {
 }
 
 #[test]
+fn who_refuses_writes_is_critical_and_a_cache_that_evicts_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let programs = Redis::programs();
+    let servers: Vec<(Redis, Redis)> = programs
+        .iter()
+        .enumerate()
+        .map(|(n, (_, program))| {
+            let at = |kind: &str| directory.path().join(format!("{kind}{n}"));
+            let cluster = Redis::start(program, &at("cluster"), &["--cluster-enabled", "yes"]);
+            (Redis::start(program, &at("own"), &[]), cluster)
+        })
+        .collect();
+    let fleet = fleet(&|_| {
+        let entries = servers.iter().enumerate();
+        let both = |(n, (own, cluster)): (usize, &(Redis, Redis))| {
+            server(&format!("own{n}"), own.port, "")
+                + &server(&format!("cluster{n}"), cluster.port, "")
+        };
+        entries.map(both).collect()
+    });
+    for (n, (own, cluster)) in servers.iter().enumerate() {
+        // It answers pings, and has no slot.
+        assert!(cluster.cli(&["set", "a", "1"]).starts_with("CLUSTERDOWN"));
+        let down = asked(&fleet, &["redis", "status", &format!("cluster{n}")], 1);
+        assert!(has_finding(&down, "cluster", "critical"), "{down}");
+        cluster.cli(&["cluster", "addslotsrange", "0", "16383"]);
+        let name = format!("cluster{n}");
+        eventually("the cluster serves", || {
+            fleet.ctl(&["redis", "status", &name, "--on", "db-1"]).code == 0
+        });
+
+        let name = format!("own{n}");
+        own.cli(&["config", "set", "min-replicas-to-write", "1"]);
+        assert!(own.cli(&["set", "a", "1"]).starts_with("NOREPLICAS"));
+        let short = asked(&fleet, &["redis", "status", &name], 1);
+        assert!(has_finding(&short, "replicas", "critical"), "{short}");
+        own.cli(&["config", "set", "min-replicas-to-write", "0"]);
+
+        own.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
+        own.cli(&["config", "set", "maxmemory", "3mb"]);
+        let fill = "for i=1,9000 do redis.call('set', 'cache:'..i, string.rep('x', 1000)) end";
+        own.cli(&["eval", fill, "0"]);
+        let evicts = asked(&fleet, &["redis", "status", &name], 0);
+        assert_eq!(evicts["status"], "ok", "{evicts}");
+        assert!(evicts["data"]["evicted_keys"].as_u64().is_some_and(|n| n > 0), "{evicts}");
+        own.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
+        let full = asked(&fleet, &["redis", "status", &name], 1);
+        assert!(has_finding(&full, "memory", "critical"), "{full}");
+    }
+}
+
+#[test]
 fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let own = Redis::start(&redis(), directory.path(), &[]);

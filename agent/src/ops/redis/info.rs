@@ -68,9 +68,18 @@ impl<'a> Info<'a> {
 
     /// Keys of all databases.
     pub(super) fn keys(&self) -> u64 {
+        self.databases("keys=")
+    }
+
+    /// Keys of all databases that go by themselves some day.
+    pub(super) fn expiring(&self) -> u64 {
+        self.databases("expires=")
+    }
+
+    fn databases(&self, what: &str) -> u64 {
         let database = |key: &str| key.strip_prefix("db").is_some_and(|n| n.parse::<u32>().is_ok());
         let count = |text: &str| {
-            let keys = text.split(',').find_map(|part| part.strip_prefix("keys="));
+            let keys = text.split(',').find_map(|part| part.strip_prefix(what));
             keys.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
         };
         let counts = self.0.iter().filter(|(key, _)| database(key)).map(|(_, text)| count(text));

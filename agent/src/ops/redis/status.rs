@@ -26,6 +26,9 @@ const OLD_SNAPSHOT_S: u64 = 48 * 3600;
 /// The sets that kombu keeps at a broker: of the pidbox of every worker, and of the default queue.
 const BINDINGS: [&str; 2] = ["_kombu.binding.celery.pidbox", "_kombu.binding.celery"];
 
+/// How a server refuses keys that it does not have itself.
+const ELSEWHERE: [&str; 4] = ["MASTERDOWN", "MOVED", "ASK", "CROSSSLOT"];
+
 /// What to do where the server asks for a password.
 const PASSWORD: &str = "write it to a file of mode 0600, and name that as password_file of a [[redis]] in \
                         /etc/hostler/stack.toml; `hostler-agent discover` writes the rest";
@@ -78,6 +81,14 @@ struct Seen {
     hidden: Vec<(&'static str, &'static str)>,
     /// The server knows no CONFIG, as some providers have it.
     save_unknown: bool,
+    /// It is a part of a cluster.
+    in_cluster: bool,
+    /// Why it serves no keys, where it is a part of a cluster that does not.
+    cluster_down: Option<String>,
+    /// Good replicas, and how many there must be for a write; that is not always told.
+    replicas_short: Option<(u64, Option<u64>)>,
+    /// Whether keys can be evicted: a full memory is then what the cache is made for.
+    evicts: bool,
 }
 
 async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
@@ -105,13 +116,18 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
         }
         info => info?,
     };
+    let mut cluster_down = None;
     let bindings = match server.ask::<u64>(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await {
-        Err(Trouble::Forbidden(_)) => {
+        Err(Trouble::Refused(said)) if said.starts_with("CLUSTERDOWN") => {
+            cluster_down = Some(said);
+            0
+        }
+        // A replica without its master, or a part of a cluster that has these keys elsewhere.
+        Err(Trouble::Refused(said)) if ELSEWHERE.iter().any(|e| said.starts_with(e)) => 0,
+        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => {
             hidden.push(("EXISTS", "whether Celery keeps its queues here"));
             0
         }
-        // A replica without its master, or a part of a cluster.
-        Err(Trouble::Refused(_)) => 0,
         bindings => bindings?,
     };
     // Not every user may ask for it, and some providers hide it.
@@ -133,7 +149,26 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
         stops => stops?.values().any(|v| v == "yes"),
     };
     let info = Info::read(&info);
+    if info.text("cluster_enabled") == "1" && cluster_down.is_none() {
+        match server.ask::<String>(&["CLUSTER", "INFO"]).await {
+            Err(Trouble::Forbidden(_)) => {
+                hidden.push(("CLUSTER INFO", "whether its cluster serves all keys"));
+            }
+            said => cluster_down = cluster_fails(&said?),
+        }
+    }
+    let mut replicas_short = None;
+    if let Some(good) = info.good_replicas() {
+        // Both names of the setting, of which old servers know only one.
+        let needed = ["CONFIG", "GET", "min-*-to-write"];
+        let needed = match server.ask::<HashMap<String, String>>(&needed).await {
+            Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => None,
+            needed => needed?.values().filter_map(|n| n.parse().ok()).max(),
+        };
+        replicas_short = (good < needed.unwrap_or(1)).then_some((good, needed));
+    }
     let mut seen = info.seen();
+    (seen.cluster_down, seen.replicas_short) = (cluster_down, replicas_short);
     seen.place.clone_from(&server.place);
     seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
     seen.report.celery_broker = bindings > 0;
@@ -146,7 +181,31 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
     Ok(seen)
 }
 
+/// What CLUSTER INFO says against a cluster.
+fn cluster_fails(said: &str) -> Option<String> {
+    let told = Info::read(said);
+    (told.text("cluster_state") != "ok").then(|| {
+        let (state, slots) = (told.text("cluster_state"), told.text("cluster_slots_ok"));
+        format!("cluster_state is {state}, {slots} of 16384 slots are served")
+    })
+}
+
 impl Info<'_> {
+    /// Replicas that keep up, where writes are refused when those are too few.
+    fn good_replicas(&self) -> Option<u64> {
+        (self.text("role") == "master").then(|| self.text("min_slaves_good_slaves").parse().ok())?
+    }
+
+    /// Whether memory that is used up is taken from other keys, and not refused to new ones.
+    fn evicts(&self) -> bool {
+        match self.text("maxmemory_policy") {
+            "" | "noeviction" => false,
+            // Nothing else than keys that go by themselves one day.
+            policy if policy.starts_with("volatile-") => self.expiring() > 0,
+            _ => true,
+        }
+    }
+
     /// Age of the last snapshot; none where it does not say.
     fn snapshot_age_s(&self, now_s: i64) -> Option<u64> {
         let saved: i64 = self.text("rdb_last_save_time").parse().ok()?;
@@ -193,6 +252,8 @@ impl Info<'_> {
             master_down: (self.text("master_link_status") == "down")
                 .then(|| (self.master(), self.text("master_sync_in_progress") == "1")),
             fragmentation: self.text("mem_fragmentation_ratio").parse().unwrap_or(0.0),
+            evicts: self.evicts(),
+            in_cluster: self.text("cluster_enabled") == "1",
             ..Seen::default()
         }
     }
@@ -217,12 +278,17 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     };
     let policy = &report.eviction_policy;
     let full = match policy.as_str() {
-        "noeviction" => "when it is full every write is refused".to_owned(),
-        policy => format!("when it is full keys are evicted ({policy})"),
+        policy if policy.starts_with("volatile-") => {
+            format!("when it is full every write is refused: no key has an expiry ({policy})")
+        }
+        _ => "when it is full every write is refused".to_owned(),
     };
     let (used, most) = (report.used_memory_bytes, report.max_memory_bytes);
     let big = format!("redis big-keys {name}");
-    share("memory", used, most, request.memory_warning_percent, &full, &big);
+    // A cache that evicts is full by design.
+    if !seen.evicts {
+        share("memory", used, most, request.memory_warning_percent, &full, &big);
+    }
     let (clients, most) = (report.clients, report.max_clients);
     let refused = "the next ones are refused";
     share("clients", clients, most, request.clients_warning_percent, refused, "");
@@ -237,6 +303,17 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         };
         let summary = format!("the last snapshot of redis \"{name}\" failed");
         found(Status::Critical, "snapshot", summary, why, journal);
+    }
+    if let Some(why) = &seen.cluster_down {
+        let summary = format!("the cluster of redis \"{name}\" does not serve");
+        found(Status::Critical, "cluster", summary, why, journal);
+    }
+    if let Some((good, needed)) = &seen.replicas_short {
+        let needed = needed.map_or("more are needed".to_owned(), |n| format!("{n} are needed"));
+        let summary =
+            format!("redis \"{name}\" has {good} good replicas, and {needed} for a write");
+        let why = "every write is refused (min-replicas-to-write)";
+        found(Status::Critical, "replicas", summary, why, "redis config 'min-*'");
     }
     if seen.append_failed {
         let summary = format!("redis \"{name}\" cannot write its append-only file");
@@ -313,6 +390,10 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
     let answer = Answer::ok(summary, seen.report)
         .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place));
+    let answer = match seen.in_cluster {
+        true => answer.evidence("redis", format!("{}: CLUSTER INFO", seen.place)),
+        false => answer,
+    };
     let notable = findings.iter().any(|f| f.status() != Status::Ok);
     if answer.data.version.is_empty() {
         return findings.into_iter().fold(answer, Answer::finding).summed_up();
@@ -321,7 +402,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         .figure("memory", "", used, "bytes")
         .figure("clients", "", clients, "")
         .figure("operations", "", rate, "/s");
-    if let Some(figure) = answer.figures.first_mut().filter(|_| limit > 0) {
+    if let Some(figure) = answer.figures.first_mut().filter(|_| limit > 0 && !seen.evicts) {
         figure.limit = Some(limit as f64);
     }
     if let Some(figure) = answer.figures.get_mut(1) {
@@ -332,68 +413,5 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n# Memory\r\n\
-        used_memory:950\r\nused_memory_rss:2000\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n\
-        mem_fragmentation_ratio:2.1\r\n# Clients\r\nconnected_clients:3\r\nmaxclients:10000\r\n\
-        # Persistence\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n# Stats\r\nkeyspace_hits:3\r\n\
-        keyspace_misses:1\r\nrole:master\r\n# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\ndb3:keys=2,expires=1\r\n";
-
-    fn request() -> RedisStatusRequest {
-        RedisStatusRequest {
-            memory_warning_percent: 90,
-            clients_warning_percent: 90,
-            lag_warning_s: 30,
-            ..RedisStatusRequest::default()
-        }
-    }
-
-    #[test]
-    fn what_info_says_is_read_and_memory_is_measured_against_its_bound() {
-        let answer = judge("main", Info::read(INFO).seen(), &request());
-        assert_eq!((answer.status, answer.findings.len()), (Status::Warning, 1));
-        assert_eq!(answer.summary, "95 % of the memory of redis \"main\" are used");
-        assert_eq!((answer.data.keys, answer.data.hit_percent), (6, Some(75.0)));
-    }
-
-    #[test]
-    fn what_is_not_said_has_no_age_and_no_number_is_too_large() {
-        assert_eq!(Info::read(INFO).snapshot_age_s(1000), None);
-        assert_eq!(Info::read("rdb_last_save_time:400\r\n").snapshot_age_s(1000), Some(600));
-        let most = u64::MAX;
-        let text = format!("keyspace_hits:{most}\r\nkeyspace_misses:{most}\r\n");
-        assert_eq!(Info::read(&text).seen().report.hit_percent, Some(100.0));
-    }
-
-    #[test]
-    fn a_server_that_answers_pings_and_refuses_writes_is_critical() {
-        let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
-        let seen = Seen { stops_writes: true, ..Info::read(&text).seen() };
-        let answer = judge("main", seen, &request());
-        assert_eq!(answer.status, Status::Critical);
-        assert!(answer.findings.iter().any(|f| f.why.contains("every write is refused")));
-    }
-
-    #[test]
-    fn a_broker_that_may_evict_is_told_of() {
-        let text =
-            INFO.replace("noeviction", "allkeys-lru").replace("used_memory:950", "used_memory:1");
-        let mut seen = Info::read(&text).seen();
-        seen.report.celery_broker = true;
-        let answer = judge("main", seen, &request());
-        assert!(answer.summary.contains("may evict them"), "{}", answer.summary);
-    }
-
-    #[test]
-    fn what_the_user_may_not_see_is_unknown_and_hides_nothing_worse() {
-        let hidden = vec![("CONFIG GET", "whether it writes snapshots")];
-        let seen = Seen { hidden: hidden.clone(), ..Info::read("").seen() };
-        let answer = judge("main", seen, &request());
-        assert_eq!((answer.status, answer.figures.len()), (Status::Unknown, 0));
-        let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
-        let answer = judge("main", Seen { hidden, ..Info::read(&text).seen() }, &request());
-        assert_eq!((answer.status, answer.figures.len()), (Status::Critical, 3));
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+use super::*;
+
+const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n# Memory\r\n\
+    used_memory:950\r\nused_memory_rss:2000\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n\
+    mem_fragmentation_ratio:2.1\r\n# Clients\r\nconnected_clients:3\r\nmaxclients:10000\r\n\
+    # Persistence\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n# Stats\r\nkeyspace_hits:3\r\n\
+    keyspace_misses:1\r\nrole:master\r\n# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\ndb3:keys=2,expires=1\r\n";
+
+fn request() -> RedisStatusRequest {
+    RedisStatusRequest {
+        memory_warning_percent: 90,
+        clients_warning_percent: 90,
+        lag_warning_s: 30,
+        ..RedisStatusRequest::default()
+    }
+}
+
+#[test]
+fn what_info_says_is_read_and_memory_is_measured_against_its_bound() {
+    let answer = judge("main", Info::read(INFO).seen(), &request());
+    assert_eq!((answer.status, answer.findings.len()), (Status::Warning, 1));
+    assert_eq!(answer.summary, "95 % of the memory of redis \"main\" are used");
+    assert_eq!((answer.data.keys, answer.data.hit_percent), (6, Some(75.0)));
+}
+
+#[test]
+fn a_cache_that_evicts_is_full_by_design_and_one_that_cannot_is_not() {
+    let of = |policy: &str, expires: u64| {
+        let text = INFO.replace("noeviction", policy).replace("used_memory:950", "used_memory:999");
+        let text = text.replace("expires=1", &format!("expires={expires}"));
+        judge("main", Info::read(&text).seen(), &request())
+    };
+    for (policy, expires, status) in [
+        ("noeviction", 1, Status::Critical),
+        ("allkeys-lru", 0, Status::Ok),
+        ("allkeys-lfu", 1, Status::Ok),
+        ("volatile-lru", 1, Status::Ok),
+        ("volatile-ttl", 0, Status::Critical),
+    ] {
+        let answer = of(policy, expires);
+        assert_eq!(answer.status, status, "{policy}, {expires}: {answer:?}");
+        let memory = answer.figures.iter().find(|f| f.name == "memory").expect("a figure");
+        assert_eq!(memory.limit.is_some(), status == Status::Critical, "{policy}");
+    }
+    assert!(of("volatile-ttl", 0).findings[0].why.contains("no key has an expiry"));
+}
+
+#[test]
+fn a_server_that_refuses_keys_or_writes_for_others_sake_is_critical() {
+    assert_eq!(cluster_fails("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
+    let fails = cluster_fails("cluster_state:fail\r\ncluster_slots_ok:0\r\n");
+    let why = "cluster_state is fail, 0 of 16384 slots are served";
+    assert_eq!(fails.as_deref(), Some(why));
+    let well = || Info::read(INFO).seen();
+    let down = judge("main", Seen { cluster_down: fails, ..well() }, &request());
+    assert_eq!(down.status, Status::Critical);
+    let short = Seen { replicas_short: Some((0, Some(1))), ..well() };
+    let short = judge("main", short, &request());
+    assert_eq!(short.status, Status::Critical);
+    assert!(short.summary.contains("0 good replicas, and 1 are needed"), "{}", short.summary);
+    assert_eq!(Info::read(INFO).good_replicas(), None, "it asks for none");
+    let text = INFO.to_owned() + "min_slaves_good_slaves:2\r\n";
+    assert_eq!(Info::read(&text).good_replicas(), Some(2));
+}
+
+#[test]
+fn what_is_not_said_has_no_age_and_no_number_is_too_large() {
+    assert_eq!(Info::read(INFO).snapshot_age_s(1000), None);
+    assert_eq!(Info::read("rdb_last_save_time:400\r\n").snapshot_age_s(1000), Some(600));
+    let most = u64::MAX;
+    let text = format!("keyspace_hits:{most}\r\nkeyspace_misses:{most}\r\n");
+    assert_eq!(Info::read(&text).seen().report.hit_percent, Some(100.0));
+}
+
+#[test]
+fn a_server_that_answers_pings_and_refuses_writes_is_critical() {
+    let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
+    let seen = Seen { stops_writes: true, ..Info::read(&text).seen() };
+    let answer = judge("main", seen, &request());
+    assert_eq!(answer.status, Status::Critical);
+    assert!(answer.findings.iter().any(|f| f.why.contains("every write is refused")));
+}
+
+#[test]
+fn a_broker_that_may_evict_is_told_of() {
+    let text =
+        INFO.replace("noeviction", "allkeys-lru").replace("used_memory:950", "used_memory:1");
+    let mut seen = Info::read(&text).seen();
+    seen.report.celery_broker = true;
+    let answer = judge("main", seen, &request());
+    assert!(answer.summary.contains("may evict them"), "{}", answer.summary);
+}
+
+#[test]
+fn what_the_user_may_not_see_is_unknown_and_hides_nothing_worse() {
+    let hidden = vec![("CONFIG GET", "whether it writes snapshots")];
+    let seen = Seen { hidden: hidden.clone(), ..Info::read("").seen() };
+    let answer = judge("main", seen, &request());
+    assert_eq!((answer.status, answer.figures.len()), (Status::Unknown, 0));
+    let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
+    let answer = judge("main", Seen { hidden, ..Info::read(&text).seen() }, &request());
+    assert_eq!((answer.status, answer.figures.len()), (Status::Critical, 3));
+}
