@@ -187,6 +187,19 @@ fn who_refuses_writes_is_critical_and_a_cache_that_evicts_is_not() {
 }
 
 #[test]
+fn keys_are_looked_at_no_faster_than_is_allowed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let own = Redis::start(&redis(), directory.path(), &[]);
+    own.cli(&["eval", "for i=1,3000 do redis.call('set', 'session:'..i, 'x') end", "0"]);
+    let fleet = fleet(&|_| server("main", own.port, ""));
+    let began = std::time::Instant::now();
+    let seen = asked(&fleet, &["redis", "big-keys", "main", "--rate", "1000"], 0);
+    let took = began.elapsed();
+    assert_eq!(seen["data"]["scanned"], 3000, "{seen}");
+    assert!(took >= std::time::Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
 fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let own = Redis::start(&redis(), directory.path(), &[]);
