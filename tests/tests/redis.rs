@@ -199,6 +199,43 @@ fn keys_are_looked_at_no_faster_than_is_allowed() {
     assert!(took >= std::time::Duration::from_secs(2), "{took:?}");
 }
 
+/// A Celery application over this server, without its checks.
+fn celery(more: &str) -> String {
+    format!(
+        "[[celery]]\nname = \"app\"\nbroker = \"main\"\n{more}\n[check.\"celery:app\"]\noff = true\n\
+         [check.\"celery-queues:app\"]\noff = true\n"
+    )
+}
+
+#[test]
+fn a_large_message_in_a_queue_is_counted_and_never_fetched() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let own = Redis::start(&redis(), directory.path(), &[]);
+    let acl = documented_acl("secret-1");
+    let words: Vec<&str> = acl.iter().map(String::as_str).collect();
+    assert_eq!(own.cli(&words).trim(), "OK");
+    let fleet = fleet(&|fleet| {
+        let file = fleet.path("password").display().to_string();
+        let user = format!("username = \"hostler\"\npassword_file = \"{file}\"");
+        server("main", own.port, &user) + &celery("")
+    });
+    let queue = || asked(&fleet, &["celery", "queues", "app"], 0)["data"]["queues"][0].clone();
+    let message = r#"{"headers": {"task": "shop.mail"}, "body": ""}"#;
+    own.cli(&["lpush", "celery", message]);
+    let small = queue();
+    assert_eq!((&small["next"], &small["waiting"]), (&"shop.mail".into(), &1.into()), "{small}");
+    let fetched = || own.cli(&["info", "commandstats"]).matches("cmdstat_lindex").count();
+    assert_eq!(fetched(), 1);
+    own.cli(&["config", "resetstat"]);
+    // Behind all others, where a sample would not meet it.
+    let large = "redis.call('rpush', 'celery', string.rep('x', 33554432)) \
+                 for i=1,50 do redis.call('lpush', 'celery', 'x') end";
+    own.cli(&["eval", large, "0"]);
+    let large = queue();
+    assert_eq!((&large["next"], &large["waiting"]), (&"".into(), &52.into()), "{large}");
+    assert_eq!(fetched(), 0, "it was not even asked for");
+}
+
 #[test]
 fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -23,8 +23,11 @@ const PRIORITIES: [&str; 4] = ["", "\x06\x163", "\x06\x166", "\x06\x169"];
 const ASKED_MS: u32 = 2000;
 /// And by Celery's own tool no longer than this.
 const PATIENT_MS: u32 = 1000;
-/// Longest text of a message that is looked at.
-const MESSAGE: isize = 64 << 10;
+/// Largest queue of which the next message is fetched: that may be as large as all of it, and its
+/// size cannot be asked.
+const LARGEST: u64 = 16 << 20;
+/// Tasks of a queue that is larger than that in any case; the server counts what they take one by one.
+const MOST: u64 = 100_000;
 
 impl Probe for CeleryQueues {
     async fn observe(
@@ -76,10 +79,7 @@ async fn look(app: &mut Broker<'_>, now: f64) -> Result<(Report, Answers), Troub
     let mut data = Report::default();
     for name in names {
         let waiting = waiting(server, &name).await?;
-        // Workers take from the right end.
-        let next: Option<String> = server.ask(&["LINDEX", &name, "-1"]).await?;
-        let next = next.filter(|t| isize::try_from(t.len()).is_ok_and(|len| len < MESSAGE));
-        let next: Value = next.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+        let next = next(server, &name).await?;
         data.queues.push(CeleryQueue {
             waiting,
             next: text(&next["headers"], "task"),
@@ -93,6 +93,25 @@ async fn look(app: &mut Broker<'_>, now: f64) -> Result<(Report, Answers), Troub
         server.ask(&["ZRANGE", "unacked_index", "0", "0", "WITHSCORES"]).await?;
     data.oldest_unfinished_s = oldest.first().map(|(_, taken)| (now - taken).max(0.0));
     Ok((data, answers))
+}
+
+/// The message that workers take next from a queue; none where that could be large.
+async fn next(server: &mut Server, queue: &str) -> Result<Value, Trouble> {
+    let length: u64 = server.ask(&["LLEN", queue]).await?;
+    if length == 0 || length > MOST {
+        return Ok(Value::Null);
+    }
+    // Of all its elements: from a sample nobody can tell how large the one is.
+    let size = match server.ask(&["MEMORY", "USAGE", queue, "SAMPLES", "0"]).await {
+        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => None,
+        size => size?,
+    };
+    if size.is_none_or(|size: u64| size > LARGEST) {
+        return Ok(Value::Null);
+    }
+    // Workers take from the right end.
+    let next: Option<String> = server.ask(&["LINDEX", queue, "-1"]).await?;
+    Ok(next.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
 /// Tasks that wait in a queue, of all priorities.
@@ -127,8 +146,10 @@ fn judge(app: &str, data: Report, request: &CeleryQueuesRequest) -> Answer<Repor
         data.unfinished
     );
     let figures: Vec<_> = data.queues.iter().map(|q| (q.name.clone(), q.waiting as f64)).collect();
-    let mut answer = Answer::ok(summary, data)
-        .evidence("redis", "LLEN of every priority, LINDEX -1, HLEN unacked, ZRANGE unacked_index");
+    let mut answer = Answer::ok(summary, data).evidence(
+        "redis",
+        "LLEN of every priority, MEMORY USAGE, LINDEX -1, HLEN unacked, ZRANGE unacked_index",
+    );
     for (queue, waiting) in figures {
         answer = answer.figure("waiting", &queue, waiting, "tasks");
     }
