@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::eventually,
+    process::{Process, command, eventually},
     servers::{Redis, free_port},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -205,6 +205,37 @@ fn celery(more: &str) -> String {
         "[[celery]]\nname = \"app\"\nbroker = \"main\"\n{more}\n[check.\"celery:app\"]\noff = true\n\
          [check.\"celery-queues:app\"]\noff = true\n"
     )
+}
+
+#[test]
+fn a_celery_probe_that_ends_in_the_middle_leaves_nothing_at_the_broker() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let own = Redis::start(&redis(), directory.path(), &[]);
+    // A worker that is subscribed, and says nothing.
+    let port = own.port.to_string();
+    let mut silent = command("/usr/bin/redis-cli");
+    silent.args(["-p", &port, "subscribe", "/0.celery.pidbox"]);
+    let _silent = Process::start(&mut silent, &directory.path().join("silent.log"));
+    eventually("somebody is subscribed", || own.cli(&["pubsub", "channels"]).contains("pidbox"));
+    let mut fleet = fleet(&|_| server("main", own.port, "") + &celery(""));
+    let bindings = || own.cli(&["smembers", "_kombu.binding.reply.celery.pidbox"]);
+    let args = ["celery", "workers", "app", "--timeout-ms", "10000", "--on", "db-1"];
+
+    let mut asking = fleet.ctl_begins(&args, "interrupted");
+    eventually("it asks", || !bindings().trim().is_empty());
+    asking.signal(Signal::INT);
+    asking.ended();
+    eventually("its binding is gone", || bindings().trim().is_empty());
+
+    let late = fleet.ctl(&[&args[..], &["--timeout", "1s"]].concat());
+    assert!(late.code != 0 && late.code != 1, "it was not measured: {late:?}");
+    eventually("its binding is gone", || bindings().trim().is_empty());
+
+    let _asking = fleet.ctl_begins(&args, "stopped");
+    eventually("it asks", || !bindings().trim().is_empty());
+    fleet.take_agent("db-1").stop();
+    eventually("its binding is gone", || bindings().trim().is_empty());
+    assert_eq!(own.cli(&["keys", "*reply.celery.pidbox"]).trim(), "", "nor a list of answers");
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub enum Trouble {
     Refused(String),
     /// What the stack file says cannot be used.
     Stack(String),
+    /// Nobody waits for the answer any more.
+    Cancelled,
 }
 
 impl fmt::Display for Trouble {
@@ -62,6 +64,7 @@ impl fmt::Display for Trouble {
             Self::Loading => f.write_str("still loads its data and serves nobody"),
             Self::Refused(why) => write!(f, "answers with an error: {why}"),
             Self::Stack(why) => write!(f, "cannot be asked: {why}"),
+            Self::Cancelled => f.write_str("was not heard to the end: the operation was cancelled"),
         }
     }
 }
@@ -79,6 +82,7 @@ impl Trouble {
             Self::Loading => "wait until it has; its log says how far it is",
             Self::Refused(_) => "look at the server's log",
             Self::Stack(_) => "look at its [[redis]] in the stack file",
+            Self::Cancelled => "ask again",
         }
     }
 
@@ -90,6 +94,7 @@ impl Trouble {
             Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
             Self::Stack(_) => ErrorCode::PreconditionFailed,
+            Self::Cancelled => ErrorCode::Cancelled,
         };
         Failure::new(code, format!("redis \"{server}\" {self}")).hint(self.hint())
     }

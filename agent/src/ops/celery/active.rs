@@ -15,7 +15,7 @@ impl Probe for CeleryActive {
         request: CeleryActiveRequest,
         cx: &Context,
     ) -> Result<Answer<CeleryTasks>, Failure> {
-        let mut app = App::connect(&cx.host, &request.app).await?;
+        let mut app = App::connect(cx, &request.app).await?;
         let answers = app.ask("active", millis(request.timeout_ms)).await?;
         #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
         let now = cx.host.clock.now().as_microsecond() as f64 / 1e6;

@@ -24,7 +24,7 @@ use crate::{
         Host,
         redis::{Server, Trouble},
     },
-    operation::Answer,
+    operation::{Answer, Context},
     stack::{Celery, Way, named},
 };
 
@@ -43,7 +43,8 @@ struct Broker<'h> {
 }
 
 impl<'h> App<'h> {
-    async fn connect(host: &'h Host, name: &str) -> Result<Self, Failure> {
+    async fn connect(cx: &'h Context, name: &str) -> Result<Self, Failure> {
+        let host: &Host = &cx.host;
         let entry = named(&host.stack.celery, "celery", name, |c| &c.name)?;
         let wrong = |problem: &str| {
             let message = format!("celery \"{}\": {problem}", entry.name);
@@ -56,7 +57,8 @@ impl<'h> App<'h> {
             Way::Redis(broker) => named(&host.stack.redis, "redis", broker, |r| &r.name)?,
         };
         let server = Server::connect(broker).await.map_err(|t| t.failure(&broker.name))?;
-        let mailbox = Mailbox::new(server, &entry.exchange, Arc::clone(&host.clock));
+        let (clock, cancelled) = (Arc::clone(&host.clock), cx.cancelled.clone());
+        let mailbox = Mailbox::new(server, &entry.exchange, clock, cancelled);
         let app = Broker { name: &entry.name, broker: &broker.name, entry, mailbox };
         Ok(Self::Redis(Box::new(app)))
     }

@@ -8,7 +8,11 @@ use data_encoding::BASE64;
 use hostler_core::clock::Clock;
 use redis::{Cmd, Pipeline};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::host::redis::{Server, Trouble};
 
@@ -16,6 +20,9 @@ use crate::host::redis::{Server, Trouble};
 const SEPARATOR: &str = "\x06\x16";
 /// Seconds after which the list for answers goes by itself, should this process die.
 const LEFT_OVER_S: u64 = 30;
+/// Longest that the server is made to wait for an answer at a time. While it waits nothing else is
+/// heard on this connection, and what is left behind is not cleared away.
+const WAIT: Duration = Duration::from_millis(500);
 /// Answers that are taken; a fleet's workers at one broker are fewer.
 const MOST: usize = 10_000;
 
@@ -24,6 +31,7 @@ pub(super) struct Mailbox {
     pub(super) server: Server,
     exchange: String,
     clock: Arc<dyn Clock>,
+    cancelled: CancellationToken,
 }
 
 /// What came of a request.
@@ -47,8 +55,14 @@ impl Answers {
 }
 
 impl Mailbox {
-    pub(super) fn new(server: Server, exchange: &str, clock: Arc<dyn Clock>) -> Self {
-        Self { server, exchange: exchange.to_owned(), clock }
+    /// Over this server, and until `cancelled`.
+    pub(super) fn new(
+        server: Server,
+        exchange: &str,
+        clock: Arc<dyn Clock>,
+        cancelled: CancellationToken,
+    ) -> Self {
+        Self { server, exchange: exchange.to_owned(), clock, cancelled }
     }
 
     /// Names of workers that bound themselves here once; some may be gone.
@@ -83,14 +97,18 @@ impl Mailbox {
         let reply = Reply::of(&self.exchange, &address);
         let mut bind = Pipeline::new();
         bind.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
-        let () = self.server.pipeline(&bind).await?;
-        let began = Instant::now();
-        let asked = self.exchange(&reply, &address, method, arguments, longest, began).await;
-        // Whatever happened: a binding that stays would be answered for ever.
-        let mut unbind = Pipeline::new();
-        unbind.cmd("SREM").arg(&reply.bindings).arg(&reply.binding).ignore();
-        unbind.cmd("DEL").arg(&reply.list).ignore();
-        let cleaned: Result<(), Trouble> = self.server.pipeline(&unbind).await;
+        let bound = Bound::new(&self.server, &reply);
+        let cancelled = self.cancelled.clone();
+        let asked = async {
+            let () = self.server.pipeline(&bind).await?;
+            let began = Instant::now();
+            self.exchange(&reply, &address, method, arguments, longest, began).await
+        };
+        let asked = tokio::select! {
+            asked = asked => asked,
+            () = cancelled.cancelled() => Err(Trouble::Cancelled),
+        };
+        let cleaned = bound.clear().await;
         let answers = asked?;
         cleaned?;
         Ok(answers)
@@ -117,10 +135,11 @@ impl Mailbox {
                 break;
             };
             let mut pop = Cmd::new();
-            pop.arg("BRPOP").arg(&reply.list).arg(left.as_secs_f64().max(0.01));
+            let wait = left.min(WAIT);
+            pop.arg("BRPOP").arg(&reply.list).arg(wait.as_secs_f64().max(0.01));
             let answer = self.server.query::<Option<(String, String)>>(&pop);
             let Ok(popped) = timeout(left + Duration::from_secs(1), answer).await else { break };
-            let Some((_, text)) = popped? else { break };
+            let Some((_, text)) = popped? else { continue };
             if let Some((worker, answer)) = read(&text, &ticket) {
                 answers.by_worker.insert(worker, answer);
                 answers.answered += 1;
@@ -133,6 +152,38 @@ impl Mailbox {
             }
         }
         Ok(answers)
+    }
+}
+
+/// What one request leaves at the broker until it is cleared away. A binding that stays would be
+/// answered for ever, so that it goes with this, too: when the operation ends in the middle.
+struct Bound {
+    server: Server,
+    clear: Option<Pipeline>,
+}
+
+impl Bound {
+    fn new(server: &Server, reply: &Reply) -> Self {
+        let mut clear = Pipeline::new();
+        clear.cmd("SREM").arg(&reply.bindings).arg(&reply.binding).ignore();
+        clear.cmd("DEL").arg(&reply.list).ignore();
+        Self { server: server.clone(), clear: Some(clear) }
+    }
+
+    async fn clear(mut self) -> Result<(), Trouble> {
+        let Some(clear) = self.clear.clone() else { return Ok(()) };
+        let cleared = self.server.pipeline(&clear).await;
+        self.clear = None;
+        cleared
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let (Some(clear), Ok(runtime)) = (self.clear.take(), Handle::try_current()) else { return };
+        let mut server = self.server.clone();
+        // An answer that does not come in time is given up by the connection.
+        runtime.spawn(async move { server.pipeline::<()>(&clear).await });
     }
 }
 

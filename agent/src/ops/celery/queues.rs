@@ -34,7 +34,7 @@ impl Probe for CeleryQueues {
         request: CeleryQueuesRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let mut app = match App::connect(&cx.host, &request.app).await? {
+        let mut app = match App::connect(cx, &request.app).await? {
             App::Redis(app) => app,
             App::Tool(tool) => return consumed(&tool).await,
         };

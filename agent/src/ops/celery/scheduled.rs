@@ -15,7 +15,7 @@ impl Probe for CeleryScheduled {
         request: CeleryScheduledRequest,
         cx: &Context,
     ) -> Result<Answer<CeleryTasks>, Failure> {
-        let mut app = App::connect(&cx.host, &request.app).await?;
+        let mut app = App::connect(cx, &request.app).await?;
         let longest = millis(request.timeout_ms);
         let scheduled = app.ask("scheduled", longest).await?;
         let reserved = app.ask("reserved", longest).await?;

@@ -12,7 +12,7 @@ use crate::operation::{Answer, Context, Probe};
 
 impl Probe for CeleryStats {
     async fn observe(request: CeleryStatsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
-        let mut app = App::connect(&cx.host, &request.app).await?;
+        let mut app = App::connect(cx, &request.app).await?;
         let answers = app.ask("stats", millis(request.timeout_ms)).await?;
         let workers: Vec<_> = answers.by_worker.iter().map(|(n, s)| worker(n, s)).collect();
         let data = Report { workers };

@@ -30,7 +30,7 @@ impl Probe for CeleryWorkers {
         request: CeleryWorkersRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let mut app = match App::connect(&cx.host, &request.app).await? {
+        let mut app = match App::connect(cx, &request.app).await? {
             App::Redis(app) => app,
             App::Tool(tool) => return by_tool(&tool, millis(request.timeout_ms)).await,
         };
