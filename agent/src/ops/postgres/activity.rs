@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding},
 };
 
-use super::{entry, partial, shown};
+use super::{entry, partial, statement::shown};
 use crate::{
     host::postgres::{Session, integer, number, pids, text},
     operation::{Answer, Context, Probe},
@@ -51,7 +51,7 @@ impl Probe for PostgresActivity {
             database: text(row, "datname"),
             application: text(row, "application"),
             client: text(row, "client"),
-            statement: shown(text(row, "query"), &request.text),
+            statement: shown(&text(row, "query"), &request.text),
         });
         let report =
             Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };

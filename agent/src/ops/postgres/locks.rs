@@ -12,7 +12,7 @@ use hostler_proto::{
 
 use sqlx::postgres::PgRow;
 
-use super::{entry, partial, shown, unusable};
+use super::{entry, partial, statement::shown, unusable};
 use crate::{
     host::postgres::{Session, Trouble, integer, number, pids, text},
     operation::{Answer, Context, Probe},
@@ -71,7 +71,7 @@ impl Probe for PostgresLocks {
                 node.state = text(row, "state");
                 node.user = text(row, "usename");
                 node.application = text(row, "application");
-                node.statement = shown(text(row, "query"), &request.text);
+                node.statement = shown(&text(row, "query"), &request.text);
             }
         }
         let answer = partial(judge(&entry.name, report, request.wait_s), &session);

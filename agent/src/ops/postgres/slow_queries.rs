@@ -149,7 +149,7 @@ async fn look(
         let row = texts.iter().find(|row| crate::host::postgres::integer(row, "id") == id);
         let words = row.map(|row| text(row, "query")).unwrap_or_default();
         // Utility statements keep their constants: passwords of roles, for one.
-        super::shown(words, "masked")
+        super::statement::shown(&words, "masked")
     };
     let statements = rows.iter().map(|row| StatementTimes {
         total_ms: number(row, "total").unwrap_or(0.0),
