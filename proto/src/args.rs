@@ -94,6 +94,8 @@ pub fn from_text<'a>(
     for (name, text) in given {
         let parameter = find(spec, name)?;
         let value = parse(parameter, text)?;
+        // On the wire a zero is the same as what is left out, and would become the default.
+        check(parameter, &value)?;
         if !parameter.field.is_list() {
             if request.has_field(&parameter.field) {
                 return Err(bad(parameter, text, "is given twice"));
@@ -387,8 +389,31 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_the_same_as_left_out_where_zero_makes_no_sense() {
-        assert_eq!(read(&[("top", "0")]).expect("default").top, 10);
+    fn a_zero_that_was_typed_is_refused_where_it_makes_no_sense_and_counts_where_it_does() {
+        let refused = read(&[("top", "0")]).expect_err("no processes");
+        assert_eq!(refused, "--top 0: must be at least 1 processes");
+        let spec = Arc::clone(Catalogue::embedded().get("postgres.indexes").expect("an operation"));
+        let scans = |given: &[(&str, &str)]| {
+            let message = from_text(&spec, given.iter().copied()).expect("a request");
+            let bytes = message.encode_to_vec();
+            let request = from_wire(&spec, &bytes).expect("the same on the host");
+            request.transcode_to::<crate::ops::PostgresIndexesRequest>().expect("its shape").scans
+        };
+        assert_eq!((scans(&[]), scans(&[("scans", "0")])), (Some(50), Some(0)));
+    }
+
+    #[test]
+    fn no_parameter_takes_what_is_typed_for_left_out() {
+        for spec in Catalogue::embedded().all().expect("a catalogue") {
+            for parameter in spec.parameters.iter().filter(|p| !p.options.default.is_empty()) {
+                let default = parse(parameter, &parameter.options.default).expect("a value");
+                let nothing = parameter.field.default_value();
+                let hidden = !parameter.field.supports_presence() && !parameter.field.is_list();
+                let counts = !matches!(nothing, Value::String(_)) && default != nothing;
+                let taken = hidden && counts && check(parameter, &nothing).is_ok();
+                assert!(!taken, "{} --{}: make it optional", spec.name, parameter.name);
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
+/// Scans up to which an index counts as unused, where the request does not say.
+const SCANS: u64 = 50;
 /// Indexes below this are not worth a word.
 const SMALL: i64 = 1 << 20;
 /// Since when the counters count: their reset, or the start of the server that crashed.
@@ -97,7 +99,7 @@ async fn look(
     request: &PostgresIndexesRequest,
 ) -> Result<Report, Trouble> {
     let days = session.row(SINCE).await?;
-    let scans = i64::try_from(request.scans).unwrap_or(i64::MAX);
+    let scans = i64::try_from(request.scans.unwrap_or(SCANS)).unwrap_or(i64::MAX);
     let others = |sql: &str, table: &str| sql.replace("OTHERS", &locked.others(table));
     let unused = others(UNUSED, "s.relid").replace("SMALL", &SMALL.to_string());
     let unused = session.rows_with(&unused, scans).await?;
