@@ -28,6 +28,7 @@ pub fn label(field: &FieldDescriptor, unit: &str) -> String {
     let name = field.name();
     let suffix = match unit {
         "s" | "ms" | "bytes" => format!("_{unit}"),
+        "time" => "_s".to_owned(),
         "percent" => return name.replace("_percent", " %").replace('_', " "),
         _ => return name.replace('_', " "),
     };
@@ -72,6 +73,8 @@ fn measured(unit: &str, value: &Value) -> String {
     match (unit, value) {
         ("bytes", _) => bytes(number),
         ("s", _) => duration(number),
+        #[allow(clippy::cast_possible_truncation)]
+        ("time", _) => moment((number * 1e6) as i64),
         ("ms", _) => duration(number / 1000.0),
         ("percent", _) => format!("{number:.1}"),
         (_, Value::F32(_) | Value::F64(_)) => format!("{number:.2}"),
@@ -314,6 +317,17 @@ mod tests {
         assert_eq!(json["connection"], "up");
         assert_eq!(json["labels"]["role"], "web");
         assert_eq!(json["last_seen_us"], 0);
+    }
+
+    #[test]
+    fn a_time_is_shown_as_one() {
+        let spec = Catalogue::embedded().get("git.status").expect("an operation");
+        let field = spec.result.get_field_by_name("committed_s").expect("a field");
+        let unit = unit(&field);
+        assert_eq!(label(&field, &unit), "committed");
+        assert_eq!(human(&field, &unit, &Value::I64(1_795_690_755)), "2026-11-26 10:59:15Z");
+        assert_eq!(human(&field, &unit, &Value::F64(1_795_690_755.4)), "2026-11-26 10:59:15Z");
+        assert_eq!(human(&field, &unit, &Value::I64(0)), "", "there is none");
     }
 
     #[test]

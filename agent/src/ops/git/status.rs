@@ -49,9 +49,16 @@ impl Probe for GitStatus {
             git
         };
         let status = ["status", "--porcelain=v2", "--branch", "--untracked-files=normal"];
-        let status = lines(git(&status)).await?;
-        let mut report = read(&status);
-        let log = lines(git(&["log", "-1", "--format=%ct%n%s"])).await.unwrap_or_default();
+        let mut report = Report::default();
+        each_line(git(&status), |line| read(&mut report, line)).await?;
+        let mut log = Vec::new();
+        // A checkout without a commit has no log.
+        let _ = each_line(git(&["log", "-1", "--format=%ct%n%s"]), |line| {
+            if log.len() < 2 {
+                log.push(line.to_owned());
+            }
+        })
+        .await;
         report.committed_s = log.first().and_then(|t| t.parse().ok()).unwrap_or(0);
         report.subject = log.get(1).cloned().unwrap_or_default();
         let what = format!("git -C {} status --porcelain=v2 --branch", path.display());
@@ -59,64 +66,57 @@ impl Probe for GitStatus {
     }
 }
 
-/// All lines of a program's output.
-async fn lines(program: Program) -> Result<Vec<String>, Failure> {
+/// Shows every line of a program's output, however many there are.
+async fn each_line(program: Program, mut show: impl FnMut(&str)) -> Result<(), Failure> {
     let mut running = program.start()?;
-    let mut lines = Vec::new();
     while let Some(line) = running.line().await? {
-        if let Line::Text(text) = line
-            && lines.len() < 10_000
-        {
-            lines.push(String::from_utf8_lossy(&text).into_owned());
+        if let Line::Text(text) = line {
+            show(&String::from_utf8_lossy(&text));
         }
     }
     running.ended().await?;
-    Ok(lines)
+    Ok(())
 }
 
-fn read(lines: &[String]) -> Report {
-    let mut report = Report::default();
-    for line in lines {
-        if let Some(header) = line.strip_prefix("# branch.") {
-            let (name, value) = header.split_once(' ').unwrap_or((header, ""));
-            match name {
-                "oid" => value.clone_into(&mut report.commit),
-                "head" if value != "(detached)" => value.clone_into(&mut report.branch),
-                "upstream" => value.clone_into(&mut report.upstream),
-                "ab" => {
-                    let mut counts = value
-                        .split(' ')
-                        .map(|c| c.get(1..).and_then(|n| n.parse().ok()).unwrap_or(0));
-                    report.ahead = counts.next().unwrap_or(0);
-                    report.behind = counts.next().unwrap_or(0);
-                }
-                _ => {}
+fn read(report: &mut Report, line: &str) {
+    if let Some(header) = line.strip_prefix("# branch.") {
+        let (name, value) = header.split_once(' ').unwrap_or((header, ""));
+        match name {
+            "oid" => value.clone_into(&mut report.commit),
+            "head" if value != "(detached)" => value.clone_into(&mut report.branch),
+            "upstream" => value.clone_into(&mut report.upstream),
+            "ab" => {
+                let mut counts =
+                    value.split(' ').map(|c| c.get(1..).and_then(|n| n.parse().ok()).unwrap_or(0));
+                report.ahead = counts.next().unwrap_or(0);
+                report.behind = counts.next().unwrap_or(0);
             }
-            continue;
+            _ => {}
         }
-        // 1 and u have eight and ten words before the path, 2 has nine and a tab after it.
-        let words = match line.split(' ').next() {
-            Some("?") => {
-                report.untracked += 1;
-                continue;
-            }
-            Some("1") => 8,
-            Some("2") => 9,
-            Some("u") => 10,
-            _ => continue,
-        };
-        let path = line.splitn(words + 1, ' ').nth(words).unwrap_or_default();
-        if report.changed.len() < TOLD {
-            report.changed.push(path.split('\t').next().unwrap_or_default().to_owned());
-        }
+        return;
     }
-    report
+    // 1 and u have eight and ten words before the path, 2 has nine and a tab after it.
+    let words = match line.split(' ').next() {
+        Some("?") => {
+            report.untracked = report.untracked.saturating_add(1);
+            return;
+        }
+        Some("1") => 8,
+        Some("2") => 9,
+        Some("u") => 10,
+        _ => return,
+    };
+    report.changed_files = report.changed_files.saturating_add(1);
+    if report.changed.len() < TOLD {
+        let path = line.splitn(words + 1, ' ').nth(words).unwrap_or_default();
+        report.changed.push(path.split('\t').next().unwrap_or_default().to_owned());
+    }
 }
 
 fn judge(path: &str, report: Report) -> Answer<Report> {
     let mut findings = Vec::new();
     if !report.changed.is_empty() {
-        let summary = format!("{} files of {path} differ from its commit", report.changed.len());
+        let summary = format!("{} files of {path} differ from its commit", report.changed_files);
         let finding = Finding::new(Status::Warning, path, summary)
             .why("somebody changed them by hand; an update would stop there, or lose them");
         findings.push(finding);
@@ -143,8 +143,8 @@ mod tests {
         let text = "# branch.oid 0123456789abcdef\n# branch.head main\n# branch.upstream origin/main\n\
             # branch.ab +1 -3\n1 .M N... 100644 100644 100644 aaa bbb src/a b.py\n\
             2 R. N... 100644 100644 100644 aaa bbb R100 new.py\told.py\n? stray\n";
-        let lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
-        let report = read(&lines);
+        let mut report = Report::default();
+        text.lines().for_each(|line| read(&mut report, line));
         assert_eq!((report.branch.as_str(), report.ahead, report.behind), ("main", 1, 3));
         assert_eq!(report.changed, ["src/a b.py", "new.py"]);
         assert_eq!(report.untracked, 1);
@@ -154,9 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn all_files_that_differ_are_counted_and_the_first_are_named() {
+        let mut report = Report::default();
+        for n in 0..12_345 {
+            read(&mut report, &format!("1 .M N... 100644 100644 100644 aaa bbb src/{n}.py"));
+        }
+        assert_eq!((report.changed.len(), report.changed_files), (100, 12_345));
+        let answer = judge("/opt/x", report);
+        let said = "12345 files of /opt/x differ from its commit";
+        assert_eq!(answer.findings[0].summary, said);
+    }
+
+    #[test]
     fn a_branch_line_that_is_cut_short_counts_nothing() {
         for line in ["# branch.ab", "# branch.ab ", "# branch.ab +", "# branch.ab é é"] {
-            let report = read(&[line.to_owned()]);
+            let mut report = Report::default();
+            read(&mut report, line);
             assert_eq!((report.ahead, report.behind), (0, 0), "{line}");
         }
     }
