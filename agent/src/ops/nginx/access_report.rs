@@ -121,7 +121,9 @@ impl Seen {
             200..=299 => "2xx",
             300..=399 => "3xx",
             400..=498 => "4xx",
-            _ => "5xx",
+            500..=599 => "5xx",
+            // 000 where the client left before there was an answer.
+            _ => "other",
         };
         *self.statuses.entry(class).or_default() += 1;
         let path = kind(request.path);
@@ -274,6 +276,24 @@ mod tests {
         assert_eq!(bad.status, Status::Critical);
         assert!(bad.summary.contains("/users/*"), "{}", bad.summary);
         assert_eq!(bad.data.p95_ms, Some(100.0));
+    }
+
+    #[test]
+    fn who_left_before_there_was_an_answer_is_no_failure_of_the_server() {
+        let request =
+            NginxAccessReportRequest { since_s: 300, errors_percent: 5, ..Default::default() };
+        let mut seen = Seen::default();
+        for (status, count) in [(200, 60), (0, 30), (600, 1), (499, 9)] {
+            for _ in 0..count {
+                let text = line("/", status, "").replace(" 0 612", " 000 612");
+                seen.add(&read(&text, false).expect("read"));
+            }
+        }
+        let answer = judge(seen, &request, 1_795_669_921 + 60);
+        assert_eq!((answer.status, answer.data.errors_percent), (Status::Ok, 0.0));
+        let counts: Vec<_> =
+            answer.data.statuses.iter().map(|s| (s.status.as_str(), s.count)).collect();
+        assert_eq!(counts, [("2xx", 60), ("499", 9), ("other", 31)]);
     }
 
     #[test]
