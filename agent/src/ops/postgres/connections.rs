@@ -18,6 +18,8 @@ const CRITICAL_PERCENT: f64 = 90.0;
 /// Ages of transaction ids: autovacuum freezes from 200 million on, and the server stops at two
 /// thousand million.
 const XID_AGE: (f64, f64) = (0.5e9, 1.0e9);
+/// Of multixacts, the ids of rows that several transactions lock: autovacuum freezes from 400 million on.
+const MULTIXACT_AGE: (f64, f64) = (0.8e9, 1.2e9);
 
 /// `reserved_connections` came with version 16.
 const SETTINGS: &str = "SELECT current_setting('max_connections')::int8 AS max, \
@@ -36,7 +38,8 @@ const AGES: &str = "SELECT count(*) FILTER (WHERE state LIKE 'idle in transactio
     FROM pg_catalog.pg_stat_activity \
     WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()";
 const WRAPAROUND: &str = "SELECT datname::text AS datname, \
-    pg_catalog.age(datfrozenxid)::int8 AS age FROM pg_catalog.pg_database ORDER BY age DESC LIMIT 1";
+    pg_catalog.age(datfrozenxid)::int8 AS age, pg_catalog.mxid_age(datminmxid)::int8 AS multixact_age \
+    FROM pg_catalog.pg_database";
 /// Groups that are told.
 const TOLD: usize = 50;
 
@@ -62,7 +65,13 @@ async fn look(session: &mut Session) -> Result<Report, Trouble> {
     let settings = session.row(SETTINGS).await?;
     let groups = session.rows(GROUPS).await?;
     let ages = session.row(AGES).await?;
-    let oldest = session.row(WRAPAROUND).await?;
+    let databases = session.rows(WRAPAROUND).await?;
+    let oldest = |age: &str| {
+        let oldest = databases.iter().max_by_key(|row| count(row, age));
+        oldest.map_or_else(Default::default, |row| (count(row, age), text(row, "datname")))
+    };
+    let ((xid_age, xid_database), (multixact_age, multixact_database)) =
+        (oldest("age"), oldest("multixact_age"));
     let small = |n: i64| u32::try_from(n).unwrap_or(0);
     let max = integer(&settings, "max");
     let mut groups: Vec<_> = groups
@@ -90,8 +99,10 @@ async fn look(session: &mut Session) -> Result<Report, Trouble> {
         idle_in_transaction: small(integer(&ages, "idle")),
         oldest_idle_s: number(&ages, "oldest_idle").unwrap_or(0.0),
         oldest_transaction_s: number(&ages, "oldest").unwrap_or(0.0),
-        oldest_xid_age: count(&oldest, "age"),
-        oldest_xid_database: text(&oldest, "datname"),
+        oldest_xid_age: xid_age,
+        oldest_xid_database: xid_database,
+        oldest_multixact_age: multixact_age,
+        oldest_multixact_database: multixact_database,
     })
 }
 
@@ -124,21 +135,35 @@ fn judge(name: &str, report: Report, request: &PostgresConnectionsRequest) -> An
             .measured(report.oldest_idle_s, "s");
         findings.push(finding.bounds(idle, idle * 10.0, "pg-healthcheck (30 s), ours (5 min)"));
     }
-    #[expect(clippy::cast_precision_loss, reason = "at most two thousand million")]
-    let age = report.oldest_xid_age as f64;
-    if let Some(status) = above(age, XID_AGE.0, XID_AGE.1) {
-        let (database, millions) = (&report.oldest_xid_database, age / 1e6);
-        let summary = format!("transaction ids of {database} are {millions:.0} million old");
-        let finding = Finding::new(status, database, summary)
-            .why("autovacuum does not keep up; at two thousand million the server accepts no write")
-            .next(format!("postgres bloat {name}"))
-            .measured(age, "transactions");
-        findings.push(finding.bounds(
-            XID_AGE.0,
-            XID_AGE.1,
-            "ours; check_postgres has 1.3e9, 1.4e9",
-        ));
-    }
+    let ids = [
+        Ids {
+            what: "transaction ids",
+            unit: "transactions",
+            age: report.oldest_xid_age,
+            database: &report.oldest_xid_database,
+            bounds: XID_AGE,
+            source: "ours; check_postgres has 1.3e9, 1.4e9",
+        },
+        Ids {
+            what: "multixact ids",
+            unit: "multixacts",
+            age: report.oldest_multixact_age,
+            database: &report.oldest_multixact_database,
+            bounds: MULTIXACT_AGE,
+            source: "ours: two and three times autovacuum_multixact_freeze_max_age",
+        },
+    ];
+    findings.extend(ids.iter().filter_map(|ids| ids.judge(name)));
+    let figures: Vec<Figure> = ["transaction_id_age", "multixact_id_age"]
+        .iter()
+        .zip(&ids)
+        .map(|(name, ids)| Figure {
+            name: (*name).to_owned(),
+            value: ids.number(),
+            limit: Some(2e9),
+            ..Figure::default()
+        })
+        .collect();
     let summary = format!(
         "{} of {} usable connections are taken, {} transactions idle",
         report.used, report.usable, report.idle_in_transaction
@@ -149,15 +174,38 @@ fn judge(name: &str, report: Report, request: &PostgresConnectionsRequest) -> An
         limit: Some(report.usable.into()),
         ..Figure::default()
     };
-    let ids = Figure {
-        name: "transaction_id_age".into(),
-        value: age,
-        limit: Some(2e9),
-        ..Figure::default()
-    };
     let mut answer = Answer::ok(summary, report);
-    answer.figures = vec![connections, ids];
+    answer.figures = [vec![connections], figures].concat();
     findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+/// Ids that the server numbers in a circle: before the oldest is met again it has to be frozen.
+struct Ids<'r> {
+    what: &'static str,
+    unit: &'static str,
+    age: u64,
+    database: &'r str,
+    bounds: (f64, f64),
+    source: &'static str,
+}
+
+impl Ids<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "at most four thousand million")]
+    fn number(&self) -> f64 {
+        self.age as f64
+    }
+
+    fn judge(&self, name: &str) -> Option<Finding> {
+        let (age, (warning, critical)) = (self.number(), self.bounds);
+        let status = above(age, warning, critical)?;
+        let summary =
+            format!("{} of {} are {:.0} million old", self.what, self.database, age / 1e6);
+        let finding = Finding::new(status, self.database, summary)
+            .why("autovacuum does not keep up; at two thousand million the server accepts no write")
+            .next(format!("postgres bloat {name}"))
+            .measured(age, self.unit);
+        Some(finding.bounds(warning, critical, self.source))
+    }
 }
 
 #[cfg(test)]
@@ -193,5 +241,28 @@ mod tests {
         assert_eq!(status(1, 300.0, 0), Status::Critical);
         assert_eq!(status(1, 0.0, 600_000_000), Status::Warning);
         assert_eq!(status(1, 0.0, 1_100_000_000), Status::Critical);
+    }
+
+    #[test]
+    fn multixacts_run_out_like_transaction_ids_and_it_is_said_which_they_are() {
+        let judged = |age| {
+            let report = Report {
+                oldest_multixact_age: age,
+                oldest_multixact_database: "shop".into(),
+                ..Report::default()
+            };
+            let request = PostgresConnectionsRequest {
+                warning_percent: 80,
+                idle_s: 30,
+                ..Default::default()
+            };
+            judge("main", report, &request)
+        };
+        assert_eq!(judged(450_000_000).status, Status::Ok, "autovacuum begins with them");
+        let bad = judged(1_900_000_000);
+        assert_eq!(bad.status, Status::Critical);
+        assert_eq!(bad.summary, "multixact ids of shop are 1900 million old");
+        let figure = bad.figures.iter().find(|f| f.name == "multixact_id_age").expect("a figure");
+        assert_eq!((figure.value, figure.limit), (1.9e9, Some(2e9)));
     }
 }
