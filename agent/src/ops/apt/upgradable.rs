@@ -68,6 +68,8 @@ impl Probe for AptUpgradable {
     }
 }
 
+/// What shows all of it, where a check told the worst.
+const DETAIL: &str = "apt upgradable";
 /// Packages that one question names.
 const ASKED: usize = 200;
 
@@ -179,20 +181,21 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
             .collect();
         let summary = format!("{} security updates wait: {}", report.security, names.join(", "));
         let finding = Finding::new(Status::Warning, "security", summary);
-        findings.push(finding.why("the flaws that they mend are known to everybody"));
+        findings.push(finding.why("the flaws that they mend are known to everybody").next(DETAIL));
     }
     let bound = f64::from(bound);
     match report.lists_days {
         None => {
             let summary = "the package lists were never brought up to date";
             let finding = Finding::new(Status::Unknown, "lists", summary);
-            findings.push(finding.why("what waits there cannot be told"));
+            findings.push(finding.why("what waits there cannot be told").next(DETAIL));
         }
         Some(days) => {
             if let Some(status) = above(days, bound, f64::INFINITY) {
                 let summary = format!("the package lists are {days:.0} days old");
                 let finding = Finding::new(status, "lists", summary)
                     .why("updates that came since are not seen")
+                    .next(DETAIL)
                     .measured(days * 86_400.0, "s");
                 findings.push(finding);
             }
@@ -201,8 +204,11 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
     if report.reboot_required {
         let finding =
             Finding::new(Status::Warning, "reboot", "installed packages ask for a reboot");
-        findings
-            .push(finding.why("until then the old kernel or library runs, with its known flaws"));
+        findings.push(
+            finding
+                .why("until then the old kernel or library runs, with its known flaws")
+                .next("host facts"),
+        );
     }
     let held = match report.held.len() {
         0 => String::new(),
@@ -254,6 +260,12 @@ mod tests {
         let answer = judge(report, 7);
         assert_eq!(answer.status, Status::Ok);
         assert!(answer.summary.contains("2 come in phases"), "{}", answer.summary);
+    }
+
+    #[test]
+    fn a_finding_names_the_operation_that_shows_all_of_it() {
+        let report = Report { security: 1, lists_days: Some(0.1), ..Report::default() };
+        assert_eq!(judge(report, 7).findings[0].next, "apt upgradable");
     }
 
     #[test]

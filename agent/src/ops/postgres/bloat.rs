@@ -85,7 +85,7 @@ impl Probe for PostgresBloat {
         }
         let locked = Locked::look(&mut session).await.map_err(failed)?;
         let (report, missing) = look(&mut session, &locked, &request, cx).await.map_err(failed)?;
-        let mut answer = partial(judge(&entry.name, report), &session);
+        let mut answer = partial(judge(&entry.name, report, request.exact), &session);
         answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         if missing {
             let finding = Finding::new(
@@ -167,19 +167,31 @@ fn quoted(name: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of rows")]
-fn judge(name: &str, report: Report) -> Answer<Report> {
+fn judge(name: &str, report: Report, exact: bool) -> Answer<Report> {
     let mut findings = Vec::new();
+    // What shows more of it than was just seen.
+    let closer = match exact {
+        false => format!("postgres bloat {name} --exact"),
+        true => format!("postgres indexes {name}"),
+    };
     for table in &report.tables {
         let share = table.dead_rows as f64 * 100.0 / table.live_rows.max(1) as f64;
         let subject = &table.table;
         if share >= DEAD.0 && table.dead_rows > DEAD.1 && table.dead_rows > table.vacuum_at {
             let summary = format!("{} rows of {subject} are dead ({share:.0} %)", table.dead_rows);
-            let why = match report.held_back_by.as_str() {
-                "" => "autovacuum does not keep up".to_owned(),
-                who => format!("VACUUM would remove none: {who} may still see them"),
+            let (why, next) = match report.held_back_by.as_str() {
+                "" => (
+                    format!(
+                        "autovacuum does not keep up; VACUUM ANALYZE {subject} makes up for it"
+                    ),
+                    closer.clone(),
+                ),
+                who => (
+                    format!("VACUUM would remove none: {who} may still see them"),
+                    format!("postgres activity {name}"),
+                ),
             };
-            let finding = Finding::new(Status::Warning, subject, summary).why(why);
-            let finding = finding.next(format!("postgres activity {name}"));
+            let finding = Finding::new(Status::Warning, subject, summary).why(why).next(next);
             let finding = finding.measured(share, "percent");
             findings.push(finding.bounds(DEAD.0, 100.0, "awesome-prometheus-alerts"));
         }
@@ -190,7 +202,7 @@ fn judge(name: &str, report: Report) -> Answer<Report> {
             let summary = format!("{subject} wastes {mib} MiB ({wasted:.0} %, {method})");
             let finding = Finding::new(Status::Warning, subject, summary)
                 .why("the space is used again by new rows, and given back only by a rewrite")
-                .next(format!("postgres bloat {name} --exact"))
+                .next(&closer)
                 .measured(wasted, "percent");
             findings.push(finding.bounds(WASTED.0, 100.0, "awesome-prometheus-alerts"));
         }
@@ -203,7 +215,8 @@ fn judge(name: &str, report: Report) -> Answer<Report> {
         let summary = format!("the wasted space of {blind} tables cannot be estimated");
         let why = "the agent's role may not read their columns' statistics (pg_read_all_data may); \
                    --exact needs only pgstattuple";
-        findings.push(Finding::new(Status::Unknown, "statistics", summary).why(why));
+        let finding = Finding::new(Status::Unknown, "statistics", summary);
+        findings.push(finding.why(why).next(closer));
     }
     let dead: u64 = report.tables.iter().map(|t| t.dead_rows).sum();
     let held = match report.held_back_by.as_str() {
@@ -234,12 +247,21 @@ mod tests {
 
     #[test]
     fn dead_rows_count_when_autovacuum_should_have_taken_them_and_who_keeps_them_is_named() {
-        let status = |t| judge("main", Report { tables: vec![t], ..Report::default() }).status;
+        let status =
+            |t| judge("main", Report { tables: vec![t], ..Report::default() }, false).status;
         assert_eq!(status(table(15_000, None)), Status::Ok, "autovacuum does not want them yet");
         assert_eq!(status(table(30_000, None)), Status::Warning);
         assert_eq!(status(table(0, Some(85.0))), Status::Warning);
         let held = Report { tables: vec![table(30_000, None)], held_back_by: "pid 7".into() };
-        assert!(judge("main", held).findings[0].why.contains("pid 7 may still see them"));
+        let held = judge("main", held, false).findings.remove(0);
+        assert!(held.why.contains("pid 7 may still see them"));
+        assert_eq!(held.next, "postgres activity main");
+        let next = |exact| {
+            let report = Report { tables: vec![table(30_000, None)], ..Report::default() };
+            judge("main", report, exact).findings.remove(0).next
+        };
+        assert_eq!(next(false), "postgres bloat main --exact");
+        assert_eq!(next(true), "postgres indexes main");
     }
 
     #[test]

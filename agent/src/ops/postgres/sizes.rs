@@ -73,19 +73,19 @@ impl Probe for PostgresSizes {
             answer = answer.figure("size", &name, bytes, "bytes");
         }
         session.close().await;
-        let findings = [unseen(&hidden), locked.finding(&entry.name)];
+        let findings = [unseen(&entry.name, &hidden), locked.finding(&entry.name)];
         Ok(findings.into_iter().flatten().fold(answer, Answer::finding))
     }
 }
 
 /// What is said of databases that are not seen: one of them may be the one that grows.
-fn unseen(hidden: &[String]) -> Option<Finding> {
+fn unseen(server: &str, hidden: &[String]) -> Option<Finding> {
     let shown = hidden[..hidden.len().min(SHOWN)].join(", ");
     let more = if hidden.len() > SHOWN { ", ..." } else { "" };
     let summary = format!("the size of {} databases is not seen: {shown}{more}", hidden.len());
-    let finding = Finding::new(Status::Unknown, "databases", summary).why(
-        "the agent's role may not connect to them, and lacks pg_monitor: GRANT pg_monitor TO it",
-    );
+    let finding = Finding::new(Status::Unknown, "databases", summary)
+        .why("the agent's role may not connect to them, and lacks pg_monitor: GRANT pg_monitor TO it")
+        .next(format!("postgres sizes {server}"));
     (!hidden.is_empty()).then_some(finding)
 }
 
@@ -95,9 +95,10 @@ mod tests {
 
     #[test]
     fn databases_that_are_not_seen_are_named() {
-        assert_eq!(unseen(&[]), None);
-        let finding = unseen(&["app".to_owned(), "shop".to_owned()]).expect("a finding");
+        assert_eq!(unseen("main", &[]), None);
+        let finding = unseen("main", &["app".to_owned(), "shop".to_owned()]).expect("a finding");
         assert_eq!(finding.status(), Status::Unknown);
+        assert_eq!(finding.next, "postgres sizes main");
         assert_eq!(finding.summary, "the size of 2 databases is not seen: app, shop");
     }
 }

@@ -59,7 +59,13 @@ impl Set {
         })
     }
 
+    /// What is wrong, each with what shows the backups themselves.
     fn findings(&self) -> Vec<Finding> {
+        let next = format!("postgres backups {}", self.entry.name);
+        self.found().into_iter().map(|finding| finding.next(&next)).collect()
+    }
+
+    fn found(&self) -> Vec<Finding> {
         let (name, directory) = (&self.entry.name, &self.directory);
         let finding = |status, summary: String, why: &str| {
             Finding::new(status, name, summary).why(why.to_owned())
@@ -354,6 +360,15 @@ mod tests {
              none is proven"
         );
         assert_eq!(of(vec![backup(5.0, 9000, "unknown")]).0, Status::Ok, "large ones are not read");
+    }
+
+    #[test]
+    fn a_finding_names_the_operation_that_shows_the_backups() {
+        for backups in [vec![], vec![backup(27.0, 900, "whole"), backup(28.0, 9000, "broken")]] {
+            let answer = seen(entry(), backups);
+            assert!(!answer.findings.is_empty());
+            assert!(answer.findings.iter().all(|f| f.next == "postgres backups app"));
+        }
     }
 
     #[test]
