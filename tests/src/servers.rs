@@ -87,9 +87,17 @@ impl Postgres {
     /// # Panics
     /// When it does not.
     pub fn primary() -> Self {
+        Self::with("max_prepared_transactions=2")
+    }
+
+    /// The same with a setting.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn with(setting: &str) -> Self {
         let server = Self::new();
         server.run("initdb", &["-D", "data", "-A", "trust", "-U", "hostler", "--no-sync"]);
-        server.start("max_prepared_transactions=2");
+        server.start(setting);
         server
     }
 

@@ -90,6 +90,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
     }
     for (major, port) in servers {
         hidden_databases(&fleet, major);
+        limits(&fleet, major, port);
         old_extensions(&fleet, major, port);
         locked_tables(&fleet, major, port);
         prepared_transactions(&fleet, major, port);
@@ -100,6 +101,19 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
 fn ask(fleet: &Fleet, words: &[&str], code: i32) -> Value {
     let args = [&["postgres"], words, &["--on", "db-1", "-o", "json"]].concat();
     fleet.ctl(&args).exits(code).json()[0].clone()
+}
+
+/// A limit of a role or of a database is none of the server.
+fn limits(fleet: &Fleet, major: u32, port: u16) {
+    for what in ["ROLE probe", "DATABASE postgres"] {
+        psql(port, &format!("ALTER {what} CONNECTION LIMIT 0"));
+        let seen = ask(fleet, &["ping", &format!("v{major}")], 3);
+        psql(port, &format!("ALTER {what} CONNECTION LIMIT -1"));
+        let summary = seen["summary"].as_str().expect("a summary");
+        assert!(summary.contains("gives the agent no further connection"), "{major}: {seen}");
+        assert!(seen["findings"][0]["why"].to_string().contains("CONNECTION LIMIT"), "{seen}");
+        assert!(seen["data"].is_null(), "nothing was measured: {seen}");
+    }
 }
 
 fn hidden_databases(fleet: &Fleet, major: u32) {
@@ -237,4 +251,45 @@ fn a_standby_says_how_far_it_is_behind_and_a_primary_who_does_not_follow() {
     let alone = ask(&fleet, &["ping", "two"], 1);
     assert_eq!(alone["data"]["source"], "stopped", "{alone}");
     assert!(alone["findings"].to_string().contains("receives nothing from its primary"), "{alone}");
+}
+
+#[test]
+fn a_server_without_a_free_connection_is_full_and_not_down() {
+    let server = Postgres::with("max_connections=5");
+    server.psql("CREATE ROLE probe LOGIN");
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let stack = format!(
+        "[[postgres]]\nname = \"main\"\nurl = \"postgres://probe@127.0.0.1:{}/postgres\"\n\
+         after = [\"unit:postgresql@15-main\"]\n[[unit]]\nname = \"postgresql@15-main\"\n",
+        server.port
+    );
+    fs::write(fleet.path("stack.toml"), stack).expect("written");
+    fleet.join("db-1", &[], &format!("stack = \"{}\"", fleet.path("stack.toml").display()));
+    ask(&fleet, &["ping", "main"], 0);
+    // What is left is for superusers.
+    let url = format!("postgres://hostler@127.0.0.1:{}/postgres", server.port);
+    let mut held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut psql = command("/usr/bin/psql");
+            let psql = psql.args(["-q", &url, "-c", "SELECT pg_sleep(600)"]);
+            psql.stdout(std::process::Stdio::null()).spawn().expect("psql")
+        })
+        .collect();
+    eventually("it is full", || {
+        let seen = fleet.ctl(&["postgres", "ping", "main", "--on", "db-1", "-o", "json"]);
+        seen.code == 1 && seen.json()[0]["summary"].to_string().contains("has no free connection")
+    });
+    let full = ask(&fleet, &["connections", "main"], 1);
+    assert_eq!(full["status"], "critical", "{full}");
+    assert!(full["data"].is_null(), "nothing was measured: {full}");
+    let next = "journal read --unit postgresql@15-main --lines 50";
+    assert_eq!(full["findings"][0]["next"], next, "{full}");
+    // What people read has no table of zeros, and what it says to type can be typed.
+    let shown = fleet.ctl(&["postgres", "connections", "main", "--on", "db-1"]).exits(1).out;
+    assert!(!shown.contains("usable") && shown.contains(next), "{shown}");
+    let words: Vec<&str> = next.split(' ').chain(["--on", "db-1"]).collect();
+    assert_ne!(fleet.ctl(&words).code, 2, "the command line takes it");
+    for session in &mut held {
+        session.kill().and_then(|()| session.wait()).expect("it ended");
+    }
 }

@@ -1,14 +1,23 @@
 //! The way to a PostgreSQL server that the stack file names: a short-lived session that can only
 //! read, waits for no lock for long, and says who it is.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hostler_proto::wire::{ErrorCode, Failure};
 use sqlx::{
     Connection as _, Executor as _,
-    postgres::{PgConnectOptions, PgConnection, PgRow},
+    postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
 
 use crate::stack::Postgres;
 
@@ -17,6 +26,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Longest for a statement, and for a lock. An application's lock holds no probe up.
 const STATEMENT: &str = "10s";
 const LOCK: &str = "2s";
+/// Sessions that this agent has with one server at a time, whatever asks for them.
+const AT_ONCE: usize = 2;
+/// Longest that an operation waits for one of them.
+const TURN: Duration = Duration::from_secs(8);
+/// Statements of a session that are kept as evidence.
+const KEPT: usize = 20;
 
 /// A session.
 pub struct Session {
@@ -29,6 +44,9 @@ pub struct Session {
     pub sees_all: bool,
     /// Until it was let in.
     pub took: Duration,
+    /// What it was asked, word for word; of very many statements the first.
+    pub asked: Vec<String>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Session {
@@ -46,6 +64,10 @@ pub enum Trouble {
     Denied(String),
     /// It has no free connection left.
     Full(String),
+    /// The role, or the database, has as many connections as it may have; the server has more.
+    Limited(String),
+    /// The agent itself has all the sessions that it takes.
+    Taken,
     /// It is starting, stopping or recovering.
     Busy(String),
     /// A statement took too long, or waited too long for a lock.
@@ -64,6 +86,8 @@ impl fmt::Display for Trouble {
             Self::Unreachable(why) => write!(f, "does not answer: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Full(why) => write!(f, "has no free connection: {why}"),
+            Self::Limited(why) => write!(f, "gives the agent no further connection: {why}"),
+            Self::Taken => write!(f, "is asked by {AT_ONCE} other operations of this agent"),
             Self::Busy(why) => write!(f, "serves nobody yet: {why}"),
             Self::Slow(why) => write!(f, "did not answer in time: {why}"),
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
@@ -84,6 +108,11 @@ impl Trouble {
                  superuser_reserved_connections): see pg_stat_activity, end what idles with \
                  pg_terminate_backend(pid); a pool or more max_connections keeps it from coming back"
             }
+            Self::Limited(_) => {
+                "the server has free connections, and a limit of the role or the database is reached: \
+                 end sessions of it, or raise it with ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT"
+            }
+            Self::Taken => "wait until they have ended, and ask again",
             Self::Busy(_) => "its log says how far it is",
             Self::Slow(_) => "see what runs: postgres activity",
             Self::Forbidden(_) => "give the role pg_monitor: docs/checks.md has the grants",
@@ -97,6 +126,8 @@ impl Trouble {
         let code = match self {
             Self::Unreachable(_) | Self::Busy(_) | Self::Full(_) => ErrorCode::Unreachable,
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            Self::Limited(_) => ErrorCode::LimitExceeded,
+            Self::Taken => ErrorCode::Busy,
             Self::Slow(_) => ErrorCode::Timeout,
             Self::Refused(_) => ErrorCode::HostFault,
             Self::Stack(_) => ErrorCode::PreconditionFailed,
@@ -113,6 +144,7 @@ impl From<sqlx::Error> for Trouble {
         };
         let code = error.as_database_error().and_then(|e| e.code());
         match code.as_deref() {
+            Some("53300") if own_limit(&error) => Self::Limited(said),
             Some("53300") => Self::Full(said),
             Some("28P01" | "28000" | "3D000") => Self::Denied(said),
             Some("57P01" | "57P02" | "57P03") => Self::Busy(said),
@@ -126,6 +158,22 @@ impl From<sqlx::Error> for Trouble {
             },
         }
     }
+}
+
+/// Whether it is a limit of the role or the database that keeps us out, and not the server's. Its
+/// words are in the server's language, the names of its functions are not.
+fn own_limit(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>());
+    let place = error.and_then(PgDatabaseError::routine).unwrap_or_default();
+    ["InitializeSessionUserId", "CheckMyDatabase"].contains(&place)
+}
+
+/// The turns of the operations that ask the server at an address.
+fn turns(address: &str) -> Arc<Semaphore> {
+    static TURNS: LazyLock<Mutex<HashMap<String, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let of = turns.entry(address.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
+    Arc::clone(of)
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
@@ -160,13 +208,16 @@ impl Session {
                 password.map_err(|e| Trouble::Stack(format!("{}: {e}", file.display())))?;
             options = options.password(password.trim_end());
         }
+        let address = match options.get_socket() {
+            Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
         let place = match options.get_socket() {
             Some(socket) => format!("{}, database {}", socket.display(), database(&options)),
-            None => {
-                let (host, port) = (options.get_host(), options.get_port());
-                format!("{host}:{port}, database {}", database(&options))
-            }
+            None => format!("{address}, database {}", database(&options)),
         };
+        let turn = timeout(TURN, turns(&address).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Trouble::Taken) };
         let began = Instant::now();
         let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
         let Ok(connected) = connecting.await else {
@@ -175,7 +226,9 @@ impl Session {
         };
         let connection = connected?;
         let took = began.elapsed();
-        let mut session = Self { connection, place, version: 0, sees_all: false, took };
+        let asked = Vec::new();
+        let mut session =
+            Self { connection, place, version: 0, sees_all: false, took, asked, _turn: turn };
         let row = session
             .row(
                 "SELECT current_setting('server_version_num')::int8 AS version, \
@@ -193,16 +246,17 @@ impl Session {
     /// # Errors
     /// Why there are none.
     pub async fn rows(&mut self, sql: &str) -> Result<Vec<PgRow>, Trouble> {
+        self.keep(sql);
         Ok(self.connection.fetch_all(sqlx::query(sql).persistent(false)).await?)
     }
 
-    /// The rows of a statement with one number in it, as `$1`.
+    /// The rows of a statement with one number in it, in the place of `$1`: it is sent as somebody
+    /// could type it.
     ///
     /// # Errors
     /// Why there are none.
     pub async fn rows_with(&mut self, sql: &str, number: i64) -> Result<Vec<PgRow>, Trouble> {
-        let query = sqlx::query(sql).bind(number).persistent(false);
-        Ok(self.connection.fetch_all(query).await?)
+        self.rows(&sql.replace("$1", &number.to_string())).await
     }
 
     /// The one row of a statement.
@@ -210,7 +264,14 @@ impl Session {
     /// # Errors
     /// Why there is none.
     pub async fn row(&mut self, sql: &str) -> Result<PgRow, Trouble> {
+        self.keep(sql);
         Ok(self.connection.fetch_one(sqlx::query(sql).persistent(false)).await?)
+    }
+
+    fn keep(&mut self, sql: &str) {
+        if self.asked.len() < KEPT {
+            self.asked.push(sql.to_owned());
+        }
     }
 
     /// What is wrong when the role sees only its own sessions.
@@ -259,3 +320,7 @@ pub fn pids(row: &PgRow, column: &str) -> Vec<u32> {
     let pids = sqlx::Row::try_get::<Option<Vec<i32>>, _>(row, column).ok().flatten();
     pids.unwrap_or_default().into_iter().filter_map(|p| u32::try_from(p).ok()).collect()
 }
+
+#[cfg(test)]
+#[path = "postgres_tests.rs"]
+mod tests;

@@ -34,17 +34,39 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     let name = &entry.name;
     let summary = format!("postgres \"{name}\" {trouble}");
     let status = match trouble {
-        Trouble::Stack(_) | Trouble::Forbidden(_) | Trouble::Slow(_) => Status::Unknown,
+        Trouble::Stack(_)
+        | Trouble::Forbidden(_)
+        | Trouble::Slow(_)
+        | Trouble::Limited(_)
+        | Trouble::Taken => Status::Unknown,
         _ => Status::Critical,
     };
     let next = match trouble {
-        Trouble::Unreachable(_) | Trouble::Busy(_) => "systemd status postgresql",
-        // Every operation on the server would need the connection that there is none of.
-        Trouble::Full(_) => "journal read --unit postgresql@* --lines 50",
-        _ => "",
+        Trouble::Unreachable(_) => {
+            format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
+        }
+        // On a full server every operation would need the connection that there is none of.
+        Trouble::Busy(_) | Trouble::Full(_) => log(entry),
+        _ => String::new(),
     };
     let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);
-    Answer::ok(summary, R::default()).finding(finding).evidence("postgres", shown_url(&entry.url))
+    Answer::unmeasured(finding).evidence("postgres", shown_url(&entry.url))
+}
+
+/// The unit that the server runs in, where the stack file names it among what it needs.
+fn unit(entry: &Postgres) -> Option<&str> {
+    let mut units = entry.after.iter().filter_map(|after| after.strip_prefix("unit:"));
+    let first = units.clone().next();
+    units.find(|unit| unit.contains("postgres")).or(first)
+}
+
+/// The operation that shows what the server logs; without its unit nobody can tell, and which units
+/// there are is the next thing to know.
+fn log(entry: &Postgres) -> String {
+    match unit(entry) {
+        Some(unit) => format!("journal read --unit {unit} --lines 50"),
+        None => "systemd status postgresql".to_owned(),
+    }
 }
 
 /// A URL without its query, which may hold more than an address.
@@ -64,5 +86,48 @@ fn partial<R>(answer: Answer<R>, session: &Session) -> Answer<R> {
             )
             .why("it lacks pg_monitor: GRANT pg_monitor TO the role of the stack file"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_proto::{args, catalogue::Catalogue};
+
+    use super::*;
+
+    fn entry(after: &[&str]) -> Postgres {
+        Postgres {
+            name: "main".into(),
+            url: "postgres://hostler@127.0.0.1/app".into(),
+            password_file: None,
+            after: after.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn what_to_look_at_next_is_the_unit_that_the_stack_file_names() {
+        let named = entry(&["check:network", "unit:docker", "unit:postgresql@15-main"]);
+        assert_eq!(log(&named), "journal read --unit postgresql@15-main --lines 50");
+        let spec = Catalogue::embedded().get("journal.read").expect("journal.read");
+        args::from_text(spec, [("unit", "postgresql@15-main")]).expect("it can be typed");
+        let status = |entry: &Postgres, trouble: &Trouble| {
+            unusable::<hostler_proto::ops::PostgresPing>(entry, trouble).findings[0].next.clone()
+        };
+        let gone = Trouble::Unreachable("refused".into());
+        assert_eq!(status(&named, &gone), "systemd status postgresql@15-main");
+        let unnamed = entry(&[]);
+        assert_eq!(status(&unnamed, &gone), "systemd status postgresql");
+        let full = Trouble::Full("sorry".into());
+        assert_eq!(status(&unnamed, &full), "systemd status postgresql");
+    }
+
+    #[test]
+    fn a_limit_of_the_role_is_no_full_server_and_nothing_measured_is_no_zero() {
+        let of = |trouble| unusable::<hostler_proto::ops::PostgresPing>(&entry(&[]), &trouble);
+        let limited = of(Trouble::Limited("too many connections for role \"hostler\"".into()));
+        assert_eq!((limited.status, limited.unmeasured), (Status::Unknown, true));
+        assert!(limited.findings[0].why.contains("CONNECTION LIMIT"));
+        let full = of(Trouble::Full("sorry, too many clients already".into()));
+        assert_eq!((full.status, full.unmeasured), (Status::Critical, true));
     }
 }

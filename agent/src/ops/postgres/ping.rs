@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{entry, partial, replication, unusable};
+use super::{entry, log, partial, replication, unusable};
 use crate::{
     host::postgres::{Session, Trouble, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -28,10 +28,11 @@ impl Probe for PostgresPing {
         let entry = entry(&cx.host, &request.server)?;
         match ping(entry).await {
             Ok((session, report, seen)) => {
-                let mut answer = judge(&entry.name, &session.place, report, request.lag_s);
+                let mut answer = judge(&entry.name, &log(entry), report, request.lag_s);
                 if !seen {
                     answer = partial(answer, &session);
                 }
+                answer = answer.evidence("sql", format!("{}: {SQL}", session.place));
                 session.close().await;
                 Ok(answer)
             }
@@ -57,7 +58,7 @@ async fn ping(entry: &crate::stack::Postgres) -> Result<(Session, Report, bool),
     Ok((session, report, seen))
 }
 
-fn judge(name: &str, place: &str, report: Report, lag_s: u32) -> Answer<Report> {
+fn judge(name: &str, log: &str, report: Report, lag_s: u32) -> Answer<Report> {
     let role = if report.in_recovery { "standby" } else { "primary" };
     let lag = report.lag_s;
     let behind = match (report.source.as_str(), lag) {
@@ -69,17 +70,15 @@ fn judge(name: &str, place: &str, report: Report, lag_s: u32) -> Answer<Report> 
         report.version,
         report.connect_ms + report.query_ms
     );
-    let replication = replication::judge(name, &report, lag_s);
+    let replication = replication::judge(name, log, &report, lag_s);
     let restarted = (report.uptime_s < RESTARTED_S).then(|| {
         let summary = format!("postgres \"{name}\" was started {:.0} s ago", report.uptime_s);
         Finding::new(Status::Ok, name, summary)
             .why("somebody restarted it, or it crashed")
-            .next("journal read --unit postgresql@* --lines 50")
+            .next(log)
     });
     let took = (report.connect_ms + report.query_ms) / 1000.0;
-    let mut answer = Answer::ok(summary, report)
-        .evidence("sql", format!("{place}: {SQL}"))
-        .figure("answer", "", took, "s");
+    let mut answer = Answer::ok(summary, report).figure("answer", "", took, "s");
     if let Some(lag) = lag {
         answer = answer.figure("lag", "", lag, "s");
     }

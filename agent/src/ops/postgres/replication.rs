@@ -69,10 +69,10 @@ pub(super) async fn look(session: &mut Session, report: &mut Report) -> Result<b
 }
 
 /// What is wrong with it.
-pub(super) fn judge(name: &str, report: &Report, lag_s: u32) -> Vec<Finding> {
+pub(super) fn judge(name: &str, log: &str, report: &Report, lag_s: u32) -> Vec<Finding> {
     let bounds = (f64::from(lag_s), f64::from(lag_s) * 10.0);
     match report.in_recovery {
-        true => standby(name, report, bounds),
+        true => standby(name, log, report, bounds),
         false => {
             let standbys = report.standbys.iter().filter_map(|standby| late(standby, bounds));
             standbys.chain(report.slots.iter().filter_map(|slot| kept(name, slot))).collect()
@@ -80,8 +80,12 @@ pub(super) fn judge(name: &str, report: &Report, lag_s: u32) -> Vec<Finding> {
     }
 }
 
-fn standby(name: &str, report: &Report, (warning, critical): (f64, f64)) -> Vec<Finding> {
-    let next = "journal read --unit postgresql@* --lines 50";
+fn standby(
+    name: &str,
+    log: &str,
+    report: &Report,
+    (warning, critical): (f64, f64),
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let behind = report
         .lag_s
@@ -90,13 +94,13 @@ fn standby(name: &str, report: &Report, (warning, critical): (f64, f64)) -> Vec<
         let summary = format!("standby \"{name}\" receives nothing from its primary{behind}");
         let why = "its receiver does not run: the primary is away, does not let it in, or no longer \
                    has the WAL that it needs; its log says which";
-        findings.push(Finding::new(Status::Critical, "replication", summary).why(why).next(next));
+        findings.push(Finding::new(Status::Critical, "replication", summary).why(why).next(log));
     }
     if report.paused {
         let summary = format!("the replay of standby \"{name}\" is paused{behind}");
         let why = "somebody paused it, or a setting of the primary is beyond the standby's; \
                    SELECT pg_wal_replay_resume() lets it go on";
-        findings.push(Finding::new(Status::Warning, "replication", summary).why(why).next(next));
+        findings.push(Finding::new(Status::Warning, "replication", summary).why(why).next(log));
     }
     // What comes from an archive comes in whole files: its age says how busy the primary is, too.
     let lag = report.lag_s.filter(|_| report.source == "streaming");
@@ -170,7 +174,7 @@ mod tests {
     }
 
     fn worst(report: &Report) -> Option<Status> {
-        judge("main", report, 60).iter().map(Finding::status).max()
+        judge("main", "", report, 60).iter().map(Finding::status).max()
     }
 
     #[test]
@@ -200,7 +204,7 @@ mod tests {
         let late = Report { standbys: vec![standby], ..Report::default() };
         assert_eq!(worst(&late), Some(Status::Warning));
         assert_eq!(
-            judge("main", &late, 60)[0].summary,
+            judge("main", "", &late, 60)[0].summary,
             "standby b at this host is 90 s (0 MiB) behind"
         );
     }

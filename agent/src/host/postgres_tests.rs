@@ -1,0 +1,64 @@
+//! What a session promises, on a real server.
+
+use super::*;
+
+fn server() -> String {
+    std::env::var("HOSTLER_TEST_POSTGRES")
+        .expect("HOSTLER_TEST_POSTGRES names no server; run: make test")
+}
+
+fn entry(url: String) -> Postgres {
+    Postgres { name: "main".into(), url, password_file: None, after: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_session_says_who_it_is_waits_for_nobody_and_cannot_write() {
+    let entry = entry(format!("{}/postgres", server()));
+    let mut session = Session::open(&entry, "postgres.ping").await.expect("a session");
+    for (setting, expected) in [
+        ("search_path", ""),
+        ("statement_timeout", "10s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "30s"),
+        ("application_name", "hostler/postgres.ping"),
+        ("default_transaction_read_only", "on"),
+    ] {
+        let sql = format!("SELECT current_setting('{setting}') AS value");
+        let row = session.row(&sql).await.expect("a row");
+        assert_eq!(text(&row, "value"), expected, "{setting}");
+    }
+    for sql in ["CREATE TABLE public.hostler_writes (n int)", "CREATE ROLE hostler_writes"] {
+        let refused = session.rows(sql).await.expect_err("it may not write");
+        assert!(
+            matches!(&refused, Trouble::Refused(said) if said.contains("read-only")),
+            "{sql}: {refused:?}"
+        );
+    }
+    let rows = session.rows_with("SELECT n FROM generate_series(1, $1) n", 3).await.expect("rows");
+    assert_eq!(rows.len(), 3);
+    let asked = session.asked.last().expect("the statement as it was sent");
+    assert_eq!(asked, "SELECT n FROM generate_series(1, 3) n");
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_server_is_never_asked_by_more_than_two_sessions_at_a_time() {
+    // An address of its own, so that no other test of this process has turns there.
+    let url = format!("{}/postgres", server()).replace("127.0.0.1", "localhost");
+    let (one, other) = (entry(url.clone()), entry(url.replace("/postgres", "/template1")));
+    let address = url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("a place");
+    let first = Session::open(&one, "postgres.ping").await.expect("a session");
+    let second = Session::open(&other, "postgres.locks").await.expect("another one");
+    assert_eq!(turns(address).available_permits(), 0, "for each server, and not for each database");
+    let mut third = Box::pin(Session::open(&one, "postgres.sizes"));
+    let waiting = timeout(Duration::from_millis(100), &mut third).await;
+    assert!(waiting.is_err(), "it waits for its turn");
+    first.close().await;
+    let third = third.await.expect("a session, when there is a turn");
+    third.close().await;
+    drop(second);
+    assert_eq!(turns(address).available_permits(), AT_ONCE);
+    let gone = entry("postgres://hostler@localhost:1/postgres".to_owned());
+    assert!(matches!(Session::open(&gone, "postgres.ping").await, Err(Trouble::Unreachable(_))));
+    assert_eq!(turns("localhost:1").available_permits(), AT_ONCE, "who was not let in has no turn");
+}
