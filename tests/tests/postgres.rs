@@ -54,7 +54,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         psql(*port, "SELECT count(*) FROM t");
     }
     fleet.join("db-1", &[], &format!("stack = \"{}\"", file.display()));
-    for (major, _) in &servers {
+    for (major, port) in &servers {
         let server = format!("v{major}");
         for (verb, more) in [
             ("ping", vec![]),
@@ -63,7 +63,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
             ("locks", vec![]),
             ("sizes", vec![]),
             ("bloat", vec!["--exact"]),
-            ("slow-queries", vec![]),
+            ("slow-queries", vec!["--top", "200"]),
             ("indexes", vec![]),
         ] {
             let args = ["postgres", verb, &server, "--on", "db-1", "-o", "json"];
@@ -71,6 +71,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
             let (code, status) = if verb == "indexes" { (3, "unknown") } else { (0, "ok") };
             let said = fleet.ctl(&[&args[..], &more].concat()).exits(code).json();
             assert_eq!(said[0]["status"], status, "{major} {verb}: {said}");
+            explained(*port, &said[0]);
             let data = &said[0]["data"];
             match verb {
                 "ping" => {
@@ -101,6 +102,16 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
 fn ask(fleet: &Fleet, words: &[&str], code: i32) -> Value {
     let args = [&["postgres"], words, &["--on", "db-1", "-o", "json"]].concat();
     fleet.ctl(&args).exits(code).json()[0].clone()
+}
+
+/// What is told as evidence was really asked: the server takes it as it stands.
+fn explained(port: u16, seen: &Value) {
+    let evidence = seen["evidence"].as_array().expect("evidence");
+    let statements: Vec<_> = evidence.iter().filter(|e| e["kind"] == "sql").collect();
+    assert!(!statements.is_empty(), "{seen}");
+    for statement in statements {
+        psql(port, &format!("EXPLAIN {}", statement["what"].as_str().expect("a statement")));
+    }
 }
 
 /// A limit of a role or of a database is none of the server.
@@ -196,6 +207,7 @@ fn prepared_transactions(fleet: &Fleet, major: u32, port: u16) {
     let said = seen["findings"][0]["summary"].as_str().expect("a summary");
     let (named, held) = ("prepared transaction \"order-17\" of hostler", "holds up 1 sessions");
     assert!(said.starts_with(named) && said.ends_with(held), "{major}: {seen}");
+    explained(port, &seen);
     psql(port, "ROLLBACK PREPARED 'order-17'");
     assert!(waiting.wait().expect("it ended").success());
 }
@@ -223,6 +235,7 @@ fn a_standby_says_how_far_it_is_behind_and_a_primary_who_does_not_follow() {
     let well = ask(&fleet, &["ping", "two"], 0);
     assert_eq!(well["data"]["source"], "streaming", "{well}");
     assert_eq!(well["data"]["lag_s"], 0.0, "an idle primary is no lag: {well}");
+    explained(standby.port, &well);
     let one = ask(&fleet, &["ping", "one"], 0);
     assert_eq!(one["data"]["standbys"][0]["state"], "streaming", "{one}");
     assert_eq!(one["data"]["slots"][0]["name"], "s1", "{one}");

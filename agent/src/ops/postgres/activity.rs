@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding},
 };
 
-use super::{entry, partial, statement::shown};
+use super::{entry, evidence, partial, statement::shown};
 use crate::{
     host::postgres::{Session, integer, number, pids, text},
     operation::{Answer, Context, Probe},
@@ -56,7 +56,7 @@ impl Probe for PostgresActivity {
         let report =
             Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };
         let answer = partial(judge(&entry.name, report, request.long_s), &session);
-        let answer = answer.evidence("sql", format!("{}: {SQL}", session.place));
+        let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }

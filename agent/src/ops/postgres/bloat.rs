@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, locked::Locked, partial};
+use super::{entry, evidence, locked::Locked, partial};
 use crate::{
     host::postgres::{Session, Trouble, count, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -80,8 +80,9 @@ impl Probe for PostgresBloat {
         let failed = |t: Trouble| t.failure(&entry.name);
         let mut session = Session::open(entry, "postgres.bloat").await.map_err(failed)?;
         if flag(&session.row(STANDBY).await.map_err(failed)?, "standby") {
+            let answer = evidence(blind(&entry.name), &session);
             session.close().await;
-            return Ok(blind(&entry.name));
+            return Ok(answer);
         }
         let locked = Locked::look(&mut session).await.map_err(failed)?;
         let (report, missing) = look(&mut session, &locked, &request, cx).await.map_err(failed)?;
@@ -97,7 +98,7 @@ impl Probe for PostgresBloat {
                 finding.why("CREATE EXTENSION pgstattuple, and GRANT pg_stat_scan_tables"),
             );
         }
-        let answer = answer.evidence("sql", format!("{}: {ESTIMATE}", session.place));
+        let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }
@@ -106,9 +107,9 @@ impl Probe for PostgresBloat {
 /// Dead rows are counted where rows die, and a standby has no part in that: it would see none.
 fn blind(name: &str) -> Answer<Report> {
     let summary = format!("postgres \"{name}\" is a standby, which cannot tell");
-    let finding = Finding::new(Status::Unknown, "standby", &summary)
+    let finding = Finding::new(Status::Unknown, "standby", summary)
         .why("dead rows and vacuums are counted on the primary alone: ask there");
-    Answer::unknown(summary, Report::default()).finding(finding).evidence("sql", STANDBY)
+    Answer::unmeasured(finding)
 }
 
 async fn look(

@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Figure, Finding},
 };
 
-use super::{entry, partial, unusable};
+use super::{entry, evidence, partial, unusable};
 use crate::{
     host::postgres::{Session, Trouble, count, integer, number, text},
     operation::{Answer, Context, Probe},
@@ -55,7 +55,7 @@ impl Probe for PostgresConnections {
         };
         let report = look(&mut session).await.map_err(|t| t.failure(&entry.name))?;
         let answer = partial(judge(&entry.name, report, &request), &session);
-        let answer = answer.evidence("sql", format!("{}: {GROUPS}; {AGES}", session.place));
+        let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }

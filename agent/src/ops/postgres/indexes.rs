@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, locked::Locked};
+use super::{entry, evidence, locked::Locked};
 use crate::{
     host::postgres::{Session, Trouble, count, number, text},
     operation::{Answer, Context, Probe},
@@ -87,7 +87,7 @@ impl Probe for PostgresIndexes {
         let answer = judge(&report, &request);
         let answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         let answer = Answer { data: report, ..answer };
-        let answer = answer.evidence("sql", format!("{}: {UNUSED}", session.place));
+        let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }

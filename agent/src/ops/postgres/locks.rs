@@ -12,7 +12,7 @@ use hostler_proto::{
 
 use sqlx::postgres::PgRow;
 
-use super::{entry, partial, statement::shown, unusable};
+use super::{entry, evidence, partial, statement::shown, unusable};
 use crate::{
     host::postgres::{Session, Trouble, integer, number, pids, text},
     operation::{Answer, Context, Probe},
@@ -75,7 +75,7 @@ impl Probe for PostgresLocks {
             }
         }
         let answer = partial(judge(&entry.name, report, request.wait_s), &session);
-        let answer = answer.evidence("sql", format!("{}: {WAITING}", session.place));
+        let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }

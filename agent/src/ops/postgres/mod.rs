@@ -74,6 +74,12 @@ fn shown_url(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
+/// Adds what the server was really asked.
+fn evidence<R>(answer: Answer<R>, session: &Session) -> Answer<R> {
+    let answer = answer.evidence("postgres", &session.place);
+    session.asked.iter().fold(answer, |answer, sql| answer.evidence("sql", sql))
+}
+
 /// Adds that the role sees only a part, where it does: what is not seen is not well.
 fn partial<R>(answer: Answer<R>, session: &Session) -> Answer<R> {
     match session.sees_all {

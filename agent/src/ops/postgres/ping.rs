@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{entry, log, partial, replication, unusable};
+use super::{entry, evidence, log, partial, replication, unusable};
 use crate::{
     host::postgres::{Session, Trouble, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -32,7 +32,7 @@ impl Probe for PostgresPing {
                 if !seen {
                     answer = partial(answer, &session);
                 }
-                answer = answer.evidence("sql", format!("{}: {SQL}", session.place));
+                answer = evidence(answer, &session);
                 session.close().await;
                 Ok(answer)
             }

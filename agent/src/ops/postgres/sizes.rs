@@ -6,7 +6,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, locked::Locked};
+use super::{entry, evidence, locked::Locked};
 use crate::{
     host::postgres::{Session, count, flag, text},
     operation::{Answer, Context, Probe},
@@ -67,8 +67,7 @@ impl Probe for PostgresSizes {
         #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
         let figures: Vec<_> =
             report.databases.iter().map(|d| (d.name.clone(), d.bytes as f64)).collect();
-        let mut answer = Answer::ok(summary, report)
-            .evidence("sql", format!("{}: {DATABASES}; {TABLES}", session.place));
+        let mut answer = evidence(Answer::ok(summary, report), &session);
         for (name, bytes) in figures {
             answer = answer.figure("size", &name, bytes, "bytes");
         }
