@@ -91,6 +91,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
     }
     for (major, port) in servers {
         hidden_databases(&fleet, major);
+        blind_roles(&fleet, major);
         limits(&fleet, major, port);
         old_extensions(&fleet, major, port);
         locked_tables(&fleet, major, port);
@@ -112,6 +113,20 @@ fn explained(port: u16, seen: &Value) {
     for statement in statements {
         psql(port, &format!("EXPLAIN {}", statement["what"].as_str().expect("a statement")));
     }
+}
+
+/// A role without pg_monitor is told what it cannot see, and fails nowhere.
+fn blind_roles(fleet: &Fleet, major: u32) {
+    let server = format!("blind{major}");
+    ask(fleet, &["ping", &server], 0);
+    for verb in ["connections", "activity", "locks", "sizes", "bloat", "slow-queries", "indexes"] {
+        let seen = ask(fleet, &[verb, &server], 3);
+        assert_eq!(seen["status"], "unknown", "{major} {verb}: {seen}");
+        let why = seen["findings"][0]["why"].as_str().unwrap_or_default();
+        assert!(!why.is_empty(), "{major} {verb}: {seen}");
+    }
+    let seen = ask(fleet, &["indexes", &server, "--scans", "0"], 3);
+    assert!(seen["evidence"].to_string().contains("idx_scan <= 0 "), "{major}: {seen}");
 }
 
 /// A limit of a role or of a database is none of the server.

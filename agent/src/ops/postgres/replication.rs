@@ -12,8 +12,10 @@ use crate::host::postgres::{Session, Trouble, count, flag, number, text};
 const HELD: (u64, u64) = (1 << 30, 10 << 30);
 /// A standby that has replayed all that it received is not behind, however long ago that was: its
 /// primary may be idle. Of one whose receiver does not run nobody can say that.
-pub(super) const STANDBY: &str = "SELECT r.receives, coalesce(current_setting('primary_conninfo', true), '') = '' \
-    AS archive, pg_catalog.pg_is_wal_replay_paused() AS paused, \
+const STANDBY: &str = "SELECT r.receives, CASE WHEN \
+    pg_catalog.pg_has_role(current_user, 'pg_read_all_settings', 'usage') \
+    THEN coalesce(current_setting('primary_conninfo', true), '') = '' ELSE true END AS archive, \
+    pg_catalog.pg_is_wal_replay_paused() AS paused, \
     CASE WHEN r.receives AND pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn() \
     THEN 0 ELSE extract(epoch FROM clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) \
     END::float8 AS lag \
@@ -35,7 +37,7 @@ pub(super) async fn look(session: &mut Session, report: &mut Report) -> Result<b
         report.paused = flag(&row, "paused");
         let source = match (flag(&row, "receives"), flag(&row, "archive")) {
             (true, _) => "streaming",
-            // Without pg_monitor the setting is hidden, and looks the same.
+            // Without pg_monitor the setting is hidden, and counts as empty.
             (false, true) => "archive",
             (false, false) => "stopped",
         };

@@ -6,17 +6,20 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, partial};
+use super::{entry, evidence, partial};
 use crate::{
-    host::postgres::{Session, Trouble, count, number, text},
+    host::postgres::{Session, Trouble, count, flag, integer, number, text},
     operation::{Answer, Context, Probe},
 };
 
+/// A setting that the role may not read is an error, and not NULL.
 const EXTENSION: &str = "SELECT coalesce(n.nspname::text, '') AS schema, \
     coalesce(e.extversion, '') AS version, coalesce(a.default_version, '') AS offered, \
-    'pg_stat_statements' = ANY (string_to_array(replace(current_setting('shared_preload_libraries', \
-    true), ' ', ''), ',')) AS loaded, current_setting('shared_preload_libraries', true) IS NULL AS hidden \
-    FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'pg_stat_statements' \
+    'pg_stat_statements' = ANY (string_to_array(replace(s.libraries, ' ', ''), ',')) AS loaded, \
+    s.libraries IS NULL AS hidden \
+    FROM (SELECT CASE WHEN pg_catalog.pg_has_role(current_user, 'pg_read_all_settings', 'usage') \
+    THEN current_setting('shared_preload_libraries', true) END AS libraries) s \
+    LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'pg_stat_statements' \
     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
     LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = 'pg_stat_statements'";
 /// Numbers first, and texts of those alone that are shown: reading all texts reads a file.
@@ -50,19 +53,28 @@ impl Probe for PostgresSlowQueries {
         let mut session = Session::open(entry, "postgres.slow-queries").await.map_err(failed)?;
         let row = session.row(EXTENSION).await.map_err(failed)?;
         let schema = text(&row, "schema");
-        let loaded = crate::host::postgres::flag(&row, "loaded");
-        let hidden = crate::host::postgres::flag(&row, "hidden");
+        let loaded = flag(&row, "loaded");
+        let hidden = flag(&row, "hidden");
         if schema.is_empty() || !(loaded || hidden) {
-            let answer = absent(loaded || hidden);
+            let answer = evidence(absent(loaded || hidden), &session);
             session.close().await;
             return Ok(answer);
         }
         let (version, offered) = (text(&row, "version"), text(&row, "offered"));
         if of(&version) < OLDEST {
+            let answer = evidence(outdated(&version), &session);
             session.close().await;
-            return Ok(outdated(&version));
+            return Ok(answer);
         }
-        let report = look(&mut session, &schema, of(&version), &request).await.map_err(failed)?;
+        let report = match look(&mut session, &schema, of(&version), &request).await {
+            // The extension is there, and its library is not; that could not be seen beforehand.
+            Err(Trouble::Refused(said)) if said.contains("shared_preload_libraries") => {
+                let answer = evidence(absent(false), &session);
+                session.close().await;
+                return Ok(answer);
+            }
+            report => report.map_err(failed)?,
+        };
         let summary = match report.statements.first() {
             None => "no statement was counted yet".to_owned(),
             Some(first) => format!(
@@ -73,7 +85,7 @@ impl Probe for PostgresSlowQueries {
             ),
         };
         let answer = partial(Answer::ok(summary, report), &session);
-        let mut answer = answer.evidence("sql", format!("{}: {TIMES}", session.place));
+        let mut answer = evidence(answer, &session);
         session.close().await;
         if of(&version) < INFO_CAME && of(&version) < of(&offered) {
             let summary = format!("pg_stat_statements is {version}, the server offers {offered}");
@@ -92,10 +104,8 @@ fn of(version: &str) -> (u32, u32) {
 
 fn outdated(version: &str) -> Answer<Report> {
     let summary = format!("pg_stat_statements {version} is too old to be asked");
-    let finding = Finding::new(Status::Unknown, "pg_stat_statements", &summary);
-    Answer::unknown(summary, Report::default())
-        .finding(finding.why(format!("{UPDATE}, in the database of the stack file")))
-        .evidence("sql", EXTENSION)
+    let finding = Finding::new(Status::Unknown, "pg_stat_statements", summary);
+    Answer::unmeasured(finding.why(format!("{UPDATE}, in the database of the stack file")))
 }
 
 /// Without the extension nothing is known; what to do depends on what is missing.
@@ -107,9 +117,7 @@ fn absent(loaded: bool) -> Answer<Report> {
             "shared_preload_libraries = 'pg_stat_statements', a restart, then CREATE EXTENSION"
         }
     };
-    Answer::unknown(summary, Report::default())
-        .finding(Finding::new(Status::Unknown, "pg_stat_statements", summary).why(why))
-        .evidence("sql", EXTENSION)
+    Answer::unmeasured(Finding::new(Status::Unknown, "pg_stat_statements", summary).why(why))
 }
 
 async fn look(
@@ -136,8 +144,7 @@ async fn look(
         .replace("MAX_TIME", &format!("max_{time}"));
     let calls = i64::try_from(request.calls).unwrap_or(i64::MAX);
     let rows = session.rows_with(&sql, calls).await?;
-    let ids: Vec<String> =
-        rows.iter().map(|row| crate::host::postgres::integer(row, "id").to_string()).collect();
+    let ids: Vec<String> = rows.iter().map(|row| integer(row, "id").to_string()).collect();
     let texts = match ids.is_empty() {
         true => Vec::new(),
         false => {
@@ -146,7 +153,7 @@ async fn look(
         }
     };
     let statement = |id: i64| {
-        let row = texts.iter().find(|row| crate::host::postgres::integer(row, "id") == id);
+        let row = texts.iter().find(|row| integer(row, "id") == id);
         let words = row.map(|row| text(row, "query")).unwrap_or_default();
         // Utility statements keep their constants: passwords of roles, for one.
         super::statement::shown(&words, "masked")
@@ -160,7 +167,7 @@ async fn look(
         share_percent: number(row, "share").unwrap_or(0.0),
         hit_percent: number(row, "hit"),
         user: text(row, "usename"),
-        statement: statement(crate::host::postgres::integer(row, "id")),
+        statement: statement(integer(row, "id")),
     });
     let mut report = Report { statements: statements.collect(), ..Report::default() };
     if version >= INFO_CAME {
