@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use hostler_proto::wire::{ErrorCode, Failure};
@@ -31,28 +31,31 @@ pub struct Mount {
 }
 
 /// The mounts that are backed by storage, each file system once: of several mounts of the same one
-/// (bind mounts) the shortest path stays. Blocks for about a millisecond.
+/// (bind mounts) the shortest path stays. One that others cover is left out: its path leads to those.
+/// Blocks for about a millisecond.
 ///
 /// # Errors
 /// When /proc cannot be read.
 pub fn mounts() -> Result<Vec<Mount>, Failure> {
     let read = table()?;
     let mut mounts: Vec<Mount> = read
-        .into_iter()
+        .iter()
         .filter_map(|m| {
-            let device = m.mount_source.unwrap_or_default();
+            let device = m.mount_source.clone().unwrap_or_default();
             let networked = NETWORKED.contains(&m.fs_type.as_str());
-            // A file that is mounted over another is no place to look for space. A network mount is
-            // not looked at here: its server may be gone.
-            let stored = !networked && device.starts_with('/') && !m.mount_point.is_file();
+            // A file that is mounted over another is no place to look for space. What somebody else
+            // serves is not looked at here: whoever does may be gone.
+            let served = networked || m.fs_type.starts_with("fuse");
+            let stored = device.starts_with('/') && (served || !m.mount_point.is_file());
             let root = m.mount_point == Path::new("/");
-            (networked || stored || root).then(|| Mount {
+            let counts = (networked || stored || root) && !is_covered(m, &read);
+            counts.then(|| Mount {
                 point: m.mount_point.to_string_lossy().into_owned(),
                 device,
-                kind: m.fs_type,
+                kind: m.fs_type.clone(),
                 sealed: m.super_options.contains_key("ro"),
                 read_only: m.mount_options.contains_key("ro") || m.super_options.contains_key("ro"),
-                number: m.majmin,
+                number: m.majmin.clone(),
             })
         })
         .collect();
@@ -60,6 +63,34 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
     let mut seen = HashSet::new();
     mounts.retain(|m| seen.insert((m.number.clone(), m.device.clone())));
     Ok(mounts)
+}
+
+/// Whether a path leads to another mount than to the one that is there: one that was mounted over it or
+/// over a directory above it, and not below the one that it belongs to.
+fn is_covered(mount: &MountInfo, table: &[MountInfo]) -> bool {
+    let mut line = HashSet::from([mount.mnt_id]);
+    let mut above = mount.pid;
+    while let Some(next) = table.iter().find(|m| m.mnt_id == above)
+        && line.insert(next.mnt_id)
+    {
+        above = next.pid;
+    }
+    table.iter().any(|m| !line.contains(&m.mnt_id) && mount.mount_point.starts_with(&m.mount_point))
+}
+
+/// Which of some directories lie on a file system, by its number. Only the kernel's table is asked: what
+/// lies on a network mount is not touched. A link counts as where it is.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn on(number: &str, directories: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let table = table()?;
+    let lies = |path: &&PathBuf| {
+        let over = table.iter().filter(|m| path.starts_with(&m.mount_point));
+        // Of several mounts at one place the last one counts.
+        over.max_by_key(|m| m.mount_point.as_os_str().len()).is_some_and(|m| m.majmin == number)
+    };
+    Ok(directories.iter().filter(lies).cloned().collect())
 }
 
 fn table() -> Result<Vec<MountInfo>, Failure> {
@@ -99,6 +130,34 @@ pub fn around(path: &Path) -> Result<Around, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_that_another_one_covers_is_not_where_its_path_leads() {
+        let mount = |id: i32, pid: i32, point: &str| {
+            let line = format!("{id} {pid} 8:{id} / {point} rw - ext4 /dev/sd{id} rw");
+            MountInfo::from_line(&line).expect("a line")
+        };
+        let table = [
+            mount(1, 0, "/"),
+            mount(2, 1, "/mnt"),
+            mount(3, 2, "/mnt/below"),
+            // Over /mnt, and hence over what lies below that.
+            mount(4, 2, "/mnt"),
+            mount(5, 4, "/mnt/above"),
+            mount(6, 1, "/mntx"),
+        ];
+        let covered: Vec<_> =
+            table.iter().filter(|m| is_covered(m, &table)).map(|m| m.mnt_id).collect();
+        assert_eq!(covered, [2, 3]);
+    }
+
+    #[test]
+    fn a_directory_lies_on_the_nearest_mount_above_it() {
+        let mounts = mounts().expect("read");
+        let Some(root) = mounts.iter().find(|m| m.point == "/") else { return };
+        let directories = [PathBuf::from("/etc"), PathBuf::from("/proc/self")];
+        assert_eq!(on(&root.number, &directories).expect("read"), [PathBuf::from("/etc")]);
+    }
 
     #[test]
     fn every_file_system_is_listed_once_and_none_that_lives_in_memory() {

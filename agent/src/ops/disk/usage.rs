@@ -1,33 +1,38 @@
 //! `disk.usage`: what is left of every file system.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use hostler_proto::{
     finding::above,
-    operation::DiskUsage,
+    operation::{DiskTree, DiskUsage, Operation},
     ops,
     wire::{ErrorCode, Failure, Figure, Finding, Status},
 };
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     host::{
         blocking,
-        mounts::{Mount, mounts},
+        mounts::{self, Mount, mounts},
     },
     operation::{Answer, Context, Probe},
 };
 
 /// How long one file system may take to answer; a network mount whose server is gone never does.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// File systems that one run asks at the same time.
+const AT_ONCE: usize = 8;
 
 impl Probe for DiskUsage {
     async fn observe(
         request: ops::DiskUsageRequest,
-        _: &Context,
+        cx: &Context,
     ) -> Result<Answer<ops::DiskUsage>, Failure> {
         let all = blocking(mounts).await?;
         for wanted in &request.mount {
@@ -38,59 +43,121 @@ impl Probe for DiskUsage {
             }
         }
         let wanted = |m: &Mount| request.mount.is_empty() || request.mount.contains(&m.point);
-        let mut data = ops::DiskUsage::default();
-        let (mut silent, mut sealed) = (Vec::new(), Vec::new());
-        for mount in all.into_iter().filter(wanted) {
+        let mut seen = Seen::default();
+        let mounts: Vec<Mount> = all.into_iter().filter(wanted).collect();
+        let asked = mounts.clone().into_iter().map(|mount| async move {
             let point = mount.point.clone();
-            if mount.sealed && !READ_ONLY_BY_NATURE.contains(&mount.kind.as_str()) {
-                sealed.push(point.clone());
-            }
-            let Some(asked) = Asked::begin(&point) else {
-                silent.push(point);
-                continue;
-            };
-            let measuring = blocking(move || {
-                let measured = measure(mount);
-                drop(asked);
-                measured
-            });
-            match tokio::time::timeout(PATIENCE, measuring).await {
-                Ok(measured) => data.filesystems.push(measured?),
-                Err(_) => silent.push(point),
+            ask(&point, PATIENCE, move || measure(mount)).await
+        });
+        let said: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        for (mount, said) in mounts.into_iter().zip(said) {
+            match said {
+                Said::Space(space) => {
+                    if mount.sealed && !READ_ONLY_BY_NATURE.contains(&mount.kind.as_str()) {
+                        seen.sealed.push(mount.point.clone());
+                    }
+                    let share = space.used_percent.max(space.inodes_used_percent);
+                    if share >= f64::from(request.warning_percent.min(request.critical_percent)) {
+                        let where_to = inside(&mount, cx).await?;
+                        seen.inside.insert(mount.point, where_to);
+                    }
+                    seen.data.filesystems.push(*space);
+                }
+                Said::Error(error) => seen.failed.push((mount.point, error)),
+                Said::Nothing => seen.silent.push(mount.point),
             }
         }
-        data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
-        Ok(judge(data, &sealed, &silent, request.warning_percent, request.critical_percent))
+        seen.data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
+        Ok(judge(seen, request.warning_percent, request.critical_percent))
     }
 }
 
-/// A file system that was asked and has not answered. It is not asked again meanwhile: each call
+/// What was seen, beside the figures: what keeps file systems from having some.
+#[derive(Debug, Default)]
+struct Seen {
+    data: ops::DiskUsage,
+    /// Turned read-only.
+    sealed: Vec<String>,
+    /// Did not answer.
+    silent: Vec<String>,
+    /// Cannot be asked, and why.
+    failed: Vec<(String, String)>,
+    /// Of those that are rather full: what of them may be looked into.
+    inside: BTreeMap<String, Inside>,
+}
+
+/// What of a file system `disk tree` may look into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Inside {
+    /// These directories, or the whole; the one that fills up most often is the first.
+    Directories(Vec<String>),
+    /// Nothing, by the policy of this file.
+    Nothing(String),
+}
+
+/// What a file system said when it was asked.
+#[derive(Debug, Clone, PartialEq)]
+enum Said {
+    Space(Box<ops::FileSystem>),
+    Error(String),
+    Nothing,
+}
+
+/// File systems that are being asked, with when that began. None is asked twice at a time: each call
 /// holds a thread for as long as it hangs.
-struct Asked(String);
+static ASKED: Mutex<BTreeMap<String, (Instant, watch::Receiver<Said>)>> =
+    Mutex::new(BTreeMap::new());
 
-static UNANSWERED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-
-impl Asked {
-    fn begin(point: &str) -> Option<Self> {
-        let mut unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
-        unanswered.insert(point.to_owned()).then(|| Self(point.to_owned()))
+/// What a file system says. Who asks while it is being asked waits for the same answer, and no longer than
+/// `patience` after that began.
+async fn ask(
+    point: &str,
+    patience: Duration,
+    measure: impl FnOnce() -> Said + Send + 'static,
+) -> Said {
+    let (began, mut said) = {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.get(point) {
+            Some(asked) => asked.clone(),
+            None => {
+                let (says, said) = watch::channel(Said::Nothing);
+                let asking = (Instant::now(), said);
+                asked.insert(point.to_owned(), asking.clone());
+                let under_way = UnderWay(point.to_owned());
+                tokio::task::spawn_blocking(move || {
+                    let said = measure();
+                    // Whoever asks from now on asks anew.
+                    drop(under_way);
+                    let _ = says.send(said);
+                });
+                asking
+            }
+        }
+    };
+    let answered = said.wait_for(|said| *said != Said::Nothing);
+    match tokio::time::timeout_at(began + patience, answered).await {
+        Ok(Ok(said)) => said.clone(),
+        _ => Said::Nothing,
     }
 }
 
-impl Drop for Asked {
+/// A file system is being asked for as long as this lives.
+struct UnderWay(String);
+
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        ASKED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }
 }
 
-fn measure(mount: Mount) -> Result<ops::FileSystem, Failure> {
-    let space = rustix::fs::statvfs(mount.point.as_str()).map_err(|e| {
-        let message = format!("the file system at {} cannot be asked: {e}", mount.point);
-        Failure::new(ErrorCode::HostFault, message)
-    })?;
+fn measure(mount: Mount) -> Said {
+    let space = match rustix::fs::statvfs(mount.point.as_str()) {
+        Ok(space) => space,
+        Err(error) => return Said::Error(error.to_string()),
+    };
     let used = space.f_blocks.saturating_sub(space.f_bfree);
     let inodes_used = space.f_files.saturating_sub(space.f_ffree);
-    Ok(ops::FileSystem {
+    Said::Space(Box::new(ops::FileSystem {
         size_bytes: space.f_blocks.saturating_mul(space.f_frsize),
         used_bytes: used.saturating_mul(space.f_frsize),
         available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
@@ -102,7 +169,39 @@ fn measure(mount: Mount) -> Result<ops::FileSystem, Failure> {
         device: mount.device,
         r#type: mount.kind,
         read_only: mount.read_only,
-    })
+    }))
+}
+
+/// What of a file system the policy lets `disk tree` look into.
+async fn inside(mount: &Mount, cx: &Context) -> Result<Inside, Failure> {
+    let host = Arc::clone(&cx.host);
+    let policy = &host.policy;
+    let nothing = Inside::Nothing(policy.file.display().to_string());
+    if policy.operation(<DiskTree as Operation>::NAME).is_err() {
+        return Ok(nothing);
+    }
+    let point = PathBuf::from(&mount.point);
+    if policy.paths.iter().any(|allowed| point.starts_with(allowed)) {
+        return Ok(Inside::Directories(vec![mount.point.clone()]));
+    }
+    let (number, paths) = (mount.number.clone(), policy.paths.clone());
+    let there = blocking(move || {
+        let mut there = mounts::on(&number, &paths)?;
+        there.retain(|path| std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()));
+        Ok(there)
+    });
+    let there = outermost(there.await?);
+    Ok(if there.is_empty() { nothing } else { Inside::Directories(there) })
+}
+
+/// Those that lie in no other one, /var before the others: what runs by itself writes there.
+fn outermost(mut paths: Vec<PathBuf>) -> Vec<String> {
+    let all = paths.clone();
+    paths.retain(|path| !all.iter().any(|other| path != other && path.starts_with(other)));
+    paths.sort();
+    paths.dedup();
+    paths.sort_by_key(|path| path != Path::new("/var"));
+    paths.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
@@ -113,22 +212,33 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// File systems that cannot be written by their nature.
 const READ_ONLY_BY_NATURE: [&str; 4] = ["iso9660", "squashfs", "erofs", "udf"];
 
-fn judge(
-    data: ops::DiskUsage,
-    sealed: &[String],
-    silent: &[String],
-    warning: u32,
-    critical: u32,
-) -> Answer<ops::DiskUsage> {
+fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
+    let Seen { data, sealed, silent, failed, inside } = seen;
     let (warning, critical) = (f64::from(warning), f64::from(critical));
     let mut findings = Vec::new();
     for fs in &data.filesystems {
         if READ_ONLY_BY_NATURE.contains(&fs.r#type.as_str()) {
             continue;
         }
-        let tree = format!("disk tree {}", fs.mount);
+        let (tree, allowed) = match inside.get(&fs.mount) {
+            None => (String::new(), String::new()),
+            Some(Inside::Nothing(policy)) => {
+                let lacks =
+                    format!("policy.paths in {policy} lets `disk tree` look at nothing of it");
+                (String::new(), format!("; {lacks}"))
+            }
+            Some(Inside::Directories(paths)) => {
+                let others = match paths.len() {
+                    0 | 1 => String::new(),
+                    _ => format!("; `disk tree` may look into {}", paths.join(", ")),
+                };
+                let tree = paths.first().map(|first| format!("disk tree {first}"));
+                (tree.unwrap_or_default(), others)
+            }
+        };
         let mut full = |share: f64, summary: String, why: &str| {
             if let Some(status) = above(share, warning, critical) {
+                let why = format!("{why}{allowed}");
                 let finding = Finding::new(status, &fs.mount, summary).why(why).next(&tree);
                 let finding = finding.measured(share, "percent");
                 findings.push(finding.bounds(warning, critical, "parameters"));
@@ -148,7 +258,13 @@ fn judge(
             findings.push(finding);
         }
     }
-    for mount in silent {
+    for (mount, error) in &failed {
+        let summary = format!("the file system at {mount} cannot be asked: {error}");
+        let finding = Finding::new(Status::Unknown, mount, summary)
+            .why("its server or the program behind it may be gone: mount it anew, or unmount it");
+        findings.push(finding);
+    }
+    for mount in &silent {
         let summary = format!("{mount} did not answer within {} s", PATIENCE.as_secs());
         let finding = Finding::new(Status::Critical, mount, summary)
             .why("every process that touches it hangs as well")
@@ -194,8 +310,12 @@ mod tests {
         }
     }
 
+    fn seen(filesystem: ops::FileSystem) -> Seen {
+        Seen { data: ops::DiskUsage { filesystems: vec![filesystem] }, ..Seen::default() }
+    }
+
     fn status(fs: ops::FileSystem) -> Status {
-        judge(ops::DiskUsage { filesystems: vec![fs] }, &[], &[], 85, 95).status
+        judge(seen(fs), 85, 95).status
     }
 
     #[test]
@@ -208,16 +328,74 @@ mod tests {
 
     #[test]
     fn a_read_only_file_system_is_worth_a_warning_and_a_full_image_is_not() {
-        let data = ops::DiskUsage { filesystems: vec![filesystem(1.0, 1.0)] };
-        assert_eq!(judge(data, &["/srv".into()], &[], 85, 95).status, Status::Warning);
+        let sealed = Seen { sealed: vec!["/srv".into()], ..seen(filesystem(1.0, 1.0)) };
+        assert_eq!(judge(sealed, 85, 95).status, Status::Warning);
         let image = ops::FileSystem { r#type: "squashfs".into(), ..filesystem(100.0, 100.0) };
         assert_eq!(status(image), Status::Ok);
     }
 
     #[test]
-    fn a_mount_that_does_not_answer_is_critical_and_hides_no_other() {
-        let data = ops::DiskUsage { filesystems: vec![filesystem(90.0, 0.0)] };
-        let answer = judge(data, &[], &["/mnt/nfs".into()], 85, 95);
+    fn a_mount_that_does_not_answer_or_cannot_be_asked_hides_no_other() {
+        let silent = Seen { silent: vec!["/mnt/nfs".into()], ..seen(filesystem(90.0, 0.0)) };
+        let answer = judge(silent, 85, 95);
         assert_eq!((answer.status, answer.findings.len()), (Status::Critical, 2));
+        let failed = vec![("/mnt/fuse".to_owned(), "not connected".to_owned())];
+        let answer = judge(Seen { failed: failed.clone(), ..seen(filesystem(99.0, 0.0)) }, 85, 95);
+        assert!(answer.summary.starts_with("/srv is 99.0 % full"), "{}", answer.summary);
+        assert_eq!(
+            (answer.status, answer.findings[1].status()),
+            (Status::Critical, Status::Unknown)
+        );
+        let answer = judge(Seen { failed, ..seen(filesystem(1.0, 0.0)) }, 85, 95);
+        assert_eq!(answer.status, Status::Unknown);
+        assert_eq!(answer.summary, "the file system at /mnt/fuse cannot be asked: not connected");
+    }
+
+    #[test]
+    fn what_is_named_next_is_what_the_policy_allows_to_be_looked_into() {
+        let finding = |inside: Inside| {
+            let inside = BTreeMap::from([("/srv".to_owned(), inside)]);
+            judge(Seen { inside, ..seen(filesystem(99.0, 0.0)) }, 85, 95).findings.remove(0)
+        };
+        let paths = ["/var/log", "/opt", "/var", "/home"].map(PathBuf::from).to_vec();
+        let some = finding(Inside::Directories(outermost(paths)));
+        assert_eq!(some.next, "disk tree /var");
+        assert!(
+            some.why.ends_with("; `disk tree` may look into /var, /home, /opt"),
+            "{}",
+            some.why
+        );
+        let none = finding(Inside::Nothing("/etc/hostler/agent.toml".into()));
+        assert_eq!(none.next, "");
+        assert!(none.why.contains("policy.paths in /etc/hostler/agent.toml"), "{}", none.why);
+    }
+
+    #[tokio::test]
+    async fn runs_that_overlap_hear_the_same_answer() {
+        let (answer, waits) = std::sync::mpsc::channel::<()>();
+        let said = Said::Error("said".into());
+        let first = said.clone();
+        let first = ask("/overlap", PATIENCE, move || {
+            let _ = waits.recv();
+            first
+        });
+        let second = ask("/overlap", PATIENCE, || Said::Error("asked twice".into()));
+        let (first, second, ()) = tokio::join!(first, second, async { drop(answer) });
+        assert_eq!((&first, &second), (&said, &said));
+        let again = ask("/overlap", PATIENCE, || Said::Error("asked anew".into())).await;
+        assert_eq!(again, Said::Error("asked anew".into()));
+    }
+
+    #[tokio::test]
+    async fn what_did_not_answer_in_time_is_silent_and_is_not_asked_again_meanwhile() {
+        let (answer, waits) = std::sync::mpsc::channel::<()>();
+        let hangs = move || {
+            let _ = waits.recv();
+            Said::Error("late".into())
+        };
+        assert_eq!(ask("/hangs", Duration::ZERO, hangs).await, Said::Nothing);
+        let again = ask("/hangs", Duration::ZERO, || Said::Error("asked twice".into()));
+        assert_eq!(again.await, Said::Nothing);
+        drop(answer);
     }
 }
