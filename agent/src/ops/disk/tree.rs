@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{BinaryHeap, HashMap},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -29,6 +29,8 @@ use crate::{
 
 /// Directories that are told apart at most; beyond, the answer would not fit anywhere.
 const DIRECTORIES: usize = 100_000;
+/// Files that are listed, the largest.
+const FILES: usize = 20;
 /// Deleted files that are listed.
 const DELETED: usize = 100;
 /// How often progress is told.
@@ -87,8 +89,31 @@ impl Size {
 struct Sums {
     /// By path relative to the root; each with everything that lies below.
     directories: HashMap<PathBuf, Size>,
+    largest: Largest,
     total: Size,
     unreadable: u64,
+}
+
+/// The largest files, the smallest of which is on top.
+#[derive(Debug, Default)]
+struct Largest(BinaryHeap<Reverse<(u64, PathBuf)>>);
+
+impl Largest {
+    fn add(&mut self, bytes: u64, path: &Path) {
+        let full = self.0.len() >= FILES;
+        if bytes == 0 || full && self.0.peek().is_some_and(|least| bytes <= least.0.0) {
+            return;
+        }
+        if full {
+            self.0.pop();
+        }
+        self.0.push(Reverse((bytes, path.to_owned())));
+    }
+
+    /// The largest first.
+    fn sorted(self) -> impl Iterator<Item = (u64, PathBuf)> {
+        self.0.into_sorted_vec().into_iter().map(|Reverse(file)| file)
+    }
 }
 
 /// One thread's share, handed over when the thread is done.
@@ -151,6 +176,9 @@ fn walk(
                     let bytes = if again { 0 } else { file.blocks().saturating_mul(512) };
                     let size = Size { bytes, entries: 1 };
                     share.sums.total.add(size);
+                    if !file.is_dir() {
+                        share.sums.largest.add(bytes, entry.path());
+                    }
                     if let Some(directory) = directory(root, &entry, depth) {
                         share.sums.directories.entry(directory).or_default().add(size);
                     }
@@ -167,6 +195,7 @@ fn walk(
     for share in shares {
         all.total.add(share.total);
         all.unreadable += share.unreadable;
+        share.largest.sorted().for_each(|(bytes, path)| all.largest.add(bytes, &path));
         for (path, size) in share.directories {
             all.directories.entry(path).or_default().add(size);
         }
@@ -201,6 +230,11 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
     let mut directories: Vec<_> = sums.directories.into_iter().collect();
     directories.sort_by(|(a, x), (b, y)| (Reverse(x.bytes), a).cmp(&(Reverse(y.bytes), b)));
     directories.truncate(top);
+    let files = sums
+        .largest
+        .sorted()
+        .take(top)
+        .map(|(bytes, path)| ops::FileSize { path: path.to_string_lossy().into_owned(), bytes });
     let around = mounts::around(root)?;
     let mut deleted = processes::deleted(&around.ids);
     deleted.sort_by_key(|d| Reverse(d.bytes));
@@ -214,6 +248,7 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
                 entries: size.entries,
             })
             .collect(),
+        files: files.collect(),
         total_bytes: sums.total.bytes,
         entries: sums.total.entries,
         unreadable: sums.unreadable,
@@ -233,9 +268,13 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
 fn judge(root: &Path, data: ops::DiskTree) -> Answer<ops::DiskTree> {
     let mib = |bytes: u64| bytes / (1 << 20);
     let shown = root.display();
-    let first = match data.directories.first() {
-        Some(first) => format!("; the most, {} MiB, in {}", mib(first.bytes), first.path),
-        None => String::new(),
+    // A directory is larger than every file in it: a file as large as the largest lies beside that.
+    let most = data.directories.first().map(|d| d.bytes);
+    let file = data.files.first().filter(|file| most.is_none_or(|most| file.bytes >= most));
+    let first = match (file, data.directories.first()) {
+        (Some(file), _) => format!("; the most, {} MiB, is {}", mib(file.bytes), file.path),
+        (None, Some(first)) => format!("; the most, {} MiB, in {}", mib(first.bytes), first.path),
+        (None, None) => String::new(),
     };
     let summary =
         format!("{shown} holds {} MiB in {} entries{first}", mib(data.total_bytes), data.entries);
@@ -288,6 +327,24 @@ mod tests {
         assert!(!sums.directories.contains_key(Path::new("a/b/c")));
         assert_eq!(sums.total.entries, 7);
         assert!(sums.total.bytes > a.bytes);
+    }
+
+    #[test]
+    fn a_large_file_beside_the_directories_is_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let root = dir.path().canonicalize().expect("real");
+        std::fs::create_dir(root.join("a")).expect("made");
+        for i in 0..30 {
+            std::fs::write(root.join(format!("a/{i}")), vec![1; 4096 * (i + 1)]).expect("written");
+        }
+        std::fs::write(root.join("a/deep"), vec![1; 1 << 20]).expect("written");
+        std::fs::write(root.join("big"), vec![1; 8 << 20]).expect("written");
+        let data = report(&root, measure(&root, 2), 5).expect("a report");
+        let files: Vec<_> = data.files.iter().map(|f| f.path.rsplit('/').next()).collect();
+        assert_eq!(files, ["big", "deep", "29", "28", "27"].map(Some));
+        let summary = judge(&root, data).summary;
+        let named = format!("; the most, 8 MiB, is {}", root.join("big").display());
+        assert!(summary.ends_with(&named), "{summary}");
     }
 
     #[test]
