@@ -50,8 +50,6 @@ const FINDINGS: usize = 5;
 const FIGURES: usize = 64;
 /// Longest summary that is kept, in characters.
 const SUMMARY: usize = 500;
-/// Wait before a check that found no room on the host is tried again.
-const CROWDED: Duration = Duration::from_secs(5);
 
 /// The checks of this host. A clone is the same ones.
 #[derive(Debug, Clone)]
@@ -172,20 +170,15 @@ impl Checks {
             let Ok(slot) = self.0.slots.acquire().await else { return };
             let result = self.run(check).await;
             drop(slot);
-            due = match result {
-                None => Instant::now() + CROWDED,
-                Some(result) => {
-                    let soft = self.take(check, result);
-                    let wait = if soft { check.pace.retry } else { check.pace.interval };
-                    // A run that took longer than the interval does not make the next ones pile up.
-                    (due + wait).max(Instant::now())
-                }
-            };
+            let soft = self.take(check, result);
+            let wait = if soft { check.pace.retry } else { check.pace.interval };
+            // A run that took longer than the interval does not make the next ones pile up.
+            due = (due + wait).max(Instant::now());
         }
     }
 
-    /// Runs a check once; none when the host has no room for it now.
-    async fn run(&self, check: &Check) -> Option<Result> {
+    /// Runs a check once.
+    async fn run(&self, check: &Check) -> Result {
         let call = Call {
             invocation: InvocationId::new(&*self.0.clock),
             mode: Mode::Apply,
@@ -193,17 +186,16 @@ impl Checks {
             operator: String::new(),
             timeout: None,
         };
-        let begun = self.0.dispatcher.run(&check.path, check.request.clone(), call).await;
+        let begun = self.0.dispatcher.run_own(&check.path, check.request.clone(), call).await;
         let mut events = match begun {
             Ok(events) => events,
-            Err(failure) if failure.code() == ErrorCode::LimitExceeded => return None,
-            Err(failure) => return Some(Result::unmeasured(&failure)),
+            Err(failure) => return Result::unmeasured(&failure),
         };
         let mut last = None;
         while let Some(event) = events.next().await {
             last = event.event;
         }
-        Some(match last {
+        match last {
             Some(event::Event::Outcome(outcome)) => {
                 let health = outcome.status().into();
                 let mut findings = outcome.findings;
@@ -217,7 +209,7 @@ impl Checks {
             _ => {
                 Result::unmeasured(&Failure::new(ErrorCode::Internal, "it ended without a result"))
             }
-        })
+        }
     }
 
     /// Takes a result into account; true when it is not hard yet.

@@ -5,6 +5,7 @@
 mod held;
 mod locks;
 mod registry;
+mod slots;
 
 use std::{
     collections::HashMap,
@@ -22,10 +23,7 @@ use hostler_proto::{
     catalogue::Catalogue,
     wire::{ErrorCode, Event, Failure, Kind, event},
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -33,6 +31,7 @@ pub use self::held::Held;
 use self::{
     locks::Locks,
     registry::{Order, Registry},
+    slots::{Pool, Slots},
 };
 use crate::{
     host::Host,
@@ -41,8 +40,6 @@ use crate::{
     policy::Policy,
 };
 
-/// Operations that run at one time.
-const CONCURRENT: usize = 32;
 /// Events that wait for a slow reader before the operation itself is held back.
 const EVENTS: usize = 64;
 /// How often it is looked whether an operation that was held back has used up its time.
@@ -61,7 +58,7 @@ struct Inner {
     registry: Registry,
     journal: Journal,
     locks: Locks,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     running: Mutex<HashMap<InvocationId, CancellationToken>>,
     tasks: TaskTracker,
     /// The agent is told to stop: what has no end of its own ends.
@@ -98,7 +95,7 @@ impl Dispatcher {
             registry: Registry::complete(),
             journal,
             locks: Locks::default(),
-            slots: Arc::new(Semaphore::new(CONCURRENT)),
+            slots: Slots::default(),
             running: Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -123,11 +120,30 @@ impl Dispatcher {
         Arc::clone(&self.0.host.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins the operation behind a path.
+    /// Begins the operation behind a path, for somebody who called.
     ///
     /// # Errors
     /// Everything that keeps it from beginning.
     pub async fn run(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
+        self.begin_run(path, request, call, false).await
+    }
+
+    /// Begins a probe of the agent's own: whoever calls takes no slot from it. As many run as the caller
+    /// lets run.
+    ///
+    /// # Errors
+    /// Everything that keeps it from beginning.
+    pub async fn run_own(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
+        self.begin_run(path, request, call, true).await
+    }
+
+    async fn begin_run(
+        &self,
+        path: &str,
+        request: Bytes,
+        call: Call,
+        own: bool,
+    ) -> Result<Events, Failure> {
         let inner = &self.0;
         let known = inner.catalogue.at(path).map_err(|e| {
             Failure::new(ErrorCode::Internal, format!("the agent's build is broken: {e}"))
@@ -143,11 +159,11 @@ impl Dispatcher {
         if inner.tasks.is_closed() {
             return Err(Failure::new(ErrorCode::Unreachable, "the agent is stopping"));
         }
-        let slot = Arc::clone(&inner.slots).try_acquire_owned().map_err(|_| {
-            let message = format!("{CONCURRENT} operations already run on this host");
-            Failure::new(ErrorCode::LimitExceeded, message).hint("try again when some have ended")
-        })?;
         let acts = spec.kind == Kind::Action && call.mode == Mode::Apply;
+        let slot = match own {
+            true => None,
+            false => Some(inner.slots.take(Pool::of(spec, &request, acts))?),
+        };
         if !acts && self.runs(call.invocation) {
             return already(call.invocation, Known::Running);
         }
