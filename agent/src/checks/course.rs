@@ -60,6 +60,9 @@ pub struct Course {
     pub since_us: i64,
     /// It changes too often to be told about each time.
     pub flapping: bool,
+    /// It was found well once, or bad often enough.
+    #[serde(default)]
+    settled: bool,
     recent: VecDeque<Health>,
 }
 
@@ -77,7 +80,7 @@ pub struct Turn {
 }
 
 impl Course {
-    /// A check that was never run counts as well until it was.
+    /// A check that was never run: its first bad results are no less soft than those after good ones.
     pub fn new(now_us: i64) -> Self {
         Self {
             now: Health::Ok,
@@ -85,8 +88,14 @@ impl Course {
             attempt: 0,
             since_us: now_us,
             flapping: false,
+            settled: false,
             recent: VecDeque::new(),
         }
+    }
+
+    /// The hard state; none as long as there was none.
+    pub fn stands(&self) -> Option<Health> {
+        (self.settled || self.hard != Health::Ok).then_some(self.hard)
     }
 
     /// Whether the last result is not the hard state yet: then it is asked again sooner.
@@ -109,6 +118,7 @@ impl Course {
         };
         let hardens = result != self.hard && (self.attempt == 0 || self.attempt >= attempts);
         let flapped = self.flaps();
+        self.settled |= hardens || result == Health::Ok;
         if hardens {
             let turn = Turn { from: self.hard, to: result, hard: true, flapped };
             (self.hard, self.attempt, self.since_us) = (result, 0, now_us);
@@ -174,6 +184,15 @@ mod tests {
         let (course, turns) = course(&[Warning, Unknown, Critical]);
         assert_eq!(turns[2], hard(Ok, Critical));
         assert_eq!((course.hard, course.since_us, course.soft()), (Critical, 3, false));
+    }
+
+    #[test]
+    fn what_was_not_well_from_the_first_look_on_stands_nowhere_until_it_is_hard() {
+        assert_eq!(Course::new(0).stands(), None);
+        assert_eq!(course(&[Critical, Unknown]).0.stands(), None);
+        assert_eq!(course(&[Critical, Unknown, Critical]).0.stands(), Some(Critical));
+        assert_eq!(course(&[Critical, Ok, Critical]).0.stands(), Some(Ok));
+        assert_eq!(course(&[Ok]).0.stands(), Some(Ok));
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::BASE64;
 use hostler_core::clock::Clock;
-use hostler_proto::wire;
+use hostler_proto::wire::{self, Finding};
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -18,6 +20,8 @@ use super::course::{Course, Health, Turn};
 
 /// So many of the last turns can be told to a controller that was away.
 const KEPT: usize = 500;
+/// Longest finding that is remembered, in bytes.
+const FINDING: usize = 2048;
 
 /// Why the memory cannot be used.
 #[derive(Debug, Error)]
@@ -39,6 +43,33 @@ pub(super) struct Memory {
     /// Where each check stands.
     pub courses: BTreeMap<String, Course>,
     turns: VecDeque<Turned>,
+    /// What was found by those that stand badly.
+    #[serde(default)]
+    pub said: BTreeMap<String, Words>,
+}
+
+/// What a check found, for as long as it did not run again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Words {
+    pub summary: String,
+    /// Encoded: what newer agents add is kept.
+    findings: Vec<String>,
+}
+
+impl Words {
+    pub(super) fn new(summary: &str, findings: &[Finding]) -> Self {
+        let encoded = findings.iter().map(|f| f.encode_to_vec()).filter(|f| f.len() <= FINDING);
+        let findings = encoded.map(|f| BASE64.encode(&f)).collect();
+        Self { summary: summary.to_owned(), findings }
+    }
+
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let decoded = |text: &String| {
+            let bytes = BASE64.decode(text.as_bytes()).ok()?;
+            Finding::decode(bytes.as_slice()).ok()
+        };
+        self.findings.iter().filter_map(decoded).collect()
+    }
 }
 
 /// A change that is remembered: of a hard state, or that a check began to flap or no longer does.
@@ -62,6 +93,7 @@ impl Memory {
             next: 1,
             courses: BTreeMap::new(),
             turns: VecDeque::new(),
+            said: BTreeMap::new(),
         }
     }
 
@@ -226,10 +258,14 @@ mod tests {
         let mut memory = Memory::open(&path, &SystemClock).expect("new");
         memory.courses.insert("disk".into(), Course::new(5));
         memory.turned(turned("disk"));
+        let finding = Finding::new(wire::Status::Critical, "/", "full").next("disk tree /var");
+        memory.said.insert("disk".into(), Words::new("/ is full", std::slice::from_ref(&finding)));
         memory.save(&path).expect("saved");
         let again = Memory::open(&path, &SystemClock).expect("read");
         assert_eq!((&again.id, again.last()), (&memory.id, 1));
         assert_eq!(again.courses["disk"].since_us, 5);
+        let said = &again.said["disk"];
+        assert_eq!((said.summary.as_str(), said.findings()), ("/ is full", vec![finding]));
         fs::write(&path, "{").expect("spoilt");
         let anew = Memory::open(&path, &SystemClock).expect("anew");
         assert!(anew.id != memory.id && anew.last() == 0);

@@ -36,7 +36,7 @@ pub use self::memory::MemoryError;
 use self::{
     course::{Course, Health},
     definition::Check,
-    memory::Memory,
+    memory::{Memory, Words},
 };
 use crate::{dispatch::Dispatcher, operation::severity, ops::systemd::host_stopping};
 
@@ -113,7 +113,9 @@ impl Checks {
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, MemoryError> {
         let mut memory = Memory::open(&path, &*clock)?;
-        memory.courses.retain(|name, _| checks.iter().any(|c| c.name.as_str() == name));
+        let there = |name: &String| checks.iter().any(|c| c.name.as_str() == name);
+        memory.courses.retain(|name, _| there(name));
+        memory.said.retain(|name, _| there(name));
         // Better to fail now than to tell of turns that cannot be kept.
         memory.save(&path)?;
         let saved = watch::Sender::new(memory.last());
@@ -222,6 +224,13 @@ impl Checks {
         let course = state.memory.courses.entry(name.clone()).or_insert_with(|| Course::new(now));
         let turn = course.take(health, check.pace.attempts, now);
         let soft = course.soft();
+        let stands = course.hard == health && health != Health::Ok;
+        match stands {
+            true => state.memory.said.insert(name.clone(), Words::new(&summary, &findings)),
+            false if health == Health::Ok => state.memory.said.remove(&name),
+            // What is told is still what was found before.
+            false => None,
+        };
         if let Some(turn) = turn {
             state.memory.note(&name, turn, now, &summary);
         }
@@ -262,3 +271,7 @@ impl Result {
         Self { health: Health::Unknown, summary, findings: Vec::new(), figures: Vec::new() }
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

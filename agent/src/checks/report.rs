@@ -6,7 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use hostler_proto::wire::{self, CheckState, HealthReport, HealthRequest};
 use tokio::sync::mpsc;
 
-use super::{Checks, Health, State, definition::Check};
+use super::{Checks, Course, Health, State, definition::Check, memory::Words};
 
 /// Results that changed nothing are told this often.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -71,10 +71,12 @@ impl Checks {
 }
 
 impl State {
-    fn of(&self, check: &Check) -> CheckState {
+    pub(super) fn of(&self, check: &Check) -> CheckState {
         let name = check.name.as_str();
         let course = self.memory.courses.get(name);
         let seen = self.seen.get(name);
+        // After a restart a hard state keeps its words until the check has run.
+        let before = || self.memory.said.get(name);
         // Before its first run nothing is known of it, whatever was before the restart.
         let now = match (seen, course) {
             (Some(_), Some(course)) => course.now,
@@ -84,16 +86,26 @@ impl State {
             check: name.to_owned(),
             operation: check.operation.clone(),
             status: wire::Status::from(now).into(),
-            // A check that never ran has no state that people could be told.
-            hard: course.map_or(wire::Status::Unspecified, |c| c.hard.into()).into(),
+            // A check that never had a hard state has none that people could be told.
+            hard: course
+                .and_then(Course::stands)
+                .map_or(wire::Status::Unspecified, Into::into)
+                .into(),
             since_us: course.map_or(0, |c| c.since_us),
             attempt: course.map_or(0, |c| c.attempt),
             attempts: check.pace.attempts,
             flapping: course.is_some_and(|c| c.flapping),
             checked_us: seen.map_or(0, |s| s.at_us),
             interval_s: u32::try_from(check.pace.interval.as_secs()).unwrap_or(u32::MAX),
-            summary: seen.map_or("has not run yet".to_owned(), |s| s.summary.clone()),
-            findings: seen.map(|s| s.findings.clone()).unwrap_or_default(),
+            summary: match (seen, before()) {
+                (Some(seen), _) => seen.summary.clone(),
+                (None, Some(words)) => words.summary.clone(),
+                (None, None) => "has not run yet".to_owned(),
+            },
+            findings: match seen {
+                Some(seen) => seen.findings.clone(),
+                None => before().map(Words::findings).unwrap_or_default(),
+            },
             figures: seen.map(|s| s.figures.clone()).unwrap_or_default(),
             after: check.after.clone(),
         }

@@ -1,0 +1,178 @@
+//! When checks run, and what is told of them.
+
+use std::{collections::BTreeMap, path::Path};
+
+use bytes::Bytes;
+use hostler_core::clock::FixedClock;
+use hostler_proto::{catalogue::Catalogue, wire::Status};
+
+use super::*;
+use crate::{
+    host::Host,
+    journal::Journal,
+    stack::{Pace, Plugin},
+};
+
+/// A check of a plugin that the host does not have: what it finds is that it cannot be measured.
+fn absent(name: &str, interval: Duration, retry: Duration) -> Check {
+    plugin(name, "absent", Pace { interval, retry, attempts: 3 })
+}
+
+fn plugin(name: &str, plugin: &str, pace: Pace) -> Check {
+    let spec = Catalogue::embedded().get("plugin.run").expect("an operation");
+    let parameters =
+        serde_json::json!({ "name": plugin }).as_object().cloned().expect("parameters");
+    let request = hostler_proto::args::from_json(spec, &parameters).expect("a request");
+    let request = Bytes::from(prost_reflect::prost::Message::encode_to_vec(&request));
+    Check {
+        name: name.parse().expect("a name"),
+        operation: spec.name.clone(),
+        path: spec.path.clone(),
+        request,
+        pace,
+        after: Vec::new(),
+    }
+}
+
+fn checks(directory: &Path, list: Vec<Check>, plugins: Vec<Plugin>) -> Checks {
+    let clock: Arc<dyn Clock> =
+        Arc::new(FixedClock::at("2026-01-01T00:00:00Z".parse().expect("time")));
+    let mut host = Host::showing(directory);
+    (host.stack.plugins, host.clock) = (plugins, Arc::clone(&clock));
+    let journal = Journal::open(&directory.join("journal"), Arc::clone(&clock)).expect("journal");
+    let dispatcher = Dispatcher::new(Arc::new(host), Catalogue::embedded(), journal);
+    Checks::new(list, dispatcher, directory.join("checks.json"), clock).expect("checks")
+}
+
+impl Checks {
+    /// The count of results when a check ran last; 0 when it has not.
+    fn ran(&self, name: &str) -> u64 {
+        self.state().seen.get(name).map_or(0, |seen| seen.run)
+    }
+}
+
+/// After how many seconds each check ran for the first time.
+async fn first_runs(seed: &str) -> BTreeMap<String, u64> {
+    let directory = tempfile::tempdir().expect("directory");
+    let minute = Duration::from_secs(60);
+    let list = (0..20).map(|n| absent(&format!("check-{n}"), minute, minute)).collect();
+    let (checks, stop) = (checks(directory.path(), list, Vec::new()), CancellationToken::new());
+    checks.start(&TaskTracker::new(), seed, &stop);
+    let began = Instant::now();
+    let mut first = BTreeMap::new();
+    while first.len() < 20 && began.elapsed() < minute {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for check in &checks.0.checks {
+            let name = check.name.to_string();
+            if checks.ran(&name) > 0 {
+                first.entry(name).or_insert(began.elapsed().as_secs());
+            }
+        }
+    }
+    stop.cancel();
+    first
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_runs_are_spread_and_on_every_host_in_another_way() {
+    let (one, other) = (first_runs("web-1").await, first_runs("web-2").await);
+    for runs in [&one, &other] {
+        assert_eq!(runs.len(), 20);
+        let seconds: std::collections::BTreeSet<_> = runs.values().collect();
+        assert!(seconds.len() > 6, "{runs:?}");
+        assert!(runs.values().all(|s| *s <= SETTLE.as_secs()), "{runs:?}");
+    }
+    assert_ne!(one, other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_bad_and_not_hard_yet_is_looked_at_again_sooner() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (minute, retry) = (Duration::from_secs(60), Duration::from_secs(10));
+    let list = vec![absent("absent", minute, retry)];
+    let (checks, stop) = (checks(directory.path(), list, Vec::new()), CancellationToken::new());
+    checks.start(&TaskTracker::new(), "web-1", &stop);
+    let (mut at, mut last) = (Vec::new(), 0);
+    while at.len() < 5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let ran = checks.ran("absent");
+        if ran > last {
+            at.push(Instant::now());
+            last = ran;
+        }
+    }
+    let between: Vec<u64> =
+        at.windows(2).map(|pair| ((pair[1] - pair[0]).as_secs_f64()).round() as u64).collect();
+    assert_eq!(between, [10, 10, 60, 60], "hard with the third");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn no_check_runs_twice_at_a_time_however_long_it_takes() {
+    let directory = tempfile::tempdir().expect("directory");
+    let log = directory.path().join("log");
+    // It ends when the test lets it.
+    let script = format!(
+        "echo begin >> {log}; until [ -e {log}.go ]; do sleep 0.02; done; echo end >> {log}",
+        log = log.display()
+    );
+    let command = ["/bin/sh", "-c", &script].map(ToOwned::to_owned).to_vec();
+    let slow = Plugin { name: "slow".into(), command, after: Vec::new() };
+    let moment = Duration::from_millis(10);
+    let pace = Pace { interval: moment, retry: moment, attempts: 3 };
+    let list = vec![plugin("slow", "slow", pace), absent("quick", moment, moment)];
+    let (checks, stop) = (checks(directory.path(), list, vec![slow]), CancellationToken::new());
+    checks.start(&TaskTracker::new(), "web-1", &stop);
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    let until = async |what: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time");
+    };
+    until(&|| said().contains("begin")).await;
+    let before = checks.ran("quick");
+    until(&|| checks.ran("quick") > before + 20).await;
+    assert_eq!(said(), "begin\n", "twenty intervals later");
+    std::fs::write(directory.path().join("log.go"), "").expect("written");
+    until(&|| said().matches("end").count() > 2).await;
+    stop.cancel();
+    assert!(!said().contains("begin\nbegin"), "{}", said());
+}
+
+#[tokio::test]
+async fn what_stood_badly_keeps_its_words_over_a_restart_until_it_ran_again() {
+    let directory = tempfile::tempdir().expect("directory");
+    let minute = Duration::from_secs(60);
+    let list = || vec![absent("disk", minute, minute), absent("never", minute, minute)];
+    let result = |health, summary: &str| Result {
+        health,
+        summary: summary.to_owned(),
+        findings: vec![Finding::new(Status::Critical, "/", summary).next("disk tree /var")],
+        figures: Vec::new(),
+    };
+    let told = |checks: &Checks, at: usize| checks.state().of(&checks.0.checks[at]);
+    let one = checks(directory.path(), list(), Vec::new());
+    let check = one.0.checks[0].clone();
+    one.take(&check, result(Health::Critical, "/ is full"));
+    let soft = told(&one, 0);
+    assert_eq!((soft.hard(), soft.status()), (Status::Unspecified, Status::Critical), "{soft:?}");
+    one.take(&check, result(Health::Critical, "/ is full"));
+    one.take(&check, result(Health::Critical, "/ is full"));
+    one.save().await;
+
+    let again = checks(directory.path(), list(), Vec::new());
+    let state = told(&again, 0);
+    assert_eq!((state.hard(), state.status()), (Status::Critical, Status::Unknown), "{state:?}");
+    assert_eq!((state.summary.as_str(), state.checked_us), ("/ is full", 0));
+    assert_eq!(state.findings[0].next, "disk tree /var");
+    let never = told(&again, 1);
+    assert_eq!((never.hard(), never.summary.as_str()), (Status::Unspecified, "has not run yet"));
+    again.take(&check, result(Health::Ok, "half full"));
+    again.save().await;
+    assert_eq!(told(&again, 0).summary, "half full");
+    let well = checks(directory.path(), list(), Vec::new());
+    assert_eq!(told(&well, 0).summary, "has not run yet");
+}
