@@ -27,7 +27,7 @@ const LINES: usize = 4 * REMEMBERED;
 
 /// Why the journal cannot be used.
 #[derive(Debug, Error)]
-#[error("the journal {path} cannot be {doing}")]
+#[error("the journal {path} cannot be {doing}: {source}")]
 pub struct JournalError {
     path: PathBuf,
     doing: &'static str,
@@ -71,10 +71,11 @@ struct Inner {
 }
 
 impl Journal {
-    /// Opens or creates the journal; what was running when it was written last is interrupted.
+    /// Opens or creates the journal; what was running when it was written last is interrupted. Where it
+    /// cannot be written no action begins, and all else goes on.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// When the file cannot be opened or read.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, JournalError> {
         let failed = |doing| {
             let path = path.to_owned();
@@ -99,7 +100,11 @@ impl Journal {
             let end = end.and_then(|e| Event::decode(e.as_slice()).ok());
             inner.remember(id, line.operation, end.map_or(Known::Interrupted, Known::Ended));
         }
-        inner.rewrite().map_err(failed("rewritten"))?;
+        if let Err(error) = inner.rewrite().map_err(failed("rewritten")) {
+            tracing::error!("{error}; until it can, actions are refused");
+            // Nothing is added to what may end in half a line before it was rewritten.
+            inner.lines = LINES;
+        }
         Ok(Self(Arc::new(Mutex::new(inner))))
     }
 
@@ -201,8 +206,23 @@ impl Inner {
     /// Leaves one line for each remembered invocation; the old file stands until the new one does.
     fn rewrite(&mut self) -> io::Result<()> {
         let new = self.path.with_extension("new");
+        if let Err(error) = self.copy(&new) {
+            // Half of it would take the space that is missing.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        fs::rename(&new, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        self.file = append_to(&self.path)?;
+        self.lines = self.order.len();
+        Ok(())
+    }
+
+    fn copy(&self, to: &Path) -> io::Result<()> {
         let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
         for id in &self.order {
             let Some((operation, known)) = self.known.get(id) else { continue };
             let end = match known {
@@ -211,14 +231,7 @@ impl Inner {
             };
             file.write_all(&self.line(*id, operation, end)?)?;
         }
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        if let Some(directory) = self.path.parent() {
-            File::open(directory)?.sync_all()?;
-        }
-        self.file = append_to(&self.path)?;
-        self.lines = self.order.len();
-        Ok(())
+        file.sync_all()
     }
 }
 

@@ -66,8 +66,8 @@ impl State {
             }
             Err(error) => return Err(unusable(error.into())),
         }
-        file.set_len(0).map_err(unusable)?;
-        writeln!(file, "{}", std::process::id()).map_err(unusable)?;
+        // A full disk keeps no agent from running: whoever is refused is then told of no pid.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
 }

@@ -25,7 +25,7 @@ const FINDING: usize = 2048;
 
 /// Why the memory cannot be used.
 #[derive(Debug, Error)]
-#[error("the memory of the checks, {path}, cannot be {doing}")]
+#[error("the memory of the checks, {path}, cannot be {doing}: {source}")]
 pub struct MemoryError {
     path: PathBuf,
     doing: &'static str,
@@ -129,8 +129,15 @@ impl Memory {
         let text = serde_json::to_vec(self).map_err(|e| failed("written")(e.into()))?;
         let options =
             || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        let mut file: File = options().map_err(failed("written"))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed("written"))?;
+        let write = || {
+            let mut file: File = options()?;
+            file.write_all(&text).and_then(|()| file.sync_all())
+        };
+        if let Err(error) = write() {
+            // Half of it would take the space that is missing.
+            let _ = fs::remove_file(&new);
+            return Err(failed("written")(error));
+        }
         fs::rename(&new, path).map_err(failed("replaced"))
     }
 

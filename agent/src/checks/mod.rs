@@ -102,10 +102,11 @@ struct Result {
 }
 
 impl Checks {
-    /// Remembers what was before, and forgets checks that are no longer there.
+    /// Remembers what was before, and forgets checks that are no longer there. A memory that cannot be
+    /// written keeps nothing from being checked: that the disk is full is what people are to hear.
     ///
     /// # Errors
-    /// When the memory cannot be read or written.
+    /// When the memory cannot be read.
     pub fn new(
         checks: Vec<Check>,
         dispatcher: Dispatcher,
@@ -116,8 +117,9 @@ impl Checks {
         let there = |name: &String| checks.iter().any(|c| c.name.as_str() == name);
         memory.courses.retain(|name, _| there(name));
         memory.said.retain(|name, _| there(name));
-        // Better to fail now than to tell of turns that cannot be kept.
-        memory.save(&path)?;
+        if let Err(error) = memory.save(&path) {
+            tracing::error!("{error}; turns of checks may be lost at a restart");
+        }
         let saved = watch::Sender::new(memory.last());
         let state = Mutex::new(State { memory, seen: BTreeMap::new(), runs: 0 });
         let inner = Inner {
@@ -249,7 +251,7 @@ impl Checks {
         let last = memory.last();
         match tokio::task::spawn_blocking(move || memory.save(&path)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "turns of checks may be lost at a restart"),
+            Ok(Err(error)) => tracing::error!("{error}; turns of checks may be lost at a restart"),
             Err(_) => tracing::error!("saving the checks ended by a defect of the agent"),
         }
         // A full disk must not keep people from hearing of it.

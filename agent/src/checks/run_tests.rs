@@ -176,3 +176,14 @@ async fn what_stood_badly_keeps_its_words_over_a_restart_until_it_ran_again() {
     let well = checks(directory.path(), list(), Vec::new());
     assert_eq!(told(&well, 0).summary, "has not run yet");
 }
+
+#[tokio::test]
+async fn a_memory_that_cannot_be_written_keeps_nothing_from_being_checked() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("checks.json");
+    std::fs::create_dir(path.with_extension("new")).expect("in the way");
+    let checks = checks(directory.path(), vec![absent("x", SETTLE, SETTLE)], Vec::new());
+    let result = checks.run(&checks.0.checks[0]).await;
+    assert_eq!(result.health, Health::Unknown);
+    assert!(!path.exists());
+}

@@ -3,11 +3,12 @@
 
 use std::{
     fs,
-    io::Write as _,
+    os::unix::fs::symlink,
     time::{Duration, Instant},
 };
 
 use hostler_tests::{
+    disk::SmallDisk,
     fleet::{Fleet, Place},
     lab::Lab,
     process::{built, command, eventually, within},
@@ -196,42 +197,10 @@ fn the_outcome_of_an_action_whose_link_was_replaced_is_asked_for_on_the_new_one(
     });
 }
 
-/// A disk of four MiB that goes with the test.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mount = command("/usr/bin/mount")
-            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-            .arg(dir.path())
-            .status();
-        assert!(mount.expect("mount").success());
-        Self(dir)
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) {
-        let mut filler = fs::File::create(self.0.path().join("filler")).expect("a file");
-        while filler.write_all(&[0; 4096]).is_ok() {}
-        while filler.write_all(&[0]).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.path().join("filler")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = command("/usr/bin/umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
     let disk = SmallDisk::new();
-    let store = disk.0.path().join("store.sqlite");
+    let store = disk.path().join("store.sqlite");
     let mut fleet = Fleet::new(Place::Loopback, &format!("store = \"sqlite:{}\"", store.display()));
     fleet.join("web-1", &[], "");
     fleet.ctl(&["host", "facts", "--on", "all"]).exits(0);
@@ -274,12 +243,48 @@ fn a_full_disk_under_the_store_lets_nothing_run_that_cannot_be_audited() {
 }
 
 #[test]
+fn an_agent_whose_disk_is_full_starts_and_looks_and_acts_again_when_there_is_space() {
+    let disk = SmallDisk::new();
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    symlink(disk.path(), fleet.path("state-web-1")).expect("a link");
+    fleet.join("web-1", &[], "");
+    let act = |fleet: &Fleet| {
+        let said =
+            fleet.ctl(&["systemd", "start", "no-such-unit", "--on", "web-1", "--yes"]).exits(1);
+        format!("{}{}", said.out, said.err)
+    };
+    assert!(!act(&fleet).contains("journal"));
+    fleet.take_agent("web-1").kill();
+    disk.fill();
+    fleet.start_agent("web-1");
+    eventually("the agent looks", || fleet.ctl(&["host", "facts", "--on", "web-1"]).code == 0);
+    let log = fleet.agent("web-1").log();
+    for file in ["journal.jsonl cannot be rewritten", "checks.json, cannot be written"] {
+        assert!(log.contains(&format!("{file}: No space left on device")), "{log}");
+    }
+    eventually("its checks run", || {
+        let health = fleet.ctl(&["health", "web-1", "-o", "json"]).json();
+        let checks = health["checks"].as_array().cloned().unwrap_or_default();
+        checks.iter().any(|c| c["state"]["check"] == "disk" && !c["state"]["checked_us"].is_null())
+    });
+    let refused = act(&fleet);
+    assert!(refused.contains("the agent's journal"), "{refused}");
+    assert!(refused.contains("cannot be written: No space left on device"), "{refused}");
+    disk.free();
+    let said = act(&fleet);
+    assert!(!said.contains("journal"), "{said}");
+    let audit = fleet.audit();
+    let count = |kind: &str| audit.iter().filter(|r| r["kind"] == kind).count();
+    assert_eq!(count("intent"), count("outcome"), "{audit:?}");
+}
+
+#[test]
 fn a_fleet_whose_admin_cannot_be_given_credentials_is_not_made() {
     let (disk, dir) = (SmallDisk::new(), tempfile::tempdir().expect("a directory"));
     let config = dir.path().join("controller.toml");
     let state = dir.path().join("state");
     fs::write(&config, format!("state_dir = \"{}\"\n", state.display())).expect("written");
-    let context = disk.0.path().join("admin.toml");
+    let context = disk.path().join("admin.toml");
     let init = || {
         let mut command = command(built("hostler-controller"));
         command.arg("--config").arg(&config).arg("init").arg("--context").arg(&context);
