@@ -120,8 +120,9 @@ impl Drafts {
         let pace = stack.defaults;
         let slow = Pace { interval: pace.interval.max(Duration::from_secs(900)), ..pace };
         let often = Pace { interval: pace.interval.max(Duration::from_secs(300)), ..pace };
-        // A busy minute is no trouble; five are.
-        let patient = Pace { attempts: pace.attempts.max(5), ..pace };
+        // A busy minute is no trouble; five are. They are not looked at any sooner for being busy.
+        let retry = pace.retry.max(pace.interval);
+        let patient = Pace { attempts: pace.attempts.max(5), retry, ..pace };
         drafts.add("disk".into(), "disk.usage", json!({}), pace, &[])?;
         if systemd {
             let except: Vec<_> = stack.units.iter().map(|unit| &unit.name).collect();

@@ -17,6 +17,13 @@ fn a_host_without_a_stack_file_has_checks() {
 }
 
 #[test]
+fn a_busy_minute_is_looked_at_again_after_a_minute() {
+    let checks = read("").expect("checks");
+    let resources = checks.iter().find(|c| c.name.as_str() == "resources").expect("there");
+    assert_eq!((resources.pace.attempts, resources.pace.retry), (5, resources.pace.interval));
+}
+
+#[test]
 fn what_the_stack_names_is_checked_and_every_check_can_be_changed_or_switched_off() {
     let text = r#"
         [[unit]]
