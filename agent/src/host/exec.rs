@@ -1,10 +1,14 @@
 //! The one place that starts programs: an absolute path and arguments, never a shell; nothing on
 //! its input, a clean environment, lines of bounded length, and a process group of its own that
-//! does not outlive whoever waits for it. A process that leaves that group (setsid) does.
+//! outlives neither the program nor whoever waits for it. A process that leaves that group (setsid) does;
+//! what it says is not waited for.
 
-use std::{borrow::Cow, collections::VecDeque, ffi::OsString, path::PathBuf, process::Stdio};
+use std::{
+    borrow::Cow, collections::VecDeque, ffi::OsString, path::PathBuf, process::Stdio,
+    time::Duration,
+};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hostler_proto::wire::{ErrorCode, Evidence, Failure};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -21,6 +25,8 @@ pub const LINE: usize = 256 * 1024;
 const PRINTED: usize = 4 << 20;
 /// What a line takes beside its text: empty ones are not free.
 const EACH: usize = 64;
+/// How long the rest of its output may take when a program has ended.
+const REST: Duration = Duration::from_secs(1);
 /// Lines of the error output that are kept, and characters of each.
 const TAIL: usize = 20;
 const SAID: usize = 1000;
@@ -46,6 +52,8 @@ pub struct Running {
     lines: FramedRead<ChildStdout, AnyDelimiterCodec>,
     /// The last line was too long.
     paused: bool,
+    /// The program has ended, and what it left behind in its group.
+    over: bool,
     errors: JoinHandle<VecDeque<String>>,
 }
 
@@ -180,19 +188,24 @@ impl Program {
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let errors = tokio::spawn(tail(child.stderr.take().ok_or_else(missing)?));
         let lines = FramedRead::new(stdout, codec(self.longest_line));
-        Ok(Running { argv, child, group, lines, paused: false, errors })
+        Ok(Running { argv, child, group, lines, paused: false, over: false, errors })
     }
 }
 
 impl Running {
+    /// What is run.
+    pub fn argv(&self) -> &str {
+        &self.argv
+    }
+
     /// The next line of its output; none after the last.
     ///
     /// # Errors
     /// When its output cannot be read.
     pub async fn line(&mut self) -> Result<Option<Line>, Failure> {
-        let next = match self.lines.next().await {
+        let next = match self.decoded().await {
             // After an error the decoder pauses once; that is not the end.
-            None if std::mem::take(&mut self.paused) => self.lines.next().await,
+            None if std::mem::take(&mut self.paused) => self.decoded().await,
             next => next,
         };
         self.paused = matches!(&next, Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)));
@@ -206,6 +219,21 @@ impl Running {
                 Err(Failure::new(ErrorCode::HostFault, message))
             }
         }
+    }
+
+    /// What comes next of its output. Once it has ended nobody else is to write there: what it left behind
+    /// in its group ends, and what left the group is not waited for.
+    async fn decoded(&mut self) -> Option<Result<Bytes, AnyDelimiterCodecError>> {
+        if !self.over {
+            tokio::select! {
+                biased;
+                next = self.lines.next() => return next,
+                _ = self.child.wait() => {}
+            }
+            self.end_group();
+            self.over = true;
+        }
+        tokio::time::timeout(REST, self.lines.next()).await.unwrap_or_default()
     }
 
     /// Waits for its end after its last line.
@@ -231,10 +259,11 @@ impl Running {
                 format!("nobody can tell how {} ended: {e}", self.argv),
             )
         })?;
-        // What it left behind in its group keeps its error output open. What left the group may keep it
-        // open still: whoever runs a program of others has a deadline for it.
+        // What it left behind in its group keeps its error output open, and what left the group may keep
+        // it open still.
         self.end_group();
-        let tail = (&mut self.errors).await.unwrap_or_default().into();
+        let tail = tokio::time::timeout(REST, &mut self.errors).await;
+        let tail = tail.ok().and_then(Result::ok).unwrap_or_default().into();
         Ok(End { argv: self.argv.clone(), code: status.code(), status: status.to_string(), tail })
     }
 
@@ -390,6 +419,17 @@ mod tests {
         head = head.clone();
         let mut head = head.start().expect("run");
         assert_eq!(head.line().await, Ok(Some(Line::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_behind_does_not_keep_its_output_open() {
+        for left in ["sleep 300", "setsid sleep 30"] {
+            let script = format!("{left} & echo fine; echo warned >&2; exit 3");
+            let said = Program::new("/bin/sh").arg("-c").arg(script).output();
+            let said = tokio::time::timeout(Duration::from_secs(10), said).await;
+            let said = said.expect("an end").expect("run");
+            assert_eq!((said.lines, said.end.code), (vec!["fine".to_owned()], Some(3)), "{left}");
+        }
     }
 
     #[tokio::test]

@@ -77,3 +77,27 @@ fn judge(plugin: &Plugin, end: &End, output: Output) -> Answer<Report> {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::host::Host;
+
+    #[tokio::test]
+    async fn a_plugin_that_leaves_a_child_behind_is_heard() {
+        let script = "sleep 300 & echo \"OK fine|a=1\"; exit 0";
+        let command = ["/bin/sh", "-c", script].map(ToOwned::to_owned).to_vec();
+        let mut host = Host::showing(std::path::Path::new("/nonexistent"));
+        host.stack.plugins.push(Plugin { name: "left".into(), command, after: Vec::new() });
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let ran = PluginRun::observe(PluginRunRequest { name: "left".into() }, &cx);
+        let ran = tokio::time::timeout(Duration::from_secs(10), ran).await;
+        let answer = ran.expect("in time").expect("an answer");
+        assert_eq!((answer.status, answer.summary.as_str()), (Status::Ok, "OK fine"));
+    }
+}
