@@ -80,6 +80,10 @@ fn a_service_that_does_not_start_because_its_port_is_taken_names_who_has_it() {
     lab.exec("h1", &["sh", "-c", "systemctl start --no-block omnidoc-backend"]);
     let found =
         until(&fleet, &["omnidoc-backend"], "port 8000 of omnidoc-backend.service is taken");
+    let steps = found["data"]["steps"].as_array().expect("steps").clone();
+    let journal = steps.iter().find(|s| s["looked_at"].to_string().contains("journal read"));
+    let said = journal.expect("a look at the journal")["said"].to_string();
+    assert!(!said.contains("systemd["), "the program's own words: {said}");
     assert!(found["summary"].as_str().expect("text").contains("of thief.service"), "{found}");
     assert_eq!(next(&found), "systemd stop thief.service");
     lab.exec("h1", &["systemctl", "stop", "thief"]);
@@ -164,6 +168,49 @@ fn a_database_that_is_slow_names_the_session_that_holds_up_the_others() {
     });
     postgres::psql(&lab, "DROP TABLE held");
     well(&fleet, &["postgres"]);
+}
+
+#[test]
+fn a_database_that_hangs_or_has_no_connection_left_is_told_apart_from_one_that_is_stopped() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "postgresql@15-main"]);
+    let found =
+        until(&fleet, &["postgres"], "its unit runs, and packets to 127.0.0.1:5432 are lost");
+    assert_eq!(next(&found), "net port-owner 5432", "{found}");
+    lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "postgresql@15-main"]);
+    well(&fleet, &["postgres"]);
+
+    postgres::psql(&lab, "ALTER ROLE hostler CONNECTION LIMIT 0");
+    let found = until(&fleet, &["postgres"], "has no free connection");
+    assert!(next(&found).starts_with("journal read --unit postgresql@"), "{found}");
+    postgres::psql(&lab, "ALTER ROLE hostler CONNECTION LIMIT -1");
+    well(&fleet, &["postgres"]);
+}
+
+#[test]
+fn a_worker_that_is_hung_is_named() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    well(&fleet, &[]);
+    lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "omnidoc-celery"]);
+    let found = until(&fleet, &[], "celery@h1 is hung: its process");
+    assert!(found["findings"].to_string().contains("SIGCONT lets it go on"), "{found}");
+    lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "omnidoc-celery"]);
+    well(&fleet, &[]);
+}
+
+#[test]
+fn a_redis_whose_password_is_unknown_is_not_called_well() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["sed", "-i", "/^password_file.*redis.password/d", "/etc/hostler/stack.toml"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    let found = until(&fleet, &["redis"], "could not be made");
+    assert_eq!(found["status"], "unknown", "{found}");
+    let finding = &found["findings"][0];
+    assert!(finding["summary"].as_str().expect("text").contains("does not let the agent in"));
+    assert!(finding["why"].as_str().expect("text").contains("password_file"), "{found}");
 }
 
 #[test]

@@ -65,12 +65,15 @@ struct Search<'c> {
     steps: Vec<DiagnosisStep>,
     /// Causes; the first of the worst is the answer.
     causes: Vec<Finding>,
+    /// Why something could not be looked at.
+    unknown: Vec<Finding>,
     seen: BTreeSet<String>,
 }
 
 impl<'c> Search<'c> {
     fn new(cx: &'c Context) -> Self {
-        Self { cx, steps: Vec::new(), causes: Vec::new(), seen: BTreeSet::new() }
+        let (steps, causes, unknown) = (Vec::new(), Vec::new(), Vec::new());
+        Self { cx, steps, causes, unknown, seen: BTreeSet::new() }
     }
 
     /// Runs a probe as one step; none when the policy does not allow it, or it could not be done.
@@ -89,6 +92,14 @@ impl<'c> Search<'c> {
             Ok(answer) => (answer.status, answer.summary.clone()),
             Err(failure) => (Status::Unknown, failure.message.clone()),
         };
+        if status == Status::Unknown {
+            self.unknown.extend(match &looked {
+                Ok(answer) => unmeasured(shown, &answer.findings, &said),
+                Err(failure) => {
+                    vec![Finding::new(status, shown, &failure.message).why(&failure.hint)]
+                }
+            });
+        }
         let status = match status {
             Status::Unspecified | Status::Ok => "ok",
             Status::Warning => "warning",
@@ -177,11 +188,14 @@ impl<'c> Search<'c> {
         let allowed = self.cx.host.policy.operation("journal.read").is_ok();
         let lines = if allowed { journal::last_lines(unit, LINES).await } else { Vec::new() };
         let shown = format!("journal read --unit {unit} --lines {LINES}");
-        let (status_word, last) = match lines.last() {
+        let (status_word, last) = match last_words(&lines) {
             Some(last) => (if bad { "critical" } else { "ok" }, last.clone()),
             None if allowed => ("ok", "nothing".to_owned()),
             None => ("unknown", "this host's policy does not allow journal.read".to_owned()),
         };
+        if !allowed {
+            self.unknown.push(Finding::new(Status::Unknown, &shown, &last));
+        }
         self.steps.push(DiagnosisStep {
             looked_at: shown.clone(),
             status: status_word.into(),
@@ -332,8 +346,12 @@ impl<'c> Search<'c> {
                 .await;
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {
-                self.server_of(&entry.after, "postgresql").await;
-                self.causes_of(ping, Status::Critical);
+                let unit = self.server_of(&entry.after, "postgresql").await;
+                let said = ping.as_ref().map(|a| a.summary.as_str()).unwrap_or_default();
+                match lost("postgres", &server, said, &entry.url, unit) {
+                    Some(finding) => self.cause(finding),
+                    None => self.causes_of(ping, Status::Critical),
+                }
                 continue;
             }
             let request = PostgresConnectionsRequest {
@@ -369,23 +387,30 @@ impl<'c> Search<'c> {
                 lag_warning_s: 30,
             };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
-            let away = answer.as_ref().is_some_and(|a| a.summary.contains("does not answer"));
-            if away {
-                self.server_of(&entry.after, "redis-server").await;
+            let away = answer.as_ref().filter(|a| a.summary.contains("does not answer"));
+            if let Some(said) = away.map(|a| a.summary.clone()) {
+                let unit = self.server_of(&entry.after, "redis-server").await;
+                if let Some(finding) = lost("redis", &server, &said, &entry.url, unit) {
+                    self.cause(finding);
+                    continue;
+                }
             }
             self.causes_of(answer, Status::Warning);
         }
     }
 
     /// The units of a server that does not answer: those that its check is after, or the usual one.
-    async fn server_of(&mut self, after: &[String], usual: &str) {
+    async fn server_of(&mut self, after: &[String], usual: &str) -> ItsUnit {
+        let before = self.causes.len();
         let mut units: Vec<String> =
             after.iter().filter_map(|a| a.strip_prefix("unit:")).map(full_name).collect();
         if units.is_empty() {
             let request =
                 SystemdStatusRequest { unit: vec![usual.to_owned()], ..Default::default() };
-            let answer =
-                self.look::<SystemdStatus>(&format!("systemd status {usual}"), request).await;
+            let shown = format!("systemd status {usual}");
+            let answer = self.look::<SystemdStatus>(&shown, request).await;
+            // Without a unit of that name it runs elsewhere, or under another one.
+            self.unknown.retain(|finding| finding.subject != shown);
             let found = answer.into_iter().flat_map(|a| a.data.units);
             // Debian's postgresql.service runs nothing itself.
             units = found.map(|u| u.name).collect();
@@ -393,8 +418,14 @@ impl<'c> Search<'c> {
                 units.retain(|u| *u != full_name(usual));
             }
         }
+        let any = !units.is_empty();
         for unit in units {
             Box::pin(self.unit(&unit, false)).await;
+        }
+        match self.causes.len() == before {
+            false => ItsUnit::Troubled,
+            true if any => ItsUnit::Runs,
+            true => ItsUnit::NotHere,
         }
     }
 
@@ -402,13 +433,155 @@ impl<'c> Search<'c> {
         // What was found first lies deepest among equals: disks, then servers, then what needs them.
         self.causes.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
         let steps = self.steps.len();
+        let unknown = self.steps.iter().filter(|s| s.status == "unknown").count();
         let what = if service.is_empty() { "this host" } else { service };
-        let summary = match self.causes.first() {
-            None => format!("nothing is wrong with {what}, as far as {steps} looks can tell"),
-            Some(first) => first.summary.clone(),
+        let summary = match (self.causes.first(), unknown) {
+            (Some(first), _) => first.summary.clone(),
+            (None, 0) => format!("nothing is wrong with {what}, as far as {steps} looks can tell"),
+            (None, unknown) => format!("{unknown} of {steps} looks at {what} could not be made"),
         };
         let answer = Answer::ok(summary, HostDiagnosis { steps: self.steps })
             .evidence("operations", format!("{steps} looks, listed in the result"));
-        self.causes.into_iter().fold(answer, Answer::finding)
+        self.causes.into_iter().chain(self.unknown).fold(answer, Answer::finding)
+    }
+}
+
+/// Why a look told nothing: in its own words, with what mends that.
+fn unmeasured(shown: &str, findings: &[Finding], said: &str) -> Vec<Finding> {
+    let own: Vec<_> = findings.iter().filter(|f| f.status() == Status::Unknown).cloned().collect();
+    match own.is_empty() {
+        true => vec![Finding::new(Status::Unknown, shown, said)],
+        false => own,
+    }
+}
+
+/// How the unit of a server is that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ItsUnit {
+    Runs,
+    Troubled,
+    /// None was found: it may run on another host.
+    NotHere,
+}
+
+/// What is said of a server that lets calls go unheard, though its unit is not why. One that refuses them
+/// says so at once.
+fn lost(kind: &str, server: &str, said: &str, url: &str, unit: ItsUnit) -> Option<Finding> {
+    let unheard = ["no connection within", "no answer in time", "timed out"];
+    if unit == ItsUnit::Troubled || !unheard.iter().any(|words| said.contains(words)) {
+        return None;
+    }
+    let (place, port) = place(url, if kind == "redis" { 6379 } else { 5432 });
+    let lost = format!("packets to {place}:{port} are lost: a firewall, or it hangs");
+    let (summary, next) = match unit {
+        ItsUnit::Runs => {
+            let summary = format!("{kind} \"{server}\": its unit runs, and {lost}");
+            (summary, format!("net port-owner {port}"))
+        }
+        _ => (format!("{kind} \"{server}\": {lost}"), String::new()),
+    };
+    Some(Finding::new(Status::Critical, server, summary).why(said).next(next))
+}
+
+/// Host and port of a URL.
+fn place(url: &str, usual: u16) -> (String, u16) {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = port.unwrap_or((place, usual));
+    (if host.is_empty() { "127.0.0.1" } else { host }.to_owned(), port)
+}
+
+/// The last line of a unit's own: what systemd says after it, that it ended, is seen from its state.
+fn last_words(lines: &[String]) -> Option<&String> {
+    lines.iter().rev().find(|line| !line.starts_with("systemd[1]: ")).or(lines.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::host::Host;
+
+    fn context() -> Context {
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let host = Host::showing(std::path::Path::new("/nonexistent"));
+        Context::new(Arc::new(host), CancellationToken::new(), events)
+    }
+
+    fn step(status: &str) -> DiagnosisStep {
+        let (looked_at, said) = ("redis status main".to_owned(), String::new());
+        DiagnosisStep { looked_at, status: status.to_owned(), said }
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_not_well() {
+        let cx = context();
+        let answer = |steps: &[&str], causes: &[Finding], unknown: &[Finding]| {
+            let mut search = Search::new(&cx);
+            search.steps = steps.iter().map(|status| step(status)).collect();
+            (search.causes, search.unknown) = (causes.to_vec(), unknown.to_vec());
+            search.answer("redis")
+        };
+        let well = answer(&["ok", "ok"], &[], &[]);
+        assert_eq!(well.status, Status::Ok);
+        let denied = Finding::new(Status::Unknown, "main", "it does not let the agent in");
+        let blind = answer(&["ok", "unknown"], &[], std::slice::from_ref(&denied));
+        assert_eq!(blind.status, Status::Unknown);
+        assert_eq!(blind.summary, "1 of 2 looks at redis could not be made");
+        assert_eq!(blind.findings, std::slice::from_ref(&denied));
+        let full = Finding::new(Status::Critical, "/", "/ is full");
+        let found = answer(&["critical", "unknown"], &[full], &[denied]);
+        assert_eq!((found.status, found.summary.as_str()), (Status::Critical, "/ is full"));
+        assert_eq!(found.findings.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_the_policy_denies_is_a_look_that_could_not_be_made() {
+        let mut host = Host::showing(std::path::Path::new("/nonexistent"));
+        host.policy.deny = vec!["*".into()];
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let asked = HostDiagnoseRequest { service: "redis".into() };
+        let answer = HostDiagnose::observe(asked, &cx).await.expect("an answer");
+        assert_eq!(answer.status, Status::Unknown);
+        assert!(answer.findings[0].summary.contains("does not allow disk.usage"), "{answer:?}");
+        assert!(answer.findings[0].why.contains("policy.operations"), "{answer:?}");
+    }
+
+    #[test]
+    fn a_server_whose_packets_are_lost_leads_to_who_holds_its_port() {
+        let url = "postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable";
+        let said = "postgres \"main\" does not answer: no connection within 5 s";
+        let lost = |said: &str, unit| lost("postgres", "main", said, url, unit);
+        let found = lost(said, ItsUnit::Runs).expect("a finding");
+        assert!(
+            found.summary.contains("runs, and packets to 127.0.0.1:5433 are lost"),
+            "{found:?}"
+        );
+        assert_eq!(found.next, "net port-owner 5433");
+        let elsewhere = lost(said, ItsUnit::NotHere).expect("a finding");
+        assert_eq!(elsewhere.next, "", "its port is another host's");
+        assert_eq!(lost("Connection refused", ItsUnit::Runs), None);
+        assert_eq!(lost(said, ItsUnit::Troubled), None);
+        assert_eq!(place("redis://:pw@db.example/0", 6379), ("db.example".into(), 6379));
+        assert_eq!(place("redis://[::1]:7000/0", 6379), ("[::1]".into(), 7000));
+    }
+
+    #[test]
+    fn the_last_words_are_the_programs_own() {
+        let lines = [
+            "python3[12]: cannot bind 0.0.0.0:8000",
+            "systemd[1]: web.service: Main process exited, code=exited, status=1/FAILURE",
+            "systemd[1]: web.service: Failed with result 'exit-code'.",
+        ]
+        .map(ToOwned::to_owned);
+        assert_eq!(last_words(&lines), Some(&lines[0]));
+        assert_eq!(last_words(&lines[1..]), Some(&lines[2]));
+        assert_eq!(last_words(&[]), None);
     }
 }
