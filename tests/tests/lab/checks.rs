@@ -168,6 +168,6 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     // What did not come up is missed all the same.
     lab.exec("h1", &["systemctl", "stop", "omnidoc-backend"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
-    eventually("it is missed", || says("omnidoc-backend.service is inactive"));
+    eventually("it is missed", || says("omnidoc-backend.service is stopped"));
     lab.exec("h1", &["systemctl", "start", "omnidoc-backend"]);
 }

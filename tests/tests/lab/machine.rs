@@ -210,6 +210,25 @@ fn status(fleet: &Fleet, lab: &Lab) {
     let stopped = on(fleet, "h1", &["systemd", "status", "broken"], 1);
     assert_eq!(stopped["findings"][0]["summary"], "broken.service is stopped", "{stopped}");
     on(fleet, "h1", &["systemd", "status", "systemd-tmpfiles-clean"], 0);
+    // Debian's postgresql.service runs nothing: its instances are what counts.
+    let group = on(fleet, "h1", &["systemd", "status", "postgresql"], 0);
+    let names: Vec<_> =
+        group["data"]["units"].as_array().expect("units").iter().map(|u| &u["name"]).collect();
+    assert!(names.contains(&&Value::from("postgresql@15-main.service")), "{group}");
+    assert!(group["findings"].to_string().contains("it stands for postgresql@15-main"), "{group}");
+    // One that keeps crashing is critical while it waits and while it happens to run.
+    let unit = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=300ms\n\
+                ExecStart=/bin/sh -c 'sleep 0.7; exit 3'\n";
+    lab.write("h1", "/run/systemd/system/looping.service", unit);
+    lab.exec("h1", &["sh", "-c", "systemctl daemon-reload; systemctl start looping"]);
+    let restarts = || lab.exec("h1", &["systemctl", "show", "looping", "-P", "NRestarts"]);
+    eventually("it crashed often", || restarts().trim().parse::<u32>().is_ok_and(|n| n > 3));
+    for _ in 0..6 {
+        let seen = on(fleet, "h1", &["systemd", "status", "looping"], 1);
+        let summary = seen["summary"].as_str().expect("text");
+        assert!(summary.starts_with("looping.service keeps crashing: restarted"), "{seen}");
+    }
+    lab.exec("h1", &["sh", "-c", "systemctl stop looping; systemctl reset-failed looping; true"]);
 }
 
 fn stop(fleet: &Fleet, lab: &Lab) {
@@ -250,6 +269,15 @@ fn restart(fleet: &Fleet, lab: &Lab) {
 fn reload(fleet: &Fleet, lab: &Lab) {
     let before = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
     on(fleet, "h1", &["systemd", "reload", "nginx", "--yes"], 0);
+    // It has been up for as long as before.
+    let entered =
+        lab.exec("h1", &["systemctl", "show", "nginx", "-P", "ActiveEnterTimestampMonotonic"]);
+    let uptime = lab.exec("h1", &["cut", "-d.", "-f1", "/proc/uptime"]);
+    let seconds = |text: &str| text.trim().parse::<u64>().expect("a number");
+    let up = seconds(&uptime).saturating_sub(seconds(&entered) / 1_000_000);
+    let seen = on(fleet, "h1", &["systemd", "status", "nginx"], 0);
+    let since = seen["data"]["units"][0]["since_s"].as_u64().unwrap_or(0);
+    assert!(since.abs_diff(up) <= 3, "{up}: {seen}");
     assert_eq!(before, lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]));
     let said = fleet.ctl(&["systemd", "reload", "redis-server", "--on", "h1", "--yes"]).exits(1);
     assert!(said.out.contains("restart"), "{said:?}");

@@ -333,7 +333,12 @@ fn read(
     own: &HashMap<String, OwnedValue>,
     now_us: i64,
 ) -> Unit {
-    let since_us = number(common, "StateChangeTimestamp");
+    // What goes on below, as a reload does, changes nothing of since when a unit has been active.
+    let since = match text(common, "ActiveState").as_str() {
+        "active" | "reloading" | "refreshing" => "ActiveEnterTimestamp",
+        _ => "StateChangeTimestamp",
+    };
+    let since_us = number(common, since);
     let passed = u64::try_from(now_us).unwrap_or(0).saturating_sub(since_us);
     let counted =
         |name| Some(number(own, name)).filter(|n| own.contains_key(name) && *n != u64::MAX);
@@ -478,6 +483,21 @@ mod tests {
         let failure = Bus::at("unix:path=/nonexistent/bus").await.expect_err("no bus");
         assert_eq!(failure.code(), ErrorCode::Unsupported);
         assert!(failure.hint.contains("booted with systemd"), "{failure}");
+    }
+
+    #[test]
+    fn a_unit_is_active_since_it_became_so_whatever_changed_below() {
+        let text = |text: &str| OwnedValue::try_from(Value::from(text)).expect("a value");
+        let mut common = HashMap::from([
+            ("ActiveState".to_owned(), text("active")),
+            ("ActiveEnterTimestamp".to_owned(), OwnedValue::from(10_000_000_u64)),
+            ("StateChangeTimestamp".to_owned(), OwnedValue::from(70_000_000_u64)),
+        ]);
+        let since =
+            |common: &HashMap<_, _>| read(common, &HashMap::new(), 80_000_000).status.since_s;
+        assert_eq!(since(&common), 70, "it was reloaded ten seconds ago");
+        common.insert("ActiveState".to_owned(), text("failed"));
+        assert_eq!(since(&common), 10);
     }
 
     #[test]

@@ -8,7 +8,11 @@ use crate::operation::severity;
 /// Restarts by systemd itself from which a unit counts as one that keeps crashing.
 pub(super) const MANY_RESTARTS: u32 = 3;
 /// How long a unit must have stayed up until earlier crashes no longer count.
-const FORGIVEN_S: u64 = 3600;
+const FORGIVEN_S: u64 = 600;
+/// One that was restarted often and is up for less keeps crashing: it is well in none of its moments.
+const STEADY_S: u64 = 60;
+/// What a unit is good for that keeps crashing.
+const SERVED: &str = "its users are served in between at best";
 /// From when a unit that is still starting deserves attention.
 const SLOW_START_S: u64 = 60;
 
@@ -27,7 +31,7 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
             times(status.restarts),
             ending(unit)
         );
-        return finding(Status::Critical, summary, "its users are served in between at best");
+        return finding(Status::Critical, summary, SERVED);
     }
     match status.active_state.as_str() {
         "failed" => {
@@ -49,12 +53,16 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
         "active" | "activating" | "reloading"
             if status.restarts >= MANY_RESTARTS && status.since_s < FORGIVEN_S =>
         {
-            let summary = format!(
-                "{name} was restarted {} by systemd, last {} ago",
-                times(status.restarts),
-                span(status.since_s)
+            let (many, up) = (times(status.restarts), span(status.since_s));
+            if status.since_s < STEADY_S {
+                let summary = format!("{name} keeps crashing: restarted {many}, up for {up}");
+                return finding(Status::Critical, summary, SERVED);
+            }
+            let summary = format!("{name} was restarted {many} by systemd, steady for {up}");
+            let why = format!(
+                "active now does not mean that it stays so; `systemd restart {name}` clears this"
             );
-            finding(Status::Warning, summary, "active now does not mean that it stays so")
+            finding(Status::Warning, summary, &why)
         }
         "inactive" if named && !waits(unit) => Some(stopped(unit)),
         "deactivating" if named => {
@@ -129,6 +137,17 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
 pub(super) fn worst_first(units: &mut [Unit], named: bool) {
     let rank = |u: &Unit| judge(u, named).map_or(0, |f| severity(f.status()));
     units.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
+}
+
+/// All of some units in one line, with what was found wrong with them.
+pub(super) fn sum_up(units: &[Unit], findings: &[Finding]) -> String {
+    match (units, findings) {
+        ([], _) => "no unit has failed or keeps crashing".to_owned(),
+        ([_], [finding, ..]) => finding.summary.clone(),
+        ([unit], []) => describe(unit),
+        (_, []) => format!("all {} units are well", units.len()),
+        (_, bad) => format!("{} of {} units are not well", bad.len(), units.len()),
+    }
 }
 
 /// One unit in one line.
@@ -207,13 +226,39 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loop_is_critical_between_runs_and_a_warning_while_it_happens_to_run() {
+    fn a_crash_loop_is_critical_in_all_its_moments_and_forgiven_when_it_is_steady() {
         assert_eq!(severity_of(&unit("a.service", "activating", "auto-restart")), Status::Critical);
-        let mut flapping = unit("a.service", "active", "running");
-        flapping.status.restarts = 40;
-        assert_eq!(severity_of(&flapping), Status::Ok, "it has run for two hours");
-        flapping.status.since_s = 5;
-        assert_eq!(severity_of(&flapping), Status::Warning);
+        let mut crashing = unit("a.service", "active", "running");
+        crashing.status.restarts = 41;
+        let mut up_for = |seconds| {
+            crashing.status.since_s = seconds;
+            judge(&crashing, false).map(|f| (f.status(), f.summary, f.why))
+        };
+        let (status, said, _) = up_for(5).expect("a finding");
+        assert_eq!(status, Status::Critical);
+        assert_eq!(said, "a.service keeps crashing: restarted 41 times, up for 5 s");
+        let (status, said, why) = up_for(420).expect("a finding");
+        assert_eq!(status, Status::Warning);
+        assert_eq!(said, "a.service was restarted 41 times by systemd, steady for 7 min");
+        assert!(why.ends_with("`systemd restart a.service` clears this"), "{why}");
+        assert_eq!(up_for(600), None);
+    }
+
+    #[test]
+    fn one_unit_is_summed_up_by_what_is_wrong_with_it() {
+        let well = unit("a.service", "active", "running");
+        assert_eq!(
+            sum_up(std::slice::from_ref(&well), &[]),
+            "a.service is active (running) for 2 h"
+        );
+        let mut crashing = well.clone();
+        (crashing.status.restarts, crashing.status.since_s) = (49, 1);
+        let finding = judge(&crashing, false).expect("a finding");
+        assert_eq!(sum_up(&[crashing], std::slice::from_ref(&finding)), finding.summary);
+        let many = [well.clone(), well];
+        assert_eq!(sum_up(&many, &[finding]), "1 of 2 units are not well");
+        assert_eq!(sum_up(&many, &[]), "all 2 units are well");
+        assert_eq!(sum_up(&[], &[]), "no unit has failed or keeps crashing");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hostler_proto::{
 use super::{
     bus::{Bus, Unit},
     full_name,
-    judgement::{MANY_RESTARTS, describe, judge, stands_for, worst_first},
+    judgement::{MANY_RESTARTS, judge, stands_for, sum_up, worst_first},
 };
 use crate::operation::{Answer, Context, Probe};
 
@@ -57,12 +57,7 @@ impl Probe for SystemdStatus {
         // Two names of one unit are one unit.
         units.dedup_by(|a, b| a.status.name == b.status.name);
         let findings: Vec<_> = units.iter().filter_map(|u| judge(u, by_name)).collect();
-        answer.summary = match (units.as_slice(), findings.len()) {
-            ([], _) => "no unit has failed or keeps crashing".to_owned(),
-            ([unit], _) => describe(unit),
-            (_, 0) => format!("all {} units are well", units.len()),
-            (_, bad) => format!("{bad} of {} units are not well", units.len()),
-        };
+        answer.summary = sum_up(&units, &findings);
         answer = findings.into_iter().fold(answer, Answer::finding);
         answer.data.units = units.into_iter().map(|unit| unit.status).collect();
         Ok(answer.evidence("dbus", "org.freedesktop.systemd1: LoadUnit, GetAll"))
