@@ -199,6 +199,8 @@ fn status(fleet: &Fleet, lab: &Lab) {
     let pid = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
     let unit = &seen["data"]["units"][0];
     assert_eq!(unit["main_pid"].to_string(), pid.trim(), "{seen}");
+    let object = "org.freedesktop.systemd1: LoadUnit, GetAll /org/freedesktop/systemd1/unit/nginx";
+    assert!(seen["evidence"][0]["what"].as_str().expect("text").starts_with(object), "{seen}");
     lab.write("h1", "/run/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n");
     lab.exec("h1", &["sh", "-c", "systemctl daemon-reload; systemctl start broken; true"]);
     eventually("it has failed", || !active(lab, "broken"));

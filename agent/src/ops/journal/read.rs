@@ -52,7 +52,7 @@ impl Probe for JournalRead {
                 Some(cursor) => From::Follow(cursor),
                 None => From::FollowSince(now),
             };
-            given.lines += follow(&query, &wanted, &from, cx).await?;
+            follow(&query, &wanted, &from, &mut given, cx).await?;
         }
         let more = given.more_before || given.more_after;
         let data = ops::JournalRead { lines: given.lines, more };
@@ -66,7 +66,8 @@ impl Probe for JournalRead {
             (n, true, _) => format!("{n} lines{what}, and older ones"),
             (n, _, true) => format!("{n} lines{what}, and newer ones"),
         };
-        Ok(Answer::ok(summary, data).evidence("argv", "journalctl --output=json"))
+        let answer = Answer::ok(summary, data);
+        Ok(given.asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
     }
 }
 
@@ -90,6 +91,8 @@ struct Given {
     more_after: bool,
     /// Of the newest line that was given out or looked at.
     cursor: Option<String>,
+    /// The command lines that were run.
+    asked: Vec<String>,
 }
 
 /// The newest lines that fit, oldest first.
@@ -100,7 +103,8 @@ async fn backwards(
     cx: &Context,
 ) -> Result<Given, Failure> {
     let mut entries = query.read(&From::End)?;
-    let (mut held, mut bytes, mut given) = (Vec::new(), 0, Given::default());
+    let (mut held, mut bytes) = (Vec::new(), 0);
+    let mut given = Given { asked: vec![entries.argv()], ..Given::default() };
     let mut beat = tokio::time::interval(BEAT);
     let mut looked_at = 0_u64;
     loop {
@@ -151,6 +155,7 @@ async fn forwards(
 ) -> Result<Given, Failure> {
     let mut entries = query.read(&From::After(cursor.to_owned()))?;
     let mut given = Given { cursor: Some(cursor.to_owned()), ..Given::default() };
+    given.asked.push(entries.argv());
     while let Some(line) = entries.next().await? {
         let fits = wanted.fits(&line);
         if fits && given.lines == most {
@@ -170,23 +175,26 @@ async fn forwards(
 }
 
 /// New lines until it is cancelled.
-async fn follow(query: &Query, wanted: &Wanted, from: &From, cx: &Context) -> Result<u64, Failure> {
+async fn follow(
+    query: &Query,
+    wanted: &Wanted,
+    from: &From,
+    given: &mut Given,
+    cx: &Context,
+) -> Result<(), Failure> {
     let mut entries = query.read(from)?;
-    let mut lines = 0;
+    given.asked.push(entries.argv());
     loop {
         let entry = tokio::select! {
             entry = entries.next() => entry?,
-            () = cx.cancelled.cancelled() => return Ok(lines),
+            () = cx.cancelled.cancelled() => return Ok(()),
         };
-        let Some(line) = entry else {
-            entries.ended().await?;
-            return Ok(lines);
-        };
+        let Some(line) = entry else { return entries.ended().await };
         if wanted.fits(&line) {
             if !cx.line(line).await {
-                return Ok(lines);
+                return Ok(());
             }
-            lines += 1;
+            given.lines += 1;
         }
     }
 }

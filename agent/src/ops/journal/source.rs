@@ -80,6 +80,11 @@ impl Query {
 }
 
 impl Entries {
+    /// The command line that reads them.
+    pub(super) fn argv(&self) -> String {
+        self.0.argv().to_owned()
+    }
+
     /// The next one; none after the last.
     pub(super) async fn next(&mut self) -> Result<Option<LogLine>, Failure> {
         loop {

@@ -203,7 +203,9 @@ impl Files {
             [one] => format!("{given} lines of {}", one.path),
             many => format!("{given} lines of {} files", many.len()),
         };
+        let read: Vec<_> = files.iter().map(|file| file.path.clone()).collect();
         let answer = Answer::ok(summary, ops::LogsTail { files });
+        let answer = read.into_iter().fold(answer, |answer, path| answer.evidence("file", path));
         self.unreadable.into_iter().fold(answer, |answer, (path, failure)| {
             let subject = path.to_string_lossy();
             let finding = Finding::new(Status::Unknown, subject, failure.message);
@@ -226,5 +228,8 @@ mod tests {
         let texts: Vec<_> = lines.iter().map(|l| String::from_utf8_lossy(&l.1)).collect();
         assert_eq!(texts, ["ERROR 2", "error 3"]);
         assert_eq!(followed.length(), 39);
+        let evidence = Files { open: vec![followed], ..Files::default() }.answer().evidence;
+        assert_eq!((evidence[0].kind.as_str(), evidence.len()), ("file", 1));
+        assert!(evidence[0].what.ends_with("/a.log"), "{evidence:?}");
     }
 }

@@ -122,6 +122,8 @@ pub(super) struct Unit {
     pub(super) triggered: bool,
     /// When it came into its state, in microseconds since 1970; 0 when it never did.
     pub(super) since_us: u64,
+    /// Its object on the bus.
+    pub(super) object: String,
 }
 
 /// The few properties by which one sees whether a unit stays up.
@@ -187,7 +189,7 @@ impl Bus {
             }
             _ => HashMap::new(),
         };
-        Ok(read(&common, &own, now_us))
+        Ok(Unit { object: object.to_string(), ..read(&common, &own, now_us) })
     }
 
     /// A unit that must exist; a misspelt name is answered with the nearest one.
@@ -363,6 +365,7 @@ fn read(
         names: texts(common, "Names"),
         triggered_by: texts(common, "TriggeredBy"),
         triggered: false,
+        object: String::new(),
         since_us,
         status: UnitStatus {
             name: text(common, "Id"),

@@ -59,8 +59,12 @@ impl Probe for SystemdStatus {
         let findings: Vec<_> = units.iter().filter_map(|u| judge(u, by_name)).collect();
         answer.summary = sum_up(&units, &findings);
         answer = findings.into_iter().fold(answer, Answer::finding);
+        let listed = || format!("ListUnitsFiltered {} running", TROUBLE.join(" "));
+        let mut asked = if named.is_empty() { vec![listed()] } else { Vec::new() };
+        asked.extend(units.iter().map(|unit| format!("LoadUnit, GetAll {}", unit.object)));
         answer.data.units = units.into_iter().map(|unit| unit.status).collect();
-        Ok(answer.evidence("dbus", "org.freedesktop.systemd1: LoadUnit, GetAll"))
+        let asked = asked.into_iter().map(|what| format!("org.freedesktop.systemd1: {what}"));
+        Ok(asked.fold(answer, |answer, what| answer.evidence("dbus", what)))
     }
 }
 
