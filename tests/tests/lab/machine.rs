@@ -130,6 +130,9 @@ fn facts(fleet: &Fleet, lab: &Lab) {
     let uname = lab.exec("h1", &["uname", "-r"]);
     assert_eq!(facts["data"]["kernel"], uname.trim());
     assert!(facts["summary"].as_str().expect("text").contains("Debian"), "{facts}");
+    let clock = lab.exec("h1", &["timedatectl", "show", "--value", "-p", "NTPSynchronized"]);
+    let ours = facts["data"]["time_synchronised"].as_bool().unwrap_or(false);
+    assert_eq!(ours, clock.trim() == "yes", "{facts}");
 }
 
 fn resources(fleet: &Fleet, lab: &Lab) {

@@ -9,6 +9,7 @@ use hostler_proto::{
 use crate::{
     host::{blocking, kernel},
     operation::{Answer, Context, Probe},
+    ops::systemd::clock_synchronised,
 };
 
 impl Probe for HostFacts {
@@ -16,7 +17,15 @@ impl Probe for HostFacts {
         _: ops::HostFactsRequest,
         _: &Context,
     ) -> Result<Answer<ops::HostFacts>, Failure> {
-        blocking(read).await
+        let mut answer = blocking(read).await?;
+        // chrony and ntpd leave no file behind.
+        if !answer.data.time_synchronised
+            && let Some(synchronised) = clock_synchronised().await
+        {
+            answer.data.time_synchronised = synchronised;
+            answer = answer.evidence("dbus", "org.freedesktop.timedate1: NTPSynchronized");
+        }
+        Ok(answer)
     }
 }
 
@@ -45,7 +54,7 @@ fn read() -> Result<Answer<ops::HostFacts>, Failure> {
         memory_bytes: meminfo(&kernel("/proc/meminfo")?, "MemTotal"),
         reboot_required: std::path::Path::new("/run/reboot-required").exists(),
         reboot_packages: packages.lines().map(ToOwned::to_owned).collect(),
-        // systemd-timesyncd and chrony's unit both leave this behind once the clock is set.
+        // systemd-timesyncd leaves this behind once the clock is set.
         time_synchronised: std::path::Path::new("/run/systemd/timesync/synchronized").exists(),
         machine_id: maybe("/etc/machine-id"),
         virtualisation: match maybe("/run/systemd/container").as_str() {

@@ -22,6 +22,9 @@ const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const PATIENCE: Duration = Duration::from_secs(10);
 const SERVICE: &str = "org.freedesktop.systemd1";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+/// systemd's service for the clock. It asks the kernel, which it would not let this agent do: the call that
+/// tells is the one that sets.
+const CLOCK: &str = "org.freedesktop.timedate1";
 
 /// What `ListUnitsFiltered` tells of a unit: name, description, load, active and sub state,
 /// followed unit, object, id, type and object of its job.
@@ -175,6 +178,18 @@ impl Bus {
     /// Whether the whole host is being shut down or booted anew.
     pub(super) async fn host_stopping(&self) -> bool {
         self.manager.system_state().await.is_ok_and(|state| state == "stopping")
+    }
+
+    /// Whether the kernel takes its clock to be in step with others, whoever keeps it so.
+    pub(super) async fn clock_synchronised(&self) -> zbus::Result<bool> {
+        let proxy = PropertiesProxy::builder(&self.connection)
+            .destination(CLOCK)?
+            .path("/org/freedesktop/timedate1")?
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        let value = proxy.get(InterfaceName::try_from(CLOCK)?, "NTPSynchronized").await?;
+        Ok(matches!(&*value, Value::Bool(true)))
     }
 
     /// A unit by its full name, loaded or not; `now_us` is what its times are measured against.

@@ -26,6 +26,12 @@ pub(crate) async fn host_stopping() -> bool {
     tokio::time::timeout(FAREWELL, asked).await.unwrap_or(false)
 }
 
+/// Whether the clock is in step with others; none when nobody can tell.
+pub(crate) async fn clock_synchronised() -> Option<bool> {
+    let asked = async { bus::Bus::connect().await.ok()?.clock_synchronised().await.ok() };
+    tokio::time::timeout(FAREWELL, asked).await.ok().flatten()
+}
+
 /// The types that a unit can have.
 const TYPES: [&str; 11] = [
     "automount",
