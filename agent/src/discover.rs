@@ -3,17 +3,20 @@
 
 mod applications;
 pub mod remembered;
+mod served;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
+use self::served::Served;
 use crate::{
     host::{
         files,
         processes::{Seen, Users, with_arguments, working_directory},
     },
+    ops::net,
     stack::Stack,
 };
 
@@ -62,6 +65,8 @@ pub struct Found {
     pub frontends: BTreeSet<PathBuf>,
     /// Directories that hold dumps of databases.
     pub backups: BTreeSet<PathBuf>,
+    /// Ports of what may speak HTTP.
+    pub served: BTreeMap<u16, Served>,
 }
 
 /// Workers of one application of Celery.
@@ -126,6 +131,8 @@ impl Found {
             found.frontends.extend(applications::frontends(checkout));
         }
         found.backups = applications::backups(&found.git).collect();
+        // Without the kernel's list nothing is suggested.
+        found.served(net::listening().unwrap_or_default());
         found
     }
 
@@ -248,6 +255,7 @@ impl Found {
                  # status_url = \"http://127.0.0.1/nginx_status\"   # where stub_status is served\n"
                 .into());
         }
+        add(served::suggestions(&self.served));
         for path in &self.git {
             let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
             let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));

@@ -8,7 +8,7 @@ mod host;
 mod http;
 mod journal;
 mod logs;
-mod net;
+pub(crate) mod net;
 mod nginx;
 mod pip;
 mod plugin;

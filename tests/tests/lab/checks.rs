@@ -135,6 +135,8 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
         "url = \"postgres://hostler@127.0.0.1:5432/postgres\"",
         "[[redis]]\nname = \"main\"\nurl = \"redis://127.0.0.1:6379/0\"",
         "after = [\"unit:redis-server\"]",
+        "# [[http]]\n# name = \"omnidoc-backend\"\n# url = \"http://127.0.0.1:8000/\"\n",
+        "[[git]]\nname = \"omnidoc\"\npath = \"/opt/omnidoc\"",
         "[[celery]]",
         "[pm2]",
         "[nginx]",

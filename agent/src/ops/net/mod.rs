@@ -3,3 +3,5 @@
 mod listeners;
 mod port_owner;
 mod sockets;
+
+pub(crate) use sockets::listening;

@@ -15,7 +15,7 @@ use crate::host::processes::{self, Users};
 ///
 /// # Errors
 /// When /proc/net cannot be read.
-pub(super) fn listening() -> Result<Vec<Listener>, Failure> {
+pub(crate) fn listening() -> Result<Vec<Listener>, Failure> {
     let mut found: BTreeMap<(u16, &str, SocketAddr, u32), Vec<u64>> = BTreeMap::new();
     let mut add = |protocol, address: SocketAddr, uid, inode| {
         found.entry((address.port(), protocol, address, uid)).or_default().push(inode);
