@@ -272,7 +272,7 @@ impl Agent for Own {
 
 #[cfg(test)]
 mod tests {
-    use hostler_core::link::{self, Keepalive};
+    use hostler_core::link::{self, Channel, Keepalive};
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
@@ -284,8 +284,8 @@ mod tests {
     use super::*;
     use crate::{host::Host, journal::Journal, policy::Policy, stack::Stack};
 
-    #[tokio::test]
-    async fn the_standard_health_service_answers_beside_the_agents_own() {
+    /// An agent's server that is called as over a link, and the directory of its state.
+    async fn served() -> (tempfile::TempDir, Channel) {
         let directory = tempfile::tempdir().expect("directory");
         let clock: Arc<dyn Clock> = Arc::new(hostler_core::clock::SystemClock);
         let (policy, stack) = (Policy::default(), Stack::default());
@@ -304,8 +304,17 @@ mod tests {
         tokio::spawn(link::serve(agent, server, keepalive, std::future::pending()));
         let (channel, driver) = link::connect(client, keepalive).await.expect("connected");
         tokio::spawn(driver);
-        let origin = http::Uri::from_static("https://agent");
-        let mut health = HealthClient::with_origin(channel, origin);
+        (directory, channel)
+    }
+
+    fn origin() -> http::Uri {
+        http::Uri::from_static("https://agent")
+    }
+
+    #[tokio::test]
+    async fn the_standard_health_service_answers_beside_the_agents_own() {
+        let (_directory, channel) = served().await;
+        let mut health = HealthClient::with_origin(channel, origin());
         let whole = HealthCheckRequest { service: String::new() };
         let answer = health.check(whole).await.expect("answered").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving);
@@ -315,14 +324,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_parameter_out_of_its_bounds_is_refused_here_whoever_let_it_through() {
+        let (_directory, channel) = served().await;
+        let call = async |top: u32| {
+            let request = hostler_proto::ops::HostProcessesRequest { top, ..Default::default() };
+            let request = tonic::Request::new(Bytes::from(request.encode_to_vec()));
+            let mut grpc = tonic::client::Grpc::with_origin(channel.clone(), origin());
+            grpc.ready().await.expect("ready");
+            let path = http::uri::PathAndQuery::from_static("/hostler.ops.v1.Host/Processes");
+            grpc.server_streaming(request, path, Raw).await.map(|_: tonic::Response<_>| ())
+        };
+        call(5).await.expect("within its bounds");
+        let refused = call(1_000_000).await.expect_err("out of bounds");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("top"), "{refused}");
+    }
+
+    #[tokio::test]
     async fn any_grpc_client_can_ask_which_services_there_are() {
-        let (agent, client) = tokio::io::duplex(64 << 10);
-        let keepalive = Keepalive::default();
-        tokio::spawn(link::serve(agent, reflection(), keepalive, std::future::pending()));
-        let (channel, driver) = link::connect(client, keepalive).await.expect("connected");
-        tokio::spawn(driver);
-        let origin = http::Uri::from_static("https://agent");
-        let mut reflection = ServerReflectionClient::with_origin(channel, origin);
+        let (_directory, channel) = served().await;
+        let mut reflection = ServerReflectionClient::with_origin(channel, origin());
         let request = ServerReflectionRequest {
             host: String::new(),
             message_request: Some(MessageRequest::ListServices(String::new())),

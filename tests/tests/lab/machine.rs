@@ -247,8 +247,16 @@ fn stop(fleet: &Fleet, lab: &Lab) {
     lab.exec("h1", &["systemctl", "start", "nginx"]);
 }
 
+fn stands(lab: &Lab, unit: &str) -> String {
+    lab.exec("h1", &["systemctl", "show", unit, "-p", "ActiveState,MainPID,InvocationID,Job"])
+}
+
 fn start(fleet: &Fleet, lab: &Lab) {
     lab.exec("h1", &["systemctl", "stop", "nginx"]);
+    let before = stands(lab, "nginx");
+    let plan = on(fleet, "h1", &["systemd", "start", "nginx", "--plan"], 0);
+    assert_eq!(plan["plan"].as_array().map(Vec::len), Some(1), "{plan}");
+    assert_eq!(before, stands(lab, "nginx"), "a plan changes nothing");
     on(fleet, "h1", &["systemd", "start", "nginx", "--yes"], 0);
     assert!(active(lab, "nginx"));
     let missing = on(fleet, "h1", &["systemd", "start", "ngnix", "--yes"], 1);
@@ -256,6 +264,10 @@ fn start(fleet: &Fleet, lab: &Lab) {
 }
 
 fn restart(fleet: &Fleet, lab: &Lab) {
+    let before = stands(lab, "nginx");
+    let plan = on(fleet, "h1", &["systemd", "restart", "nginx", "--plan"], 0);
+    assert_eq!(plan["plan"].as_array().map(Vec::len), Some(1), "{plan}");
+    assert_eq!(before, stands(lab, "nginx"), "a plan changes nothing");
     let before = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
     let seen = on(fleet, "h1", &["systemd", "restart", "nginx", "--yes"], 0);
     let after = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
@@ -272,6 +284,12 @@ fn restart(fleet: &Fleet, lab: &Lab) {
 }
 
 fn reload(fleet: &Fleet, lab: &Lab) {
+    let reloads = "journalctl -q -o cat -u nginx -b | grep -c Reload || true";
+    let reloads = || lab.exec("h1", &["sh", "-c", reloads]);
+    let (stood, before) = (stands(lab, "nginx"), reloads());
+    let plan = on(fleet, "h1", &["systemd", "reload", "nginx", "--plan"], 0);
+    assert_eq!(plan["plan"].as_array().map(Vec::len), Some(1), "{plan}");
+    assert_eq!((stood, before), (stands(lab, "nginx"), reloads()), "a plan changes nothing");
     let before = lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
     on(fleet, "h1", &["systemd", "reload", "nginx", "--yes"], 0);
     // It has been up for as long as before.
@@ -305,6 +323,40 @@ fn journal(fleet: &Fleet, lab: &Lab) {
     assert!(texts.contains("line 3") && texts.contains("line 4 'quoted' ü"), "{some}");
     assert!(!texts.contains("line 2"), "{some}");
     assert_eq!(some["data"]["more"], true);
+    // Every filter beside journalctl's own.
+    let script = format!("echo '<3>{mark} bad'; echo '<6>{mark} fine'; echo '<7>{mark} detail'");
+    // Its description would hold the mark.
+    let run = ["systemd-run", "--quiet", "--wait", "--unit=filtered", "--description=filtered"];
+    lab.exec("h1", &[&run[..], &["sh", "-c", &script]].concat());
+    eventually("the journal has those, too", || read(&[])["data"]["lines"].as_u64() == Some(8));
+    let theirs = |options: &str| -> u64 {
+        let count = format!("journalctl -q -o cat {options} | grep -c {mark} || true");
+        lab.exec("h1", &["sh", "-c", &count]).trim().parse().expect("a count")
+    };
+    for (ours, options, lines) in [
+        (&["--unit", "filtered"][..], "-u filtered", 3),
+        (&["--unit", "filtered", "--priority", "err"], "-u filtered -p err", 1),
+        (&["--priority", "info"], "-p info", 7),
+        (&["--since", "1h"], "--since=-1h", 8),
+        (&["--until", "1h"], "--until=-1h", 0),
+        (&["--boot"], "-b", 8),
+        (&["--unit", "nginx"], "-u nginx", 0),
+    ] {
+        assert_eq!(theirs(options), lines, "{options}");
+        let seen = read(ours);
+        assert_eq!(seen["data"]["lines"].as_u64().unwrap_or(0), lines, "{ours:?}: {seen}");
+    }
+    let asked = read(&["--unit", "filtered", "--priority", "err"])["evidence"][0]["what"].clone();
+    for part in ["/usr/bin/journalctl ", " --unit=filtered.service", " --priority=err"] {
+        assert!(asked.as_str().expect("a command line").contains(part), "{asked}");
+    }
+    let all = read(&[]);
+    let cursor = all["lines"][4]["cursor"].as_str().expect("a cursor");
+    let after = read(&["--after", cursor]);
+    assert_eq!(
+        after["lines"].as_array().expect("lines")[..],
+        all["lines"].as_array().expect("lines")[5..]
+    );
     let follow = ["journal", "read", "--follow", "--match", &mark, "--on", "h1", "-o", "jsonl"];
     let mut following = fleet.ctl_begins(&follow, "journal.out");
     eventually("old lines come", || following.log().contains("line 4"));

@@ -1,6 +1,11 @@
 //! Changes of units that no operation makes: those that would end the host or cut the way to it.
 
-use hostler_tests::lab::Lab;
+use hostler_tests::{
+    fleet::{Fleet, Place},
+    lab::Lab,
+};
+
+use super::{AGENT, QUICK};
 
 #[test]
 fn what_ends_a_host_or_holds_it_up_is_refused_by_each_of_its_names() {
@@ -39,5 +44,25 @@ fn what_ends_a_host_or_holds_it_up_is_refused_by_each_of_its_names() {
         assert!(lab.succeeds("h1", &["systemctl", "is-active", "--quiet", unit]), "{unit}");
     }
     lab.exec("h1", &["rm", "-r", alias, drop_in, "/run/systemd/system/below.service"]);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+}
+
+#[test]
+fn an_alias_leads_to_no_unit_that_the_policy_does_not_name() {
+    let lab = Lab::take();
+    let fleet = Fleet::new(Place::Lab, QUICK);
+    lab.join(&fleet, "h1", &format!("{AGENT}\n[policy]\nunits = [\"good*\"]\n"));
+    let alias = "/run/systemd/system/goodname.service";
+    lab.exec("h1", &["ln", "-sf", "/lib/systemd/system/nginx.service", alias]);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+    let pid = || lab.exec("h1", &["systemctl", "show", "nginx", "-P", "MainPID"]);
+    let before = pid();
+    for unit in ["nginx", "goodname"] {
+        let said = fleet.ctl(&["systemd", "restart", unit, "--on", "h1", "--yes"]).exits(4);
+        let said = format!("{}{}", said.out, said.err);
+        assert!(said.contains("does not allow to change nginx.service"), "{unit}: {said}");
+    }
+    assert_eq!(before, pid());
+    lab.exec("h1", &["rm", alias]);
     lab.exec("h1", &["systemctl", "daemon-reload"]);
 }
