@@ -29,7 +29,7 @@ use crate::{
     presence::Presence,
     runs::Runs,
     sessions::Sessions,
-    store::{Store, StoreClaim},
+    store::{Store, StoreClaim, StoreError},
     vault::{self, Vault},
 };
 
@@ -42,9 +42,9 @@ async fn assemble(
     clock: Arc<dyn Clock>,
 ) -> Result<(App, Option<StoreClaim>), Error> {
     let targets = config.notify.iter().map(|target| target.name.clone()).collect();
-    let store = Store::open(&config.store_url()).await?.telling(targets);
-    // Before anything is taken for what a dead controller left.
-    let claim = store.claim().await?;
+    // Claimed before anything is taken for what a dead controller left.
+    let (store, claim) = Store::open_alone(&config.store_url()).await?;
+    let store = store.telling(targets);
     let metrics = Metrics::default();
     let (auditor, recovered) =
         Auditor::start(store.clone(), Arc::clone(&clock), metrics.clone()).await?;
@@ -151,6 +151,20 @@ async fn keep_renewed(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
+/// Keeps the claim on the store until `stop`, and stops the controller when it is lost.
+async fn keep_claim(
+    claim: Option<StoreClaim>,
+    stop: CancellationToken,
+) -> Result<Option<StoreClaim>, StoreError> {
+    let Some(claim) = claim else { return Ok(None) };
+    let kept = claim.keep(stop.clone()).await;
+    if let Err(error) = &kept {
+        tracing::error!("the controller ends: {error}");
+        stop.cancel();
+    }
+    kept.map(Some)
+}
+
 /// Each link is a descriptor, and what a shell allows by itself is 1,024.
 fn take_all_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
@@ -184,7 +198,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let door = Door::new(trust.clone(), &vault.credentials, grace)?;
     let dialler = Dialler { trust, credentials: Arc::clone(&vault.credentials) };
     let dialled = config.dialled()?;
-    let (app, _alone) = assemble(config, vault, clock).await?;
+    let (app, claim) = assemble(config, vault, clock).await?;
+    // It also ends by itself, when another controller has the store.
+    let stop = stop.child_token();
+    let claiming = tokio::spawn(keep_claim(claim, stop.clone()));
     let now = app.clock.now().as_microsecond();
     let lost = app.store.none_connected("the controller was restarted", now).await?;
     tracing::info!(fleet = %app.fleet, %address, lost, "the controller runs");
@@ -220,5 +237,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     if let Some(serving) = monitored {
         let _ = serving.await;
     }
+    let _alone = claiming.await??;
     Ok(())
 }

@@ -16,6 +16,8 @@ use crate::{
 
 /// Records that are read at a time, so that a long list costs no memory.
 const PAGE: u32 = 500;
+/// Records between two words on how far the walk through the chain is.
+const TOLD: u64 = 50_000;
 
 fn wire(r: Record) -> AuditRecord {
     AuditRecord {
@@ -34,6 +36,7 @@ fn wire(r: Record) -> AuditRecord {
 }
 
 type Records = ReceiverStream<Result<AuditRecord, Status>>;
+type Verified = ReceiverStream<Result<AuditVerifyReply, Status>>;
 
 impl Api {
     fn records(&self, mut filter: AuditFilter) -> Response<Records> {
@@ -68,6 +71,7 @@ impl Api {
 impl Audit for Api {
     type ListStream = Records;
     type ShowStream = Records;
+    type VerifyStream = Verified;
 
     async fn list(&self, request: Request<AuditListRequest>) -> Result<Response<Records>, Status> {
         let caller = caller(&request)?;
@@ -98,16 +102,40 @@ impl Audit for Api {
     async fn verify(
         &self,
         request: Request<AuditVerifyRequest>,
-    ) -> Result<Response<AuditVerifyReply>, Status> {
+    ) -> Result<Response<Verified>, Status> {
         let caller = caller(&request)?;
         self.look(&caller, "audit.verify", "").await?;
-        let (walk, problem) = verify(&self.0.store).await.map_err(unstored)?;
-        Ok(Response::new(AuditVerifyReply {
-            intact: problem.is_none(),
-            broken_at: if problem.is_some() { walk.records + 1 } else { 0 },
-            records: walk.records,
-            head: walk.head,
-            problem: problem.unwrap_or_default(),
-        }))
+        let (out, verified) = mpsc::channel(4);
+        let store = self.0.store.clone();
+        tokio::spawn(async move {
+            let told = verify(&store, |records| {
+                if records.is_multiple_of(TOLD) {
+                    let so_far = AuditVerifyReply {
+                        intact: true,
+                        goes_on: true,
+                        records,
+                        ..AuditVerifyReply::default()
+                    };
+                    // A slow reader is told less often.
+                    let _ = out.try_send(Ok(so_far));
+                }
+                !out.is_closed()
+            });
+            let reply = match told.await {
+                // The caller has left.
+                Ok(None) => return,
+                Ok(Some((walk, problem))) => Ok(AuditVerifyReply {
+                    intact: problem.is_none(),
+                    broken_at: if problem.is_some() { walk.records + 1 } else { 0 },
+                    records: walk.records,
+                    head: walk.head,
+                    problem: problem.unwrap_or_default(),
+                    goes_on: false,
+                }),
+                Err(error) => Err(unstored(error)),
+            };
+            let _ = out.send(reply).await;
+        });
+        Ok(Response::new(ReceiverStream::new(verified)))
     }
 }

@@ -107,6 +107,7 @@ impl Auditor {
             });
             writer.write(entries.collect()).await?;
         }
+        writer.store.settled(writer.seq).await?;
         let (way, receiver) = mpsc::channel(WAITING);
         tokio::spawn(writer.run(receiver));
         Ok((Self { way, trouble, looks: Arc::default(), clock }, recovered))
@@ -141,21 +142,28 @@ impl Auditor {
     }
 }
 
-/// Walks the whole chain.
+/// Walks the whole chain, and tells after each page how many records fit so far; none when nobody wants
+/// to know more.
 ///
 /// # Errors
 /// When the store refuses. The first record that does not fit comes with the reason.
-pub async fn verify(store: &Store) -> Result<(Walk, Option<String>), StoreError> {
+pub async fn verify(
+    store: &Store,
+    mut goes_on: impl FnMut(u64) -> bool,
+) -> Result<Option<(Walk, Option<String>)>, StoreError> {
     let mut walk = Walk::default();
     loop {
         let page = store.audit_after(walk.records, PAGE).await?;
         if page.is_empty() {
-            return Ok((walk, None));
+            return Ok(Some((walk, None)));
         }
         for record in &page {
             if let Err(problem) = walk.step(record) {
-                return Ok((walk, Some(problem)));
+                return Ok(Some((walk, Some(problem))));
             }
+        }
+        if !goes_on(walk.records) {
+            return Ok(None);
         }
     }
 }

@@ -117,6 +117,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn audit_after(&self, seq: u64, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let _one_of_few = self.audit_readers.acquire().await;
         let query = sqlx::query("SELECT * FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2");
         let rows = query.bind(number(seq)).bind(i64::from(limit)).fetch_all(&self.pool).await?;
         rows.iter().map(read).collect()
@@ -127,25 +128,36 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<Record>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT * FROM audit WHERE time_us >= $1 AND ($2 = '' OR subject = $2) \
-             AND ($3 = '' OR principal = $3) AND ($4 = '' OR operation = $4) \
-             AND ($5 = '' OR invocation = $5) AND kind <> $6 AND seq < $7 \
-             ORDER BY seq DESC LIMIT $8",
-        )
-        .bind(filter.since_us)
-        .bind(filter.subject.as_str())
-        .bind(filter.principal.as_str())
-        .bind(filter.operation.as_str())
-        .bind(filter.invocation.as_str())
-        .bind(filter.without)
-        .bind(match filter.before {
+        // What is not asked for is not in the text: a database finds no index for what may be asked.
+        let asked = [
+            ("subject", &filter.subject),
+            ("principal", &filter.principal),
+            ("operation", &filter.operation),
+            ("invocation", &filter.invocation),
+        ];
+        let asked = asked.iter().filter(|(_, value)| !value.is_empty());
+        let mut text = "SELECT * FROM audit WHERE seq < $1 AND kind <> $2".to_owned();
+        for (place, (column, _)) in asked.clone().enumerate() {
+            let _ = write!(text, " AND {column} = ${}", place + 4);
+        }
+        if filter.since_us > 0 {
+            let _ = write!(text, " AND time_us >= ${}", asked.clone().count() + 4);
+        }
+        text.push_str(" ORDER BY seq DESC LIMIT $3");
+        let before = match filter.before {
             0 => i64::MAX,
             seq => number(seq),
-        })
-        .bind(i64::from(filter.limit))
-        .fetch_all(&self.pool)
-        .await?;
+        };
+        let query = sqlx::query(&text).bind(before).bind(filter.without);
+        let mut query = query.bind(i64::from(filter.limit));
+        for (_, value) in asked {
+            query = query.bind(value.as_str());
+        }
+        if filter.since_us > 0 {
+            query = query.bind(filter.since_us);
+        }
+        let _one_of_few = self.audit_readers.acquire().await;
+        let rows = query.fetch_all(&self.pool).await?;
         rows.iter().map(read).collect()
     }
 
@@ -183,13 +195,15 @@ impl Store {
         Ok(query.bind(invocation).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Intents that have no outcome, in their order: what a controller that died let go.
+    /// Intents that have no outcome, in their order: what a controller that died let go. Those up to
+    /// the record that was settled have one.
     ///
     /// # Errors
     /// When the store refuses.
     pub async fn unfinished(&self, limit: u32) -> Result<Vec<Record>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM audit i WHERE i.kind = 'intent' AND NOT EXISTS (\
+            "SELECT * FROM audit i WHERE i.kind = 'intent' \
+             AND i.seq > (SELECT COALESCE(MAX(seq), 0) FROM audit_settled) AND NOT EXISTS (\
              SELECT 1 FROM audit o WHERE o.invocation = i.invocation \
              AND o.subject = i.subject AND o.kind IN ('outcome', 'recovered')) \
              ORDER BY i.seq LIMIT $1",
@@ -198,5 +212,17 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(read).collect()
+    }
+
+    /// Remembers that every intent up to a record has its outcome.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn settled(&self, seq: u64) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM audit_settled").execute(&mut *transaction).await?;
+        let query = sqlx::query("INSERT INTO audit_settled (seq) VALUES ($1)").bind(number(seq));
+        query.execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 }

@@ -134,7 +134,7 @@ impl Store {
     pub async fn forget_figures(&self, before_us: i64) -> Result<(), StoreError> {
         let _writer = self.write().await;
         let query = sqlx::query("DELETE FROM figure_days WHERE day_us < $1").bind(day(before_us));
-        query.execute(&self.pool).await?;
+        query.execute(&self.writes).await?;
         Ok(())
     }
 }

@@ -90,7 +90,7 @@ impl Store {
         .bind(downtime.lasts_us.unwrap_or(0))
         .bind(downtime.made_by.as_str())
         .bind(downtime.comment.as_str())
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Store {
         )
         .bind(id)
         .bind(now_us)
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -145,7 +145,7 @@ impl Store {
         .bind(given.made_by.as_str())
         .bind(given.comment.as_str())
         .bind(i64::from(given.severity))
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Store {
         let done = sqlx::query("DELETE FROM acknowledgements WHERE host = $1 AND check_name = $2")
             .bind(host.as_str())
             .bind(check)
-            .execute(&self.pool)
+            .execute(&self.writes)
             .await?;
         Ok(done.rows_affected() == 1)
     }

@@ -300,7 +300,7 @@ impl Store {
         sqlx::query("UPDATE hosts SET certificate_until_us = $2 WHERE name = $1")
             .bind(host.as_str())
             .bind(until)
-            .execute(&self.pool)
+            .execute(&self.writes)
             .await?;
         changes.done();
         Ok(())
@@ -330,7 +330,7 @@ impl Store {
             sqlx::query("UPDATE hosts SET labels = $2 WHERE name = $1")
                 .bind(host.as_str())
                 .bind(to_json(&labels))
-                .execute(&self.pool)
+                .execute(&self.writes)
                 .await?;
             changes.done();
         }
@@ -356,7 +356,7 @@ impl Store {
         .bind(host.as_str())
         .bind(now)
         .bind(reason)
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         changes.done();
         Ok(done.rows_affected() == 1)

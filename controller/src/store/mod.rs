@@ -4,6 +4,7 @@
 //! faithfully (SQLite takes any name of a type), so there are no two implementations that could drift apart.
 
 mod audit;
+mod claim;
 mod connections;
 mod days;
 mod figures;
@@ -16,18 +17,25 @@ mod tokens;
 mod transaction;
 mod turns;
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt as _,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use sqlx::{
-    AnyConnection, AnyPool, Executor, Row as _,
-    any::{AnyPoolOptions, install_default_drivers},
+    AnyPool, Executor,
+    any::{AnyPoolOptions, AnyRow, install_default_drivers},
     migrate::MigrateError,
 };
 use thiserror::Error;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 pub use self::{
     audit::AuditFilter,
+    claim::StoreClaim,
     connections::Change,
     hosts::{Connection, EnrollError, HostRow, NewHost},
     notices::{NoticeRow, Told},
@@ -36,11 +44,14 @@ pub use self::{
     turns::TurnRow,
 };
 
-/// The advisory lock of a controller: "hostler" in ASCII.
-const CLAIM: i64 = 0x68_6f_73_74_6c_65_72;
-/// How often a claim is tried, and what lies between.
-const CLAIMS: u32 = 12;
-const CLAIM_WAIT: Duration = Duration::from_millis(250);
+/// Connections that read.
+const READERS: u32 = 4;
+/// How many of them may read the audit, which can take long; the others are for what operations need.
+const AUDIT_READERS: usize = 2;
+/// Connections that write. One at a time does; another may just be closed.
+const WRITERS: u32 = 2;
+/// Damaged rows that are told of, each once.
+const DAMAGES: usize = 1000;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -68,6 +79,12 @@ pub enum StoreError {
     /// Another controller has it.
     #[error("another hostler-controller uses this store; stop it first")]
     Taken,
+    /// Another controller took it.
+    #[error(
+        "another hostler-controller took this store while the connection to it was lost; stop one of \
+         the two, and start this one again"
+    )]
+    Lost,
     /// Its tables cannot be brought up to date.
     #[error("the store cannot be brought up to date: {0}")]
     Migrate(MigrateError),
@@ -80,24 +97,58 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// Whoever reads, the audit can be written.
+    writes: AnyPool,
     /// SQLite has one writer; waiting for it here costs less than being told that it is busy.
     writer: Arc<Mutex<()>>,
+    audit_readers: Arc<Semaphore>,
+    /// Damage that was told of.
+    damages: Arc<std::sync::Mutex<HashSet<String>>>,
     roster: Arc<roster::Roster>,
     /// Who is told of what changes.
     targets: Arc<Vec<String>>,
     sqlite: bool,
 }
 
-/// Keeps other controllers from a store.
-#[derive(Debug)]
-pub struct StoreClaim(#[expect(dead_code, reason = "it ends with the connection")] AnyConnection);
+impl StoreError {
+    /// Whether something else could be written: what was to be written, or what it is added to, is
+    /// not as it should be.
+    pub fn is_of_content(&self) -> bool {
+        match self {
+            // Class 22 are data exceptions.
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.len() == 5 && code.starts_with("22"))
+            }
+            Self::Damaged(_) => true,
+            _ => false,
+        }
+    }
+}
 
 impl Store {
-    /// Opens `sqlite:PATH` (made when it does not exist) or `postgres://…`.
+    /// Opens `sqlite:PATH` (made when it does not exist) or `postgres://…`, whoever else uses it.
     ///
     /// # Errors
     /// When it cannot be reached, or was written by a newer controller.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(url).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Opens it for a controller, which has it alone.
+    ///
+    /// # Errors
+    /// When it cannot be reached, another controller has it, or a newer one has written it.
+    pub async fn open_alone(url: &str) -> Result<(Self, Option<StoreClaim>), StoreError> {
+        let store = Self::connect(url).await?;
+        // Tables of a store that another controller uses are not changed under it.
+        let claim = store.claim().await?;
+        store.migrate().await?;
+        Ok((store, claim))
+    }
+
+    async fn connect(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
         let file = url.strip_prefix("sqlite:").map(|f| f.split('?').next().unwrap_or(f));
         let sqlite = file.is_some();
@@ -109,7 +160,7 @@ impl Store {
             false => url.to_owned(),
         };
         let options = AnyPoolOptions::new()
-            .max_connections(4)
+            .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(move |connection, _| {
                 Box::pin(async move {
@@ -126,16 +177,20 @@ impl Store {
                 })
             });
         let shown = url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned();
-        let pool = options
-            .connect(&full)
-            .await
-            .map_err(|source| StoreError::Open { url: shown, source })?;
-        MIGRATIONS.run(&pool).await.map_err(|error| match error {
+        let unopened = |source| StoreError::Open { url: shown.clone(), source };
+        let writes = options.clone().max_connections(WRITERS);
+        let pool = options.connect(&full).await.map_err(unopened)?;
+        let writes = writes.connect_lazy(&full).map_err(unopened)?;
+        let audit_readers = Arc::new(Semaphore::new(AUDIT_READERS));
+        let (writer, damages, roster, targets) = Default::default();
+        Ok(Self { pool, writes, writer, audit_readers, damages, roster, targets, sqlite })
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.writes).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => StoreError::Newer(version),
             other => StoreError::Migrate(other),
-        })?;
-        let (writer, roster, targets) = Default::default();
-        Ok(Self { pool, writer, roster, targets, sqlite })
+        })
     }
 
     /// The store with targets for which a notice of each change is written down with it.
@@ -144,27 +199,26 @@ impl Store {
         Self { targets: Arc::new(targets), ..self }
     }
 
-    /// Claims a PostgreSQL store for as long as the claim lives; of SQLite's file the state directory
-    /// is claimed. A claim that a dead controller left ends with its connection.
-    ///
-    /// # Errors
-    /// When another controller has it.
-    pub async fn claim(&self) -> Result<Option<StoreClaim>, StoreError> {
-        if self.sqlite {
-            return Ok(None);
-        }
-        let mut connection = self.pool.acquire().await?.detach();
-        for _ in 0..CLAIMS {
-            let held = sqlx::query(
-                "SELECT CASE WHEN pg_try_advisory_lock($1) THEN 1 ELSE 0 END::BIGINT AS held",
-            );
-            let row = held.bind(CLAIM).fetch_one(&mut connection).await?;
-            if row.try_get::<i64, _>("held")? == 1 {
-                return Ok(Some(StoreClaim(connection)));
+    /// The rows that can be read. One that cannot is told in the log, once, and left out: what all
+    /// others stand for goes on.
+    fn readable<T>(
+        &self,
+        rows: &[AnyRow],
+        read: impl Fn(&AnyRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            match read(row) {
+                Err(StoreError::Damaged(what)) => {
+                    let mut told = self.damages.lock().unwrap_or_else(PoisonError::into_inner);
+                    if told.len() < DAMAGES && told.insert(what.clone()) {
+                        tracing::error!(what, "the store is damaged; this is left out");
+                    }
+                }
+                done => all.push(done?),
             }
-            tokio::time::sleep(CLAIM_WAIT).await;
         }
-        Err(StoreError::Taken)
+        Ok(all)
     }
 
     async fn write(&self) -> MutexGuard<'_, ()> {

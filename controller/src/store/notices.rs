@@ -217,7 +217,7 @@ impl Store {
             for text in
                 ["DELETE FROM notices WHERE target = $1", "DELETE FROM told WHERE target = $1"]
             {
-                sqlx::query(text).bind(target.as_str()).execute(&self.pool).await?;
+                sqlx::query(text).bind(target.as_str()).execute(&self.writes).await?;
             }
         }
         Ok(())

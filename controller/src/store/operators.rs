@@ -89,7 +89,7 @@ impl Store {
         .bind(i64::from(operator.renewable))
         .bind(operator.operations.to_string())
         .bind(i64::from(replace))
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -114,7 +114,7 @@ impl Store {
         .bind(key)
         .bind(serial)
         .bind(until_us)
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -156,7 +156,7 @@ impl Store {
         )
         .bind(name.to_string())
         .bind(now)
-        .execute(&self.pool)
+        .execute(&self.writes)
         .await?;
         Ok(done.rows_affected() == 1)
     }

@@ -7,11 +7,11 @@ use hostler_proto::{
     name::HostName,
     wire::{CheckState, Status, Turn},
 };
-use sqlx::{Connection as _, Executor};
+use sqlx::{Connection as _, Executor, Row as _};
 
 use super::*;
 use crate::{
-    audit::{Auditor, Entry, verify},
+    audit::{Auditor, Entry, Walk, verify},
     authz::Role,
     health::{
         Left,
@@ -99,6 +99,10 @@ fn entry(kind: &'static str, invocation: &str) -> Entry {
         operation: "host.facts".into(),
         ..Entry::default()
     }
+}
+
+async fn walked(store: &Store) -> (Walk, Option<String>) {
+    verify(store, |_| true).await.expect("walked").expect("to its end")
 }
 
 fn news(host: &str, turns: Vec<Turn>) -> News {
@@ -263,9 +267,70 @@ on_both! {
         let first = fixture.store.claim().await.expect("claimed");
         if first.is_some() {
             assert!(matches!(fixture.store.claim().await, Err(StoreError::Taken)));
+            // Nor are its tables changed under it.
+            let old = "DELETE FROM _sqlx_migrations WHERE version = 10";
+            sqlx::query(old).execute(&fixture.store.pool).await.expect("as of an older one");
+            let other = Store::open_alone(&fixture.url).await;
+            assert!(matches!(other, Err(StoreError::Taken)));
             drop(first);
         }
         fixture.store.claim().await.expect("it is free again");
+    }
+
+    async fn the_audit_is_written_while_all_others_read(fixture: Fixture) {
+        let store = &fixture.store;
+        let (auditor, _) =
+            Auditor::start(store.clone(), Arc::new(SystemClock), Metrics::default()).await.expect("started");
+        let mut readers = Vec::new();
+        while let Some(reader) = store.pool.try_acquire() {
+            readers.push(reader);
+        }
+        readers.push(store.pool.acquire().await.expect("the last one"));
+        while readers.len() < READERS as usize {
+            readers.push(store.pool.acquire().await.expect("one more"));
+        }
+        auditor.record_all(vec![entry("intent", "1")]).await.expect("recorded");
+        drop(readers);
+        assert_eq!(walked(store).await.0.records, 1);
+        assert!(verify(store, |_| false).await.expect("read").is_none(), "nobody listens");
+    }
+
+    async fn intents_that_were_settled_are_not_looked_at_again(fixture: Fixture) {
+        let store = &fixture.store;
+        let start = || Auditor::start(store.clone(), Arc::new(SystemClock), Metrics::default());
+        let (auditor, _) = start().await.expect("started");
+        auditor.record_all(vec![entry("intent", "1"), entry("intent", "2")]).await.expect("recorded");
+        store.settled(1).await.expect("written");
+        let left = store.unfinished(9).await.expect("read");
+        assert_eq!((left.len(), left[0].seq), (1, 2));
+        assert_eq!(start().await.expect("started").1, 1);
+        assert_eq!(store.unfinished(9).await.expect("read").len(), 0);
+    }
+
+    async fn what_is_listed_of_the_audit_is_what_was_asked_for(fixture: Fixture) {
+        let store = &fixture.store;
+        let (auditor, _) =
+            Auditor::start(store.clone(), Arc::new(SystemClock), Metrics::default()).await.expect("started");
+        let of = |subject: &str, principal: &str| Entry {
+            subject: subject.into(),
+            principal: principal.into(),
+            ..entry("intent", "1")
+        };
+        let all = vec![of("web-1", "operator/a"), of("web-2", "operator/a"), of("web-1", "operator/b")];
+        auditor.record_all(all).await.expect("recorded");
+        let list = async |filter: AuditFilter| {
+            let records = store.audit(&AuditFilter { limit: 9, ..filter }).await.expect("read");
+            records.iter().map(|r| r.seq).collect::<Vec<_>>()
+        };
+        let (subject, principal) = ("web-1".to_owned(), "operator/a".to_owned());
+        let none = AuditFilter::default;
+        assert_eq!(list(none()).await, [3, 2, 1]);
+        assert_eq!(list(AuditFilter { before: 3, ..none() }).await, [2, 1]);
+        assert_eq!(list(AuditFilter { subject: subject.clone(), ..none() }).await, [3, 1]);
+        assert_eq!(list(AuditFilter { subject, principal, since_us: 1, ..none() }).await, [1]);
+        assert_eq!(list(AuditFilter { since_us: i64::MAX, ..none() }).await, [0; 0]);
+        assert_eq!(list(AuditFilter { operation: "host.facts".into(), ..none() }).await.len(), 3);
+        assert_eq!(list(AuditFilter { without: "intent", ..none() }).await, [0; 0]);
     }
 
     async fn the_audit_is_one_chain_however_many_write_at_once(fixture: Fixture) {
@@ -282,7 +347,7 @@ on_both! {
         for task in tasks {
             task.await.expect("no panic").expect("recorded");
         }
-        let (walk, problem) = verify(&store).await.expect("walked");
+        let (walk, problem) = walked(&store).await;
         assert_eq!((walk.records, problem), (400, None));
         let filter = AuditFilter { invocation: "17".into(), limit: 10, ..AuditFilter::default() };
         let pair = store.audit(&filter).await.expect("read");
@@ -303,7 +368,7 @@ on_both! {
                 Auditor::start(store.clone(), Arc::clone(&clock), Metrics::default()).await.expect("started");
             assert_eq!(recovered, expected);
         }
-        let (walk, problem) = verify(&store).await.expect("walked");
+        let (walk, problem) = walked(&store).await;
         assert_eq!((walk.records, problem), (4, None));
     }
 
@@ -468,6 +533,45 @@ on_both! {
 
 #[path = "known_tests.rs"]
 mod known;
+
+/// The process of the server that holds the claim of this database, if any.
+async fn holder(store: &Store) -> Option<i64> {
+    let text = "SELECT pid::BIGINT AS pid FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let row = sqlx::query(text).fetch_optional(&store.pool).await.expect("asked");
+    row.map(|row| row.get("pid"))
+}
+
+/// Ends the connection of the claim, as a restart of the server does.
+async fn end_holder(store: &Store) -> i64 {
+    let pid = holder(store).await.expect("it is claimed");
+    let end = "SELECT CASE WHEN pg_terminate_backend($1::INTEGER, 5000) THEN 1 ELSE 0 END::BIGINT AS ended";
+    sqlx::query(end).bind(pid).fetch_one(&store.pool).await.expect("ended");
+    pid
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_connection_is_lost_is_taken_again_or_ends_the_controller() {
+    let Fixture { store, url, _dir } = postgres().await;
+    let claim = store.claim().await.expect("claimed").expect("PostgreSQL's");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let keeping = tokio::spawn(claim.keep(stop.clone()));
+    let first = end_holder(&store).await;
+    let again = async {
+        while holder(&store).await.is_none_or(|pid| pid == first) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("it is taken again");
+    assert!(matches!(store.claim().await, Err(StoreError::Taken)));
+    let other = Store::open(&url).await.expect("another controller's");
+    end_holder(&store).await;
+    let _theirs = other.claim().await.expect("claimed").expect("PostgreSQL's");
+    let kept = keeping.await.expect("no panic");
+    assert!(matches!(kept, Err(StoreError::Lost)));
+    assert!(store.settled(1).await.is_err(), "nothing can be written any more");
+    assert!(other.settled(1).await.is_ok());
+}
 
 #[tokio::test]
 async fn a_new_store_can_be_read_by_its_owner_alone() {

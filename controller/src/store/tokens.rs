@@ -61,7 +61,7 @@ impl Store {
             .bind(token.uses_left)
             .bind(token.created_by.as_str())
             .bind(i64::from(token.replace))
-            .execute(&self.pool)
+            .execute(&self.writes)
             .await?;
         Ok(())
     }
@@ -110,6 +110,6 @@ impl Store {
         let query =
             "UPDATE tokens SET uses_left = 0, expires_us = 0 WHERE id = $1 AND expires_us > 0";
         let query = sqlx::query(query);
-        Ok(query.bind(id).execute(&self.pool).await?.rows_affected() == 1)
+        Ok(query.bind(id).execute(&self.writes).await?.rows_affected() == 1)
     }
 }

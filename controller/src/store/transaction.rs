@@ -23,7 +23,7 @@ impl Store {
     /// Begins one, as the only one that writes.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
         let writer = self.write().await;
-        let connection = self.pool.acquire().await?;
+        let connection = self.writes.acquire().await?;
         let mut transaction = Transaction { connection, ended: false, _writer: writer };
         let begin = if self.sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         transaction.connection.execute(begin).await?;

@@ -92,7 +92,18 @@ pub(crate) async fn run(
             }
         }
         _ => {
-            let reply = controller.answer(client.verify(AuditVerifyRequest {})).await?;
+            // A long chain takes minutes; that the controller is still there the connection tells.
+            let mut replies = controller.answer(client.verify(AuditVerifyRequest {})).await?;
+            let reply = loop {
+                match replies.message().await.map_err(|s| controller.problem(s))? {
+                    Some(AuditVerifyReply { goes_on: true, records, .. }) => {
+                        screen.progress(&format!("{records} records fit so far"));
+                    }
+                    Some(reply) => break reply,
+                    None => return Err(controller.cut_short()),
+                }
+            };
+            screen.clear();
             one(&reply, form, screen, |_| verdict(&reply), [reply.head.as_str()])?;
             return Ok(if reply.intact { Exit::AllWell } else { Exit::Failed });
         }

@@ -360,6 +360,7 @@ fn records(count: u64) -> Vec<Result<wire::AuditRecord, Status>> {
 impl Audit for Fake {
     type ListStream = Stream<wire::AuditRecord>;
     type ShowStream = Stream<wire::AuditRecord>;
+    type VerifyStream = Stream<wire::AuditVerifyReply>;
 
     async fn list(&self, _: tonic::Request<wire::AuditListRequest>) -> Reply<Self::ListStream> {
         Ok(Response::new(tokio_stream::iter(records(1500))))
@@ -372,11 +373,17 @@ impl Audit for Fake {
     async fn verify(
         &self,
         _: tonic::Request<wire::AuditVerifyRequest>,
-    ) -> Reply<wire::AuditVerifyReply> {
+    ) -> Reply<Self::VerifyStream> {
+        let so_far = wire::AuditVerifyReply {
+            records: 5,
+            intact: true,
+            goes_on: true,
+            ..Default::default()
+        };
         let problem = "hash differs".into();
         let reply =
             wire::AuditVerifyReply { records: 9, broken_at: 7, problem, ..Default::default() };
-        Ok(Response::new(reply))
+        Ok(Response::new(tokio_stream::iter(vec![Ok(so_far), Ok(reply)])))
     }
 }
 
