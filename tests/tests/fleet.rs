@@ -473,6 +473,25 @@ fn bad_input_ends_in_one_sentence() {
 }
 
 #[test]
+fn what_is_said_of_very_many_hosts_stands_in_nobodys_way() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    let many = vec!["web-1"; 10_900].join(",");
+    let deep = format!("{}web-1", "not ".repeat(40));
+    for on in [&many, &deep] {
+        let add = ["downtime", "add", "--on", on, "--for", "1h", "--comment", "move"];
+        fleet.ctl(&add).exits(0);
+        fleet.add_operator(if on == &many { "many" } else { "deep" }, "viewer", on);
+    }
+    let status = fleet.ctl(&["status"]);
+    assert!(status.code < 2, "{status:?}");
+    fleet.ctl(&["operator", "list"]).exits(0);
+    fleet.ctl_as("deep", &["hosts", "--on", "all"]).exits(0);
+    let far = ["downtime", "add", "--on", "all", "--in", "800d", "--for", "1h", "--comment", "x"];
+    let said = fleet.ctl(&far).exits(2);
+    assert!(said.err.contains("within a year"), "{said:?}");
+}
+
+#[test]
 fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     let address = format!("127.9.255.{}:9443", std::process::id() % 250 + 1);
     let mut fleet = Fleet::new(Place::Loopback, &format!("metrics = \"{address}\""));

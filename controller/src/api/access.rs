@@ -208,21 +208,21 @@ impl Access for Api {
         let detail = serde_json::json!({ "reason": request.reason });
         let revoke = async {
             let now = self.0.clock.now().as_microsecond();
-            let revoked = self.0.store.revoke_operator(&name, now).await.map_err(unstored)?;
-            let row = self.0.store.operator(&name).await.map_err(unstored)?;
-            match row {
-                Some(row) if row.revoked_us.is_some() => {
-                    // Stored first: a session that is made in between finds the operator revoked. One
-                    // that is there is cut even when the operator was revoked before.
-                    self.0.runs.stop_all_of(&name);
-                    let cut = match caller.name == name {
-                        true => self.leave(name.clone()),
-                        false => self.0.sessions.cut(&name),
-                    };
-                    if revoked {
-                        return Ok(cut);
-                    }
+            // Stored first: a session that is made in between finds the operator revoked. One that is
+            // there is cut even when the operator was revoked before.
+            let cut = || {
+                self.0.runs.stop_all_of(&name);
+                match caller.name == name {
+                    true => self.leave(name.clone()),
+                    false => self.0.sessions.cut(&name),
                 }
+            };
+            // Also one whose row cannot be read.
+            if self.0.store.revoke_operator(&name, now).await.map_err(unstored)? {
+                return Ok(cut());
+            }
+            match self.0.store.operator(&name).await.map_err(unstored)? {
+                Some(row) if row.revoked_us.is_some() => drop(cut()),
                 Some(_) => return Err(last_admin(&name)),
                 None => {}
             }

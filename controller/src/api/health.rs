@@ -32,6 +32,8 @@ const TURNS: u32 = 1000;
 const WEEK_S: u32 = 7 * 86_400;
 /// A downtime that is longer hides problems that nobody remembers.
 const LONGEST_DOWNTIME_S: u32 = 90 * 86_400;
+/// How far from now one may begin.
+const FURTHEST_DOWNTIME_US: u64 = 366 * 86_400_000_000;
 const SECOND_US: i64 = 1_000_000;
 /// Longest comment.
 const COMMENT: usize = 500;
@@ -307,7 +309,7 @@ impl Health for Api {
         // Which hosts it covers later must not go beyond what its maker may silence.
         let hosts = match &caller.scope {
             None => hosts,
-            Some(scope) => format!("({hosts}) and ({scope})").parse().map_err(invalid)?,
+            Some(scope) => hosts.within(scope),
         };
         // Every host that it covers now must be the caller's to silence.
         for host in self.select(&request.on).await? {
@@ -319,6 +321,9 @@ impl Health for Api {
         let checks = Checks::new(&request.checks).map_err(invalid)?;
         let now = self.0.clock.now().as_microsecond();
         let begins_us = if request.begins_us == 0 { now } else { request.begins_us };
+        if begins_us.abs_diff(now) > FURTHEST_DOWNTIME_US {
+            return Err(invalid("a downtime begins within a year from now"));
+        }
         let id = self.0.clock.id().simple().to_string();
         let downtime = Downtime {
             // The last part of such an id is random.

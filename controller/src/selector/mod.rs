@@ -55,6 +55,21 @@ impl Pattern {
 }
 
 impl Selector {
+    /// Reads one that was understood before, and printed: what people may type is bounded, and what
+    /// is printed of it is longer.
+    ///
+    /// # Errors
+    /// When it was not printed by a controller.
+    pub fn printed(text: &str) -> Result<Self, InvalidSelector> {
+        parse::parse_printed(text).map(Self)
+    }
+
+    /// The hosts that are meant by both.
+    #[must_use]
+    pub fn within(self, other: &Self) -> Self {
+        Self(Expr::And(vec![self.0, other.0.clone()]))
+    }
+
     /// Whether a host is meant.
     pub fn matches(&self, host: &Candidate<'_>) -> bool {
         self.0.matches(host)
@@ -292,8 +307,27 @@ mod tests {
         ) {
             if let Ok(selector) = text.parse::<Selector>() {
                 let printed = selector.to_string();
-                let again = printed.parse::<Selector>();
+                let again = Selector::printed(&printed);
                 prop_assert_eq!(again.map(|s| s.to_string()).ok(), Some(printed));
+            }
+        }
+
+        #[test]
+        fn what_was_understood_is_read_back_however_long_and_deep_it_is(
+            levels in proptest::collection::vec("not |\\(|\\(a and b or |a=b and not |!x or c,\\(", 0..64),
+            names in 1..9000_usize,
+        ) {
+            let open = |text: &String| text.matches('(').count();
+            let closed = ")".repeat(levels.iter().map(open).sum());
+            let names = vec!["web-1"; names].join(",");
+            let text = format!("{}({names}){closed}", levels.concat());
+            if let Ok(selector) = text.parse::<Selector>() {
+                let both = selector.clone().within(&selector);
+                for selector in [selector, both] {
+                    let printed = selector.to_string();
+                    let again = Selector::printed(&printed);
+                    prop_assert_eq!(again.map(|s| s.to_string()).ok(), Some(printed));
+                }
             }
         }
     }

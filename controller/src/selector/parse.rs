@@ -9,6 +9,8 @@ use super::{Expr, Pattern, STOPPED, UNREACHABLE};
 const LONGEST: usize = 64 << 10;
 /// Deepest nesting of parentheses and "not".
 const DEEPEST: usize = 64;
+/// The same of what was understood once and printed, which has parentheses around everything.
+const DEEPEST_PRINTED: usize = 3 * DEEPEST;
 const STATES: [&str; 6] = ["up", "down", STOPPED, UNREACHABLE, "never", "revoked"];
 const STATUSES: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 
@@ -36,6 +38,7 @@ struct Parser<'a> {
     at: usize,
     end: usize,
     depth: usize,
+    deepest: usize,
 }
 
 pub(super) fn parse(text: &str) -> Result<Expr, InvalidSelector> {
@@ -46,8 +49,17 @@ pub(super) fn parse(text: &str) -> Result<Expr, InvalidSelector> {
     if text.trim().is_empty() {
         return Err(error(1, "nothing is selected; write \"all\" for every host"));
     }
-    let mut parser =
-        Parser { tokens: tokens(text)?, at: 0, end: text.chars().count() + 1, depth: 0 };
+    whole(text, DEEPEST)
+}
+
+/// Reads what was printed. It is longer and deeper than what was typed.
+pub(super) fn parse_printed(text: &str) -> Result<Expr, InvalidSelector> {
+    whole(text, DEEPEST_PRINTED)
+}
+
+fn whole(text: &str, deepest: usize) -> Result<Expr, InvalidSelector> {
+    let end = text.chars().count() + 1;
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, end, depth: 0, deepest };
     let expr = parser.any()?;
     match parser.peek() {
         None => Ok(expr),
@@ -130,8 +142,8 @@ impl<'a> Parser<'a> {
 
     fn one(&mut self) -> Result<Expr, InvalidSelector> {
         self.depth += 1;
-        if self.depth > DEEPEST {
-            return Err(self.error(format!("it is nested deeper than {DEEPEST}")));
+        if self.depth > self.deepest {
+            return Err(self.error(format!("it is nested deeper than {}", self.deepest)));
         }
         let expr = self.unnested();
         self.depth -= 1;

@@ -11,11 +11,14 @@ use prost::Message;
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError, notices, transaction::Transaction, turns};
-use crate::health::{
-    Host, Left, Standing,
-    problems::severity,
-    recorder::News,
-    silence::{Acknowledgement, Checks, Downtime},
+use crate::{
+    health::{
+        Host, Left, Standing,
+        problems::severity,
+        recorder::News,
+        silence::{Acknowledgement, Checks, Downtime},
+    },
+    selector::Selector,
 };
 
 /// A column that holds a status.
@@ -101,12 +104,12 @@ impl Store {
     /// When the store refuses, or is damaged.
     pub async fn downtimes(&self, now_us: i64) -> Result<Vec<Downtime>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM downtimes WHERE ends_us + lasts_us > $1 ORDER BY begins_us, id",
+            "SELECT * FROM downtimes WHERE ends_us > $1 - lasts_us ORDER BY begins_us, id",
         )
         .bind(now_us)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(downtime).collect()
+        self.readable(&rows, downtime)
     }
 
     /// Takes a downtime back; false when there is none of that id that is not over.
@@ -117,7 +120,7 @@ impl Store {
         let _writer = self.write().await;
         let done = sqlx::query(
             "UPDATE downtimes SET ends_us = $2, lasts_us = 0 \
-             WHERE id = $1 AND ends_us + lasts_us > $2",
+             WHERE id = $1 AND ends_us > $2 - lasts_us",
         )
         .bind(id)
         .bind(now_us)
@@ -187,7 +190,7 @@ impl Store {
                 comment: row.try_get("comment")?,
             })
         };
-        rows.iter().map(read).collect()
+        self.readable(&rows, read)
     }
 }
 
@@ -245,11 +248,12 @@ fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
 fn downtime(row: &AnyRow) -> Result<Downtime, StoreError> {
     let (hosts, checks): (String, String) = (row.try_get("hosts")?, row.try_get("checks")?);
     let lasts: i64 = row.try_get("lasts_us")?;
-    let damaged = |what: &str| StoreError::Damaged(format!("a downtime of \"{what}\""));
+    let id: String = row.try_get("id")?;
+    let damaged = |what: &str| StoreError::Damaged(format!("the {what} of downtime {id}"));
     Ok(Downtime {
-        id: row.try_get("id")?,
-        hosts: hosts.parse().map_err(|_| damaged(&hosts))?,
-        checks: Checks::new(&checks).map_err(|_| damaged(&checks))?,
+        hosts: Selector::printed(&hosts).map_err(|_| damaged("hosts"))?,
+        checks: Checks::new(&checks).map_err(|_| damaged("checks"))?,
+        id,
         begins_us: row.try_get("begins_us")?,
         ends_us: row.try_get("ends_us")?,
         lasts_us: (lasts != 0).then_some(lasts),

@@ -227,7 +227,7 @@ impl Store {
     /// All hosts, by name, from the database.
     pub(super) async fn read_hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM hosts ORDER BY name").fetch_all(&self.pool).await?;
-        rows.iter().map(HostRow::read).collect()
+        self.readable(&rows, HostRow::read)
     }
 
     /// One host.

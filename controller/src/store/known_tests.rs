@@ -41,6 +41,77 @@ on_both! {
         assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
     }
 
+    async fn a_damaged_row_is_left_out_and_the_others_count(fixture: Fixture) {
+        let store = &fixture.store;
+        let downtime = |id: &str, begins_us| Downtime {
+            id: id.into(),
+            hosts: "all".parse().expect("selector"),
+            checks: Checks::new("*").expect("pattern"),
+            begins_us,
+            ends_us: i64::MAX,
+            lasts_us: Some(5),
+            made_by: "eve".into(),
+            comment: "x".into(),
+        };
+        // One of an earlier controller may begin at any time.
+        for (id, begins_us) in [("d1", 1), ("d2", 2), ("d3", i64::MAX - 1)] {
+            store.add_downtime(&downtime(id, begins_us)).await.expect("added");
+        }
+        let operator = |name: &str| OperatorRow {
+            name: name.parse().expect("a name"),
+            role: Role::Viewer,
+            scope: Some("web-1".parse().expect("a selector")),
+            operations: crate::authz::Operations::default(),
+            serial: String::new(),
+            key: String::new(),
+            renewable: false,
+            created_us: 1,
+            certificate_until_us: 9,
+            revoked_us: None,
+        };
+        for name in ["alice", "bob"] {
+            store.add_operator(&operator(name), false).await.expect("added");
+        }
+        for text in [
+            "UPDATE downtimes SET hosts = 'and and' WHERE id = 'd2'",
+            "UPDATE operators SET scope = '(' WHERE name = 'bob'",
+        ] {
+            sqlx::query(text).execute(&store.pool).await.expect("damaged");
+        }
+        let read = store.downtimes(100).await.expect("read");
+        let ids: Vec<_> = read.iter().map(|d| d.id.as_str()).collect();
+        assert_eq!(ids, ["d1", "d3"]);
+        assert!(store.end_downtime("d3", 100).await.expect("ended"));
+        assert_eq!(store.operators().await.expect("read").len(), 1);
+        let bob = "bob".parse().expect("a name");
+        assert!(store.operator(&bob).await.is_err(), "nobody can say what it may do");
+        assert!(store.revoke_operator(&bob, 5).await.expect("revoked"));
+        assert!(store.add_operator(&operator("bob"), false).await.expect("added anew"));
+        assert_eq!(store.operators().await.expect("read").len(), 2);
+    }
+
+    async fn the_longest_selector_that_can_be_typed_is_read_back(fixture: Fixture) {
+        let store = &fixture.store;
+        let names = vec!["web-1"; 10_900].join(",");
+        let deep = format!("{}all", "not ".repeat(63));
+        for (id, text) in [("a", names), ("b", deep)] {
+            let hosts: crate::selector::Selector = text.parse().expect("selector");
+            let scope = hosts.clone();
+            let downtime = Downtime {
+                id: id.into(),
+                hosts: hosts.within(&scope),
+                checks: Checks::new("*").expect("pattern"),
+                begins_us: 1,
+                ends_us: 9,
+                lasts_us: None,
+                made_by: "eve".into(),
+                comment: "x".into(),
+            };
+            store.add_downtime(&downtime).await.expect("added");
+        }
+        assert_eq!(store.downtimes(2).await.expect("read").len(), 2);
+    }
+
     async fn what_is_known_of_a_problem_goes_when_it_recovers_or_gets_worse(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;

@@ -197,7 +197,7 @@ impl Store {
         .bind(i64::from(most))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(read_notice).collect()
+        self.readable(&rows, read_notice)
     }
 
     /// Forgets what waits for targets that there are no more, and what they were told: one that
@@ -348,6 +348,6 @@ impl Store {
         let rows = sqlx::query(text).bind(target).fetch_all(&self.pool).await?;
         let read =
             |row: &AnyRow| Ok((read_host(row)?, row.try_get("check_name")?, Told::read(row)?));
-        rows.iter().map(read).collect()
+        self.readable(&rows, read)
     }
 }

@@ -36,19 +36,20 @@ pub struct OperatorRow {
 
 impl OperatorRow {
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let damaged = |what: &str| StoreError::Damaged(format!("operator \"{what}\""));
         let (name, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
+        let damaged =
+            |what: &str| StoreError::Damaged(format!("the {what} of operator \"{name}\""));
         let scope: String = row.try_get("scope")?;
         let operations: String = row.try_get("operations")?;
         let revoked: i64 = row.try_get("revoked_us")?;
         Ok(Self {
-            name: name.parse().map_err(|_| damaged(&name))?,
-            role: role.parse().map_err(|_| damaged(&role))?,
+            name: name.parse().map_err(|_| damaged("name"))?,
+            role: role.parse().map_err(|_| damaged("role"))?,
             scope: match scope.as_str() {
                 "" => None,
-                text => Some(text.parse().map_err(|_| damaged(text))?),
+                text => Some(Selector::printed(text).map_err(|_| damaged("hosts"))?),
             },
-            operations: operations.parse().map_err(|_| damaged(&operations))?,
+            operations: operations.parse().map_err(|_| damaged("operations"))?,
             serial: row.try_get("serial")?,
             key: row.try_get("key_fingerprint")?,
             renewable: row.try_get::<i64, _>("renewable")? != 0,
@@ -129,13 +130,13 @@ impl Store {
         row.as_ref().map(OperatorRow::read).transpose()
     }
 
-    /// All operators, by name.
+    /// All operators, by name. One whose row is damaged is not among them, and may do nothing.
     ///
     /// # Errors
     /// When the store refuses.
     pub async fn operators(&self) -> Result<Vec<OperatorRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM operators ORDER BY name").fetch_all(&self.pool);
-        rows.await?.iter().map(OperatorRow::read).collect()
+        self.readable(&rows.await?, OperatorRow::read)
     }
 
     /// Makes an operator's certificates worthless. The last admin of the whole fleet stays.
