@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Notifier, cause,
     message::Message,
+    send::Unconfirmed,
     target::{Kind, Target, Verdict},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         absence::{Absence, GOING_DOWN_US, absences},
         problems::{Known, severity},
     },
-    store::{HostRow, NoticeRow, StoreError},
+    store::{Fate, HostRow, NoticeRow, StoreError, Told},
 };
 
 /// How often it is looked for notices.
@@ -53,6 +54,11 @@ pub(super) struct Postman {
     failures: i64,
     /// When it was told again of what goes on.
     repeated_us: i64,
+    /// What became of notices that were delivered, as long as it cannot be written down: none of them
+    /// is sent again.
+    unwritten: Vec<Fate>,
+    /// How often that was tried in vain, and when it is tried next.
+    unwritable: (i64, i64),
 }
 
 /// What is known when notices are looked at.
@@ -111,7 +117,15 @@ fn explain(
 
 impl Postman {
     pub(super) fn new(target: Target, office: Notifier) -> Self {
-        Self { target, office, told: HashSet::new(), failures: 0, repeated_us: i64::MIN }
+        Self {
+            target,
+            office,
+            told: HashSet::new(),
+            failures: 0,
+            repeated_us: i64::MIN,
+            unwritten: Vec::new(),
+            unwritable: (0, i64::MIN),
+        }
     }
 
     /// Delivers until `stop`, also when that comes while something is being sent.
@@ -133,8 +147,11 @@ impl Postman {
     /// Looks once for notices and delivers those that are due; how long to wait until the next time.
     async fn round(&mut self, stop: &CancellationToken) -> Result<Duration, StoreError> {
         let now_us = self.office.clock.now().as_microsecond();
+        self.write_rest(now_us).await;
         let store = &self.office.store;
-        let notices = store.due_notices(&self.target.name, now_us, GROUP).await?;
+        let mut notices = store.due_notices(&self.target.name, now_us, GROUP).await?;
+        let more = notices.len() >= GROUP as usize;
+        notices.retain(|notice| !self.is_delivered(&notice.id));
         let of_host = |n: &NoticeRow| n.check.is_empty();
         let mut sight = Sight { now_us, ..Sight::default() };
         if !self.told.is_empty() || notices.iter().any(of_host) {
@@ -147,16 +164,30 @@ impl Postman {
         if !notices.is_empty() {
             sight.known = Known::read(store, now_us).await?;
         }
+        // Of those that are not sent it is written down together: there may be thousands.
+        let (mut fates, mut done) = (Vec::new(), Done::Next);
+        let many = !notices.is_empty();
         for notice in notices {
-            match self.one(notice, &sight, stop).await? {
-                Done::Next => {}
-                Done::Stopped => return Ok(Duration::ZERO),
-                Done::Refused => {
-                    let wait = RETRY_US << self.failures.clamp(0, DOUBLED.1);
-                    self.failures += 1;
-                    return Ok(Duration::from_micros(u64::try_from(wait).unwrap_or(0)));
-                }
+            done = self.one(notice, &sight, &mut fates, stop).await?;
+            if done != Done::Next {
+                break;
             }
+        }
+        let written = self.office.store.settle_notices(&fates).await;
+        if let Err(error) = &written {
+            tracing::error!(%error, target = self.target.name, "what becomes of notices cannot be written");
+        }
+        match done {
+            Done::Next => {}
+            Done::Stopped => return Ok(Duration::ZERO),
+            Done::Refused => {
+                let wait = RETRY_US << self.failures.clamp(0, DOUBLED.1);
+                self.failures += 1;
+                return Ok(Duration::from_micros(u64::try_from(wait).unwrap_or(0)));
+            }
+        }
+        if more && many && written.is_ok() {
+            return Ok(Duration::ZERO);
         }
         if self.target.kind == Kind::Alertmanager && now_us >= self.repeated_us {
             self.repeated_us = now_us + REPEAT_US;
@@ -165,15 +196,18 @@ impl Postman {
         Ok(BEAT)
     }
 
+    /// Looks at one notice, and delivers it when it is time. What is to be written down of one that
+    /// was not delivered goes to `fates`.
     async fn one(
         &mut self,
         mut notice: NoticeRow,
         sight: &Sight,
+        fates: &mut Vec<Fate>,
         stop: &CancellationToken,
     ) -> Result<Done, StoreError> {
         let (store, now_us) = (&self.office.store, sight.now_us);
         let Some(host) = store.host(&notice.host).await?.filter(|h| h.revoked_us.is_none()) else {
-            store.drop_notice(&notice.id).await?;
+            fates.push(Fate::Dropped { notice, forget: false });
             return Ok(Done::Next);
         };
         let ends = severity(notice.became) == 0;
@@ -194,10 +228,7 @@ impl Postman {
         };
         let later = match verdict {
             Verdict::Never => {
-                if gone {
-                    store.forget_told(&notice).await?;
-                }
-                store.drop_notice(&notice.id).await?;
+                fates.push(Fate::Dropped { notice, forget: gone });
                 return Ok(Done::Next);
             }
             Verdict::Later(due_us) => Some(due_us),
@@ -213,10 +244,14 @@ impl Postman {
             }
         };
         if let Some(due_us) = later {
-            store.defer_notice(&notice.id, due_us).await?;
+            fates.push(Fate::Later { notice, due_us });
             return Ok(Done::Next);
         }
-        let message = self.message(&notice, &host, told.map(|told| told.status), now_us);
+        if !self.mark(&notice, now_us).await {
+            return Ok(Done::Next);
+        }
+        let before = told.as_ref().map(Told::last);
+        let message = self.message(&notice, &host, before, now_us);
         let sending = self.office.sender.send(&self.target, &message, now_us + ALERT_US, now_us);
         let sent = tokio::select! {
             sent = sending => sent,
@@ -225,26 +260,64 @@ impl Postman {
         let Err(error) = sent else {
             self.failures = 0;
             self.told.extend(reason(absence));
-            self.office.store.notice_told(&notice, now_us).await?;
-            if gone {
-                self.office.store.forget_told(&notice).await?;
-            }
+            let forget = gone.then(|| Fate::Dropped { notice: notice.clone(), forget: true });
+            self.unwritten.push(Fate::Told { notice, at_us: now_us });
+            self.unwritten.extend(forget);
+            self.write_rest(now_us).await;
             return Ok(Done::Next);
         };
+        // What was attempted before stands, unless it is certain that this was not heard.
+        let attempted = told.as_ref().map_or(Status::Unspecified, |told| told.attempted);
+        let unheard = (!error.is::<Unconfirmed>()).then_some(attempted);
         let (target, host, check) = (&notice.target, &notice.host, &notice.check);
         if notice.failed_us > 0 && now_us - notice.failed_us > OLD.0 && notice.attempts >= OLD.1 {
             tracing::error!(%error, target, %host, check, "a notice was given up after a day");
-            if ends {
-                // Otherwise the same problem, when it comes again, would seem to be told already.
-                self.office.store.forget_told(&notice).await?;
-            }
-            self.office.store.drop_notice(&notice.id).await?;
+            // Of an end: the same problem, when it comes again, would seem to be told already.
+            fates.push(Fate::Dropped { notice, forget: ends });
         } else {
             tracing::warn!(%error, target, %host, check, "a notice could not be delivered yet");
             let wait_us = RETRY_US << notice.attempts.clamp(0, DOUBLED.0);
-            self.office.store.notice_failed(&notice, now_us + wait_us, now_us).await?;
+            let due_us = now_us + wait_us;
+            fates.push(Fate::Failed { notice, due_us, at_us: now_us, unheard });
         }
         Ok(Done::Refused)
+    }
+
+    /// Writes down that a notice is being sent; false when it is not to be, since another one took its
+    /// place. What cannot be written down is told all the same.
+    async fn mark(&self, notice: &NoticeRow, now_us: i64) -> bool {
+        if now_us < self.unwritable.1 {
+            return true;
+        }
+        self.office.store.notice_attempted(notice).await.unwrap_or_else(|error| {
+            tracing::error!(%error, target = self.target.name, "that a notice is sent cannot be written");
+            true
+        })
+    }
+
+    fn is_delivered(&self, id: &str) -> bool {
+        self.unwritten
+            .iter()
+            .any(|fate| matches!(fate, Fate::Told { notice, .. } if notice.id == id))
+    }
+
+    /// Writes down what became of delivered notices, or leaves that for later.
+    async fn write_rest(&mut self, now_us: i64) {
+        let (failures, again_us) = self.unwritable;
+        if self.unwritten.is_empty() || now_us < again_us {
+            return;
+        }
+        match self.office.store.settle_notices(&self.unwritten).await {
+            Ok(()) => {
+                self.unwritten.clear();
+                self.unwritable = (0, i64::MIN);
+            }
+            Err(error) => {
+                tracing::error!(%error, target = self.target.name, "delivered notices cannot be written down");
+                let wait_us = RETRY_US << failures.clamp(0, DOUBLED.1);
+                self.unwritable = (failures + 1, now_us + wait_us);
+            }
+        }
     }
 
     /// Whether the target heard already why a host that cannot be reached is away. Then the notice of

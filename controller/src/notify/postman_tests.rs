@@ -30,6 +30,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Hook {
     bodies: Arc<Mutex<Vec<Value>>>,
     status: Arc<AtomicU16>,
+    asked: Arc<AtomicU16>,
     url: String,
 }
 
@@ -37,7 +38,8 @@ impl Hook {
     async fn listen(status: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let hook = Self { bodies: Arc::default(), status: Arc::new(status.into()), url };
+        let (bodies, asked) = Default::default();
+        let hook = Self { bodies, status: Arc::new(status.into()), asked, url };
         let answering = hook.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -59,6 +61,7 @@ impl Hook {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).await.expect("a body");
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let status = self.status.load(Ordering::Relaxed);
         if status == 0 {
             std::future::pending::<()>().await;
@@ -92,6 +95,7 @@ struct Scene {
     notifier: Notifier,
     clock: FixedClock,
     turns: u64,
+    url: String,
     _dir: tempfile::TempDir,
 }
 
@@ -136,7 +140,7 @@ impl Scene {
             clock: Arc::new(clock.clone()),
             sender: Sender::new().expect("a sender"),
         };
-        Self { notifier, clock, turns: 0, _dir: dir }
+        Self { notifier, clock, turns: 0, url, _dir: dir }
     }
 
     fn postman(&self) -> Postman {
@@ -178,6 +182,19 @@ impl Scene {
         }
     }
 
+    /// How many notices wait.
+    async fn waiting(&self) -> usize {
+        let name = &self.notifier.targets[0].name;
+        self.notifier.store.due_notices(name, i64::MAX, 9999).await.expect("read").len()
+    }
+
+    /// Does something to the store beside the controller.
+    async fn meddle(&self, text: &str) {
+        use sqlx::{Connection as _, Executor as _};
+        let mut store = sqlx::AnyConnection::connect(&self.url).await.expect("the store");
+        store.execute(text).await.expect(text);
+    }
+
     /// A check that was looked at now.
     fn check(&self, name: &str, hard: Status, after: &[&str]) -> CheckState {
         let now = self.clock.now().as_microsecond();
@@ -193,6 +210,10 @@ impl Scene {
         }
     }
 }
+
+const FULL: &str = "CREATE TRIGGER a BEFORE DELETE ON notices BEGIN SELECT RAISE(ABORT, 'full'); END; \
+                    CREATE TRIGGER b BEFORE INSERT ON told BEGIN SELECT RAISE(ABORT, 'full'); END";
+const FREE: &str = "DROP TRIGGER a; DROP TRIGGER b";
 
 async fn round(postman: &mut Postman) -> Duration {
     postman.round(&CancellationToken::new()).await.expect("the store")
@@ -337,6 +358,95 @@ async fn one_that_never_answers_holds_up_neither_the_others_nor_the_end_of_the_c
     tokio::time::timeout(Duration::from_secs(2), running).await.expect("it ends").expect("well");
     let store = &scene.notifier.store;
     assert_eq!(store.due_notices("hangs", i64::MAX, 9).await.expect("read").len(), 5);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_is_told_once_and_written_down_later() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    let both = |s: &Scene| {
+        vec![s.check("disk", Status::Critical, &[]), s.check("units", Status::Critical, &[])]
+    };
+    scene.tell(both(&scene)).await;
+    scene.meddle(FULL).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk critical", "units critical"]);
+    for _ in 0..3 {
+        scene.clock.advance(Duration::from_secs(1));
+        round(&mut postman).await;
+    }
+    assert_eq!(hook.told(), [""; 0], "each is told once");
+    assert_eq!(scene.waiting().await, 2);
+    scene.meddle(FREE).await;
+    // One is over before that it was told is written down.
+    let checks =
+        vec![scene.check("disk", Status::Ok, &[]), scene.check("units", Status::Critical, &[])];
+    scene.tell(checks).await;
+    scene.clock.advance(MINUTE);
+    round(&mut postman).await;
+    assert_eq!((scene.waiting().await, hook.told()), (0, vec!["disk ok".to_owned()]));
+    let well = vec![scene.check("disk", Status::Ok, &[]), scene.check("units", Status::Ok, &[])];
+    scene.tell(well).await;
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["units ok"]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_problem_is_told_to_one_that_heard_of_it_and_did_not_say_so() {
+    let hook = Hook::listen(0).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    // The controller is stopped while it waits for the answer.
+    let stop = CancellationToken::new();
+    let mut postman = scene.postman();
+    let asked = hook.clone();
+    let stopping = async {
+        while asked.asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(postman.round(&stop), stopping);
+    assert_eq!(ended.expect("the store"), Duration::ZERO);
+    scene.clock.advance(MINUTE);
+    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
+    hook.status.store(200, Ordering::Relaxed);
+    round(&mut scene.postman()).await;
+    assert_eq!(hook.told(), ["disk ok"]);
+    assert_eq!(scene.waiting().await, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_problem_is_not_told_to_one_that_refused_to_hear_of_it() {
+    let hook = Hook::listen(503).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    round(&mut postman).await;
+    hook.status.store(200, Ordering::Relaxed);
+    scene.clock.advance(MINUTE);
+    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
+    assert_eq!(scene.waiting().await, 0, "nobody heard of it");
+    round(&mut postman).await;
+    assert_eq!(hook.told(), [""; 0]);
+}
+
+#[tokio::test]
+async fn many_notices_that_are_not_told_take_one_round_after_the_other_at_once() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    scene.notifier.targets[0].on = Some("role=none".parse().expect("a selector"));
+    let many: Vec<_> =
+        (0..450).map(|n| scene.check(&format!("c{n}"), Status::Critical, &[])).collect();
+    scene.tell(many).await;
+    let mut postman = scene.postman();
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        waits.push(round(&mut postman).await);
+    }
+    assert_eq!(waits, [Duration::ZERO, Duration::ZERO, BEAT]);
+    assert_eq!((scene.waiting().await, hook.told().len()), (0, 0));
 }
 
 fn host(name: &str) -> HostName {

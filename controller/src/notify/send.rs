@@ -27,6 +27,15 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// It may have been delivered all the same: the other end had it, and did not say that it took it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unconfirmed(String);
+
+fn unconfirmed(why: impl ToString) -> Error {
+    Unconfirmed(why.to_string()).into()
+}
+
 /// Whether something can be sent to a target, as far as can be seen before there is anything to tell.
 ///
 /// # Errors
@@ -93,7 +102,7 @@ impl Sender {
     /// Sends one notice; it is delivered when the other end says so. An alert counts until some time.
     ///
     /// # Errors
-    /// Why it was not.
+    /// Why it was not; [`Unconfirmed`] when nobody can tell.
     pub async fn send(
         &self,
         target: &Target,
@@ -138,16 +147,22 @@ impl Sender {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
         }
         let request = request.body(Full::new(Bytes::from(body.to_string())))?;
-        let status = self.http.request(request).await?.status();
-        match status.is_success() {
-            true => Ok(()),
-            false => Err(format!("it answers with {status}").into()),
+        let status = match self.http.request(request).await {
+            Ok(response) => response.status(),
+            Err(error) if error.is_connect() => return Err(error.into()),
+            Err(error) => return Err(unconfirmed(error)),
+        };
+        let said = format!("it answers with {status}");
+        match status {
+            _ if status.is_success() => Ok(()),
+            http::StatusCode::GATEWAY_TIMEOUT => Err(unconfirmed(said)),
+            _ => Err(said.into()),
         }
     }
 }
 
 async fn in_time(sending: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    tokio::time::timeout(LONGEST, sending).await.map_err(|_| "no answer in time")?
+    tokio::time::timeout(LONGEST, sending).await.map_err(|_| unconfirmed("no answer in time"))?
 }
 
 async fn mail(target: &Target, message: &Message) -> Result<(), Error> {
@@ -172,8 +187,10 @@ async fn mail(target: &Target, message: &Message) -> Result<(), Error> {
         let password = password.trim_end().to_owned();
         transport = transport.credentials(Credentials::new(username.clone(), password));
     }
-    transport.build().send(mail).await?;
-    Ok(())
+    match transport.build().send(mail).await {
+        Err(error) if error.is_timeout() => Err(unconfirmed(error)),
+        sent => Ok(sent.map(drop)?),
+    }
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Target {
 
     /// Whether what it was told goes on, as far as it knows.
     pub fn goes_on(&self, told: &Told) -> bool {
-        self.tells(told.status) || told.flapping
+        self.tells(told.status) || told.flapping || self.tells(told.attempted)
     }
 
     /// What is to become of a notice, by what the target was told before and what people know.
@@ -197,8 +197,9 @@ impl Target {
         if !self.is_for(host) {
             return Verdict::Never;
         }
+        let heard_any = told.is_some_and(|t| t.last() != Status::Unspecified);
         // Who heard of a check hears that it flaps, too: how it changes is not told meanwhile.
-        let problem = self.tells(notice.became) || (notice.flapping && told.is_some());
+        let problem = self.tells(notice.became) || (notice.flapping && heard_any);
         // Well again, or no longer bad enough to be told: worth a word to those who heard of it.
         let heard = told.is_some_and(|t| self.goes_on(t));
         if !problem && !heard {
@@ -208,7 +209,9 @@ impl Target {
         if problem && handled {
             return Verdict::Later(now_us + HANDLED_US);
         }
-        if told.is_some_and(|t| t.status == notice.became && t.flapping == notice.flapping) {
+        let same = |t: &Told| t.status == notice.became && t.flapping == notice.flapping;
+        // Unless it may have heard something else since.
+        if told.is_some_and(|t| t.attempted == Status::Unspecified && same(t)) {
             return Verdict::Never;
         }
         let gap_us = i64::try_from(self.gap.as_micros()).unwrap_or(i64::MAX);
@@ -275,7 +278,8 @@ mod tests {
     }
 
     fn told_of(status: Status, flapping: bool, at_us: i64) -> Told {
-        Told { status, flapping, at_us, since_us: 0, summary: String::new() }
+        let (since_us, summary, attempted) = Default::default();
+        Told { status, flapping, at_us, since_us, summary, attempted }
     }
 
     #[test]
@@ -308,6 +312,21 @@ mod tests {
         assert_eq!(of(&critical, Status::Warning, None, 0), Verdict::Never);
         let better = of(&critical, Status::Warning, Some((Status::Critical, 0)), 2 * MINUTE);
         assert_eq!(better, Verdict::Now, "it is no longer critical");
+    }
+
+    #[test]
+    fn what_may_have_been_heard_is_taken_back() {
+        let ops = target("gap = \"1m\"");
+        let of = |became, status, attempted| {
+            let told = Told { attempted, ..told_of(status, false, 0) };
+            ops.verdict(&notice(became), &host(), Some(&told), false, 2 * MINUTE)
+        };
+        let none = Status::Unspecified;
+        assert_eq!(of(Status::Ok, none, Status::Critical), Verdict::Now);
+        assert_eq!(of(Status::Ok, Status::Ok, Status::Critical), Verdict::Now);
+        assert_eq!(of(Status::Critical, Status::Critical, Status::Ok), Verdict::Now);
+        assert_eq!(of(Status::Ok, Status::Ok, none), Verdict::Never);
+        assert_eq!(of(Status::Ok, none, none), Verdict::Never, "it was certainly not heard");
     }
 
     #[test]

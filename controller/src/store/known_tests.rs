@@ -112,6 +112,42 @@ on_both! {
         assert_eq!(store.downtimes(2).await.expect("read").len(), 2);
     }
 
+    async fn the_end_of_a_problem_waits_for_those_alone_who_heard_of_it(fixture: Fixture) {
+        let store = &fixture.store.clone().telling(vec!["heard".into(), "deaf".into()]);
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let tell = |number, became: Status| async move {
+            let turn = Turn {
+                number,
+                check: "disk".into(),
+                was: Status::Ok.into(),
+                became: became.into(),
+                hard: true,
+                ..Turn::default()
+            };
+            store.record_health(&[news("web-1", vec![turn])]).await.expect("written");
+        };
+        let waiting = async |target: &str| store.due_notices(target, 9, 9).await.expect("read");
+        tell(1, Status::Critical).await;
+        let notice = waiting("heard").await.remove(0);
+        assert!(store.notice_attempted(&notice).await.expect("written"));
+        tell(2, Status::Ok).await;
+        assert!(!store.notice_attempted(&notice).await.expect("asked"), "it waits no more");
+        let left = waiting("heard").await.remove(0);
+        assert_eq!((left.became, waiting("deaf").await.len()), (Status::Ok, 0));
+        let told = store.told("heard", &name("web-1"), "disk").await.expect("read").expect("there");
+        assert_eq!((told.status, told.last()), (Status::Unspecified, Status::Critical));
+        let fates = [
+            Fate::Told { notice: left.clone(), at_us: 7 },
+            Fate::Dropped { notice: left, forget: false },
+        ];
+        store.settle_notices(&fates).await.expect("written");
+        let told = store.told("heard", &name("web-1"), "disk").await.expect("read").expect("there");
+        assert_eq!((told.last(), told.at_us), (Status::Ok, 7));
+        tell(3, Status::Ok).await;
+        assert!(waiting("heard").await.is_empty(), "it knows");
+    }
+
     async fn what_is_known_of_a_problem_goes_when_it_recovers_or_gets_worse(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;

@@ -7,6 +7,7 @@ mod audit;
 mod claim;
 mod connections;
 mod days;
+mod fates;
 mod figures;
 mod health;
 mod hosts;
@@ -37,6 +38,7 @@ pub use self::{
     audit::AuditFilter,
     claim::StoreClaim,
     connections::Change,
+    fates::Fate,
     hosts::{Connection, EnrollError, HostRow, NewHost},
     notices::{NoticeRow, Told},
     operators::OperatorRow,

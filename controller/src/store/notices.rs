@@ -49,9 +49,20 @@ pub struct Told {
     pub since_us: i64,
     /// In which words.
     pub summary: String,
+    /// What it was sent since and did not confirm, so that it may have heard it; unspecified when it
+    /// confirmed the last.
+    pub attempted: Status,
 }
 
 impl Told {
+    /// What it heard last, as far as anybody knows.
+    pub fn last(&self) -> Status {
+        match self.attempted {
+            Status::Unspecified => self.status,
+            attempted => attempted,
+        }
+    }
+
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let flapping: i64 = row.try_get("flapping")?;
         Ok(Self {
@@ -60,6 +71,7 @@ impl Told {
             at_us: row.try_get("at_us")?,
             since_us: row.try_get("since_us")?,
             summary: row.try_get("summary")?,
+            attempted: status(row, "attempted")?,
         })
     }
 }
@@ -109,7 +121,9 @@ pub(super) async fn write(
     }
     // Of a problem that somebody heard of the end is told first.
     for check in &news.gone {
-        sqlx::query("DELETE FROM told WHERE host = $1 AND check_name = $2 AND status = 1")
+        let text = "DELETE FROM told WHERE host = $1 AND check_name = $2 AND status < 2 \
+                    AND attempted < 2";
+        sqlx::query(text)
             .bind(news.host.as_str())
             .bind(check.as_str())
             .execute(&mut **transaction)
@@ -118,7 +132,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Writes a notice down, unless it is there already.
+/// Writes a notice down, unless it is there already, or nobody needs it.
 pub(super) async fn add(
     transaction: &mut Transaction<'_>,
     notice: &NoticeRow,
@@ -135,6 +149,21 @@ pub(super) async fn add(
     .bind(notice.id.as_str())
     .execute(&mut **transaction)
     .await?;
+    // That all is well again is told to those who heard of the problem, or may have.
+    if severity(notice.became) == 0 {
+        let heard = sqlx::query(
+            "SELECT 1 AS heard FROM told WHERE target = $1 AND host = $2 AND check_name = $3 \
+             AND (status > 1 OR flapping <> 0 OR attempted > 1)",
+        )
+        .bind(notice.target.as_str())
+        .bind(notice.host.as_str())
+        .bind(notice.check.as_str())
+        .fetch_optional(&mut **transaction)
+        .await?;
+        if heard.is_none() {
+            return Ok(());
+        }
+    }
     sqlx::query(
         "INSERT INTO notices (id, target, host, check_name, was, became, at_us, due_us, attempts, \
          summary, flapping) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10) \
@@ -220,99 +249,6 @@ impl Store {
                 sqlx::query(text).bind(target.as_str()).execute(&self.writes).await?;
             }
         }
-        Ok(())
-    }
-
-    /// Takes a notice out that is not to be told.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn drop_notice(&self, id: &str) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        sqlx::query("DELETE FROM notices WHERE id = $1").bind(id).execute(&self.pool).await?;
-        Ok(())
-    }
-
-    /// Puts a notice off.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn defer_notice(&self, id: &str, due_us: i64) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        sqlx::query("UPDATE notices SET due_us = $2 WHERE id = $1")
-            .bind(id)
-            .bind(due_us)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
-    }
-
-    /// Puts a notice off that was tried in vain.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn notice_failed(
-        &self,
-        notice: &NoticeRow,
-        due_us: i64,
-        now_us: i64,
-    ) -> Result<(), StoreError> {
-        let first_us = if notice.failed_us == 0 { now_us } else { notice.failed_us };
-        let _writer = self.write().await;
-        sqlx::query(
-            "UPDATE notices SET due_us = $2, failed_us = $3, attempts = attempts + 1 WHERE id = $1",
-        )
-        .bind(notice.id.as_str())
-        .bind(due_us)
-        .bind(first_us)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// Forgets what a target was told of a problem.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn forget_told(&self, notice: &NoticeRow) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        sqlx::query("DELETE FROM told WHERE target = $1 AND host = $2 AND check_name = $3")
-            .bind(notice.target.as_str())
-            .bind(notice.host.as_str())
-            .bind(notice.check.as_str())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
-    }
-
-    /// Takes a notice out that was delivered, and remembers what was told.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn notice_told(&self, notice: &NoticeRow, now_us: i64) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM notices WHERE id = $1")
-            .bind(notice.id.as_str())
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(
-            "INSERT INTO told (target, host, check_name, status, at_us, flapping, since_us, summary) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-             ON CONFLICT (target, host, check_name) DO UPDATE SET status = excluded.status, \
-             at_us = excluded.at_us, flapping = excluded.flapping, since_us = excluded.since_us, \
-             summary = excluded.summary",
-        )
-        .bind(notice.target.as_str())
-        .bind(notice.host.as_str())
-        .bind(notice.check.as_str())
-        .bind(i64::from(i32::from(notice.became)))
-        .bind(now_us)
-        .bind(i64::from(notice.flapping))
-        .bind(notice.at_us)
-        .bind(notice.summary.as_str())
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
         Ok(())
     }
 

@@ -574,6 +574,39 @@ async fn a_claim_whose_connection_is_lost_is_taken_again_or_ends_the_controller(
 }
 
 #[tokio::test]
+async fn what_changes_and_is_listed_all_the_time_has_an_index() {
+    let Fixture { store, url: _, _dir } = sqlite().await;
+    let plan = async |text: &str| {
+        let rows = sqlx::query(&format!("EXPLAIN QUERY PLAN {text}")).fetch_all(&store.pool).await;
+        let detail = |row: &AnyRow| row.get::<String, _>("detail");
+        rows.expect(text).iter().map(detail).collect::<Vec<_>>().join("; ")
+    };
+    for (text, index) in [
+        (
+            "DELETE FROM notices WHERE target = '' AND host = '' AND check_name = '' AND id <> ''",
+            "notices_of",
+        ),
+        ("DELETE FROM notices WHERE host = '' AND check_name = ''", "notices_of"),
+        (
+            "SELECT * FROM notices WHERE target = '' AND due_us <= 1 ORDER BY due_us, at_us, id",
+            "notices_due",
+        ),
+        ("DELETE FROM told WHERE host = '' AND check_name = '' AND status < 2", "told_of"),
+        (
+            "SELECT * FROM audit WHERE seq < 9 AND kind <> '' AND subject = '' ORDER BY seq DESC",
+            "audit_subject",
+        ),
+        (
+            "SELECT * FROM audit WHERE seq < 9 AND kind <> '' AND principal = '' ORDER BY seq DESC",
+            "audit_principal",
+        ),
+    ] {
+        let used = plan(text).await;
+        assert!(used.contains(index), "{text}: {used}");
+    }
+}
+
+#[tokio::test]
 async fn a_new_store_can_be_read_by_its_owner_alone() {
     let Fixture { store, url, _dir } = sqlite().await;
     token(&store, "t", 1, 1).await;
