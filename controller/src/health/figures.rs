@@ -272,7 +272,11 @@ impl Figures {
             if hours.is_empty() {
                 return Ok(());
             }
-            store.add_hours(hours).await?;
+            match store.add_hours(hours).await {
+                // One host's hour must not keep those of all others from being written.
+                Err(error) if error.is_of_content() => write_singly(store, hours).await?,
+                written => written?,
+            }
             hours.clear();
             self.forget_gone(now_us);
         }
@@ -289,6 +293,20 @@ impl Figures {
         }
         inner.keys.retain(|key| Arc::strong_count(key) > 1);
     }
+}
+
+/// Writes hours one by one, without those that the store cannot take.
+async fn write_singly(store: &Store, hours: &mut Vec<Hour>) -> Result<(), StoreError> {
+    while let Some(hour) = hours.last() {
+        match store.add_hours(std::slice::from_ref(hour)).await {
+            Err(error) if error.is_of_content() => {
+                tracing::error!(host = %hour.host, %error, "figures of an hour are left out");
+            }
+            written => written?,
+        }
+        hours.pop();
+    }
+    Ok(())
 }
 
 /// The number of the span of some length that holds some time. Times before 1970 and after the year

@@ -21,6 +21,8 @@ use super::{
 const MOST: usize = 500;
 /// Longest text of a check that is kept.
 const TEXT: usize = 1000;
+/// The same of what a figure is of, which is kept for each host and for months.
+const FIGURE_TEXT: usize = 200;
 /// Clocks that differ by less are taken to be the same: so long can a report be under way.
 const SKEW_US: i64 = 5_000_000;
 /// An agent that told nothing at all for so long is silent itself.
@@ -221,9 +223,16 @@ fn ended(standing: &Standing, at_us: i64) -> Option<Turn> {
 /// A state that an agent may tell, held to what can be kept in memory; none when its name is no
 /// check's.
 fn believed(mut state: CheckState, ours: &dyn Fn(i64) -> i64) -> Option<CheckState> {
-    state.check.parse::<CheckName>().ok()?;
+    state = harmless(state)?;
     state.since_us = ours(state.since_us);
     state.checked_us = ours(state.checked_us);
+    Some(state)
+}
+
+/// A state with nothing in it that could not be kept, but for its times; none when its name is no
+/// check's.
+pub(crate) fn harmless(mut state: CheckState) -> Option<CheckState> {
+    state.check.parse::<CheckName>().ok()?;
     state.summary = short(state.summary);
     state.operation = short(state.operation);
     state.after.truncate(64);
@@ -239,16 +248,20 @@ fn believed(mut state: CheckState, ours: &dyn Fn(i64) -> i64) -> Option<CheckSta
     state.figures.truncate(64);
     for figure in &mut state.figures {
         for text in [&mut figure.name, &mut figure.subject, &mut figure.unit] {
-            *text = short(std::mem::take(text));
+            *text = held(std::mem::take(text), FIGURE_TEXT);
         }
     }
     Some(state)
 }
 
-/// PostgreSQL takes no NUL in a text.
 fn short(text: String) -> String {
-    match text.len() > TEXT || text.contains('\0') {
-        true => text.chars().filter(|c| *c != '\0').take(TEXT).collect(),
+    held(text, TEXT)
+}
+
+/// PostgreSQL takes no NUL in a text.
+fn held(text: String, longest: usize) -> String {
+    match text.len() > longest || text.contains('\0') {
+        true => text.chars().filter(|c| *c != '\0').take(longest).collect(),
         false => text,
     }
 }

@@ -211,3 +211,17 @@ fn a_check_of_a_linked_host_that_is_heard_of_no_more_is_told_and_so_is_that_it_i
     fleet.arrived(&web(), 90 * MINUTE);
     assert!(fleet.lapse(&[web()], 91 * MINUTE).is_empty(), "it has just come back");
 }
+
+#[test]
+fn what_figures_are_of_is_short_and_has_no_nul() {
+    let figure = hostler_proto::wire::Figure {
+        name: "used".into(),
+        subject: "a\0b".into(),
+        unit: "u".repeat(5000),
+        ..Default::default()
+    };
+    let disk = CheckState { figures: vec![figure], ..state("disk", Status::Ok) };
+    let disk = harmless(disk).expect("a check");
+    assert_eq!((disk.figures[0].subject.as_str(), disk.figures[0].unit.len()), ("ab", FIGURE_TEXT));
+    assert!(harmless(state("no name", Status::Ok)).is_none());
+}

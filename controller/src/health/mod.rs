@@ -23,6 +23,7 @@ use std::{
 
 use hostler_proto::{name::HostName, wire::HealthRequest};
 
+pub(crate) use self::hear::harmless;
 pub use self::standing::Standing;
 
 /// How every check of every host stands. A clone is the same fleet.

@@ -465,6 +465,31 @@ on_both! {
         assert!(all().await.is_empty());
     }
 
+    async fn one_hosts_figures_do_not_keep_those_of_others_from_being_written(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        let key = |subject: &str| {
+            let (check, name, unit) = ("disk".into(), "used".into(), "bytes".into());
+            Arc::new(Key { check, name, subject: subject.into(), unit })
+        };
+        let hour = |host: &str, subject: &str| Hour {
+            host: name(host),
+            begins_us: 0,
+            values: vec![Counted { key: key(subject), mean: 1.0, most: 2.0, share: 1.0 }],
+        };
+        for host in ["web-1", "web-2", "web-3"] {
+            store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+        }
+        let damage = "INSERT INTO figure_days (host, day_us, data) VALUES ('web-1', 0, $1)";
+        sqlx::query(damage).bind(vec![255_u8; 9]).execute(&store.pool).await.expect("damaged");
+        // PostgreSQL refuses the second, too.
+        let mut hours = vec![hour("web-1", "/"), hour("web-2", "a\0b"), hour("web-3", "/")];
+        let figures = crate::health::figures::Figures::default();
+        figures.write_down(store, i64::MAX, &mut hours).await.expect("written");
+        assert!(hours.is_empty());
+        assert_eq!(store.hours(&name("web-3"), 0).await.expect("read").len(), 1);
+    }
+
     async fn hosts_that_changed_are_read_anew(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;
