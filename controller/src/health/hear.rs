@@ -27,6 +27,10 @@ const FIGURE_TEXT: usize = 200;
 const SKEW_US: i64 = 5_000_000;
 /// An agent that told nothing at all for so long is silent itself.
 const SILENT_US: i64 = 4 * HEARTBEAT_US;
+/// One that told nothing for so long is perhaps.
+const QUIET_US: i64 = 2 * HEARTBEAT_US;
+/// What is said of it then.
+const SILENT: &str = "its agent is linked and tells nothing of its checks any more";
 
 impl Fleet {
     /// Takes in what an agent tells; gives what is to be written down, if anything is.
@@ -45,6 +49,7 @@ impl Fleet {
         };
         let mut changed = anew | (std::mem::replace(&mut known.left, left) != left);
         known.heard_us = now_us;
+        let speaks = !report.checks.is_empty() && std::mem::take(&mut known.silent);
         known.skew_us = skew(known.skew_us, report.now_us, now_us);
         let behind = known.skew_us;
         // What has happened has happened by now, whatever the agent's clock says.
@@ -54,6 +59,9 @@ impl Fleet {
         };
 
         let mut turns = Vec::new();
+        if speaks {
+            turns.push(of_agent(Status::Unknown, Status::Ok, now_us));
+        }
         if report.forgotten > 0 && !anew {
             turns.push(forgotten(report.forgotten, now_us));
         }
@@ -121,20 +129,25 @@ impl Fleet {
         let mut news = Vec::new();
         for host in linked {
             let Some(known) = fleet.get_mut(host) else { continue };
-            let since_us = known.heard_us.max(known.linked_us);
-            let silent = now_us - since_us > SILENT_US;
+            let quiet_us = now_us - known.heard_us.max(known.linked_us);
             let linked_us = known.linked_us;
+            let late = |standing: &Standing| {
+                now_us - standing.heard_us.max(linked_us) > standing.patience_us()
+            };
+            let silent = quiet_us > SILENT_US || known.checks.values().all(late);
+            // Whether it is a check or the agent is not known yet.
+            if !silent && quiet_us > QUIET_US {
+                continue;
+            }
             let mut turns = Vec::new();
             for (name, standing) in &mut known.checks {
-                let since_us = standing.heard_us.max(linked_us);
-                let late = now_us - since_us > standing.patience_us();
                 let told = standing.told;
-                if !late || told.0 == Status::Unknown || told.0 == Status::Unspecified {
+                if !late(standing) || told.0 == Status::Unknown || told.0 == Status::Unspecified {
                     continue;
                 }
                 standing.told = (Status::Unknown, told.1);
                 let summary = match silent {
-                    true => "its agent is linked and tells nothing of its checks any more",
+                    true => SILENT,
                     false => "nothing was heard of it in time, though its agent tells of others",
                 };
                 turns.push(Turn {
@@ -151,9 +164,11 @@ impl Fleet {
             if turns.is_empty() {
                 continue;
             }
-            // One cause is one notice.
-            let untold = turns.iter().skip(1).filter(|_| silent).map(|t| t.check.clone());
-            let untold = untold.collect();
+            // One cause is one notice: that of the host, which needs no other to be well.
+            let untold = turns.iter().filter(|_| silent).map(|t| t.check.clone()).collect();
+            if silent && !std::mem::replace(&mut known.silent, true) {
+                turns.insert(0, of_agent(Status::Ok, Status::Unknown, now_us));
+            }
             news.push(News { untold, turns, ..known.news(host) });
         }
         news
@@ -202,6 +217,22 @@ fn forgotten(many: u64, at_us: i64) -> Turn {
         became: Status::Ok.into(),
         at_us,
         summary: format!("{many} changes of its checks were forgotten before they could be told"),
+        ..Turn::default()
+    }
+}
+
+/// That an agent tells nothing, or tells of its checks again: of the host itself.
+fn of_agent(was: Status, became: Status, at_us: i64) -> Turn {
+    let summary = match became {
+        Status::Ok => "its agent tells of its checks again",
+        _ => SILENT,
+    };
+    Turn {
+        was: was.into(),
+        became: became.into(),
+        hard: true,
+        at_us,
+        summary: summary.to_owned(),
         ..Turn::default()
     }
 }

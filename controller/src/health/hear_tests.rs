@@ -205,11 +205,40 @@ fn a_check_of_a_linked_host_that_is_heard_of_no_more_is_told_and_so_is_that_it_i
     let again = fleet.hear(&web(), report(both(), vec![], false), 6 * MINUTE).expect("news");
     assert_eq!(told(&again), [("disk", Status::Unknown, Status::Ok, 6 * MINUTE)]);
     let silent = fleet.lapse(&[web()], 20 * MINUTE);
-    assert_eq!((silent[0].turns.len(), silent[0].untold.len()), (2, 1), "one cause, one notice");
+    assert_eq!((silent[0].turns.len(), silent[0].untold.len()), (3, 2), "one cause, one notice");
     fleet.arrived(&web(), 30 * MINUTE);
     fleet.hear(&web(), report(both(), vec![], true), 30 * MINUTE);
     fleet.arrived(&web(), 90 * MINUTE);
     assert!(fleet.lapse(&[web()], 91 * MINUTE).is_empty(), "it has just come back");
+}
+
+#[test]
+fn an_agent_that_falls_silent_is_told_of_once_as_its_host_and_so_is_that_it_speaks() {
+    let fleet = Fleet::default();
+    let every = |name: &str, interval_s| CheckState { interval_s, ..state(name, Status::Ok) };
+    let all = || vec![every("a", 10), every("b", 60), every("c", 600)];
+    fleet.hear(&web(), report(all(), vec![], true), 0);
+    fleet.hear(&web(), report(vec![every("c", 600)], vec![], false), MINUTE);
+    // The first is late, and the agent may be the reason.
+    assert!(fleet.lapse(&[web()], 4 * MINUTE).is_empty());
+    let news = fleet.lapse(&[web()], 6 * MINUTE);
+    let at = 6 * MINUTE;
+    let (well, unknown) = (Status::Ok, Status::Unknown);
+    assert_eq!(
+        told(&news[0]),
+        [("", well, unknown, at), ("a", well, unknown, at), ("b", well, unknown, at)]
+    );
+    assert_eq!(news[0].untold, ["a", "b"]);
+    let news = fleet.lapse(&[web()], 30 * MINUTE);
+    assert_eq!(told(&news[0]), [("c", well, unknown, 30 * MINUTE)]);
+    assert_eq!(news[0].untold, ["c"], "people know of the host");
+    let empty = fleet.hear(&web(), report(vec![], vec![], false), 31 * MINUTE);
+    assert!(empty.is_none_or(|news| news.turns.is_empty()), "that tells of no check");
+    let again = fleet.hear(&web(), report(all(), vec![], false), 32 * MINUTE).expect("news");
+    assert_eq!(told(&again)[0], ("", unknown, well, 32 * MINUTE));
+    assert!(again.untold.is_empty() && again.turns.len() == 4);
+    let late = fleet.lapse(&[web()], 36 * MINUTE + 1);
+    assert_eq!(late[0].turns[0].check, "", "it is told anew");
 }
 
 #[test]

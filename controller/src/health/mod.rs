@@ -45,6 +45,8 @@ pub struct Host {
     pub linked_us: i64,
     /// By how much its clock is behind this one, when that is worth a word.
     pub skew_us: i64,
+    /// Whether it was told that its agent tells nothing of its checks, though it is linked.
+    pub silent: bool,
     /// The checks by name.
     pub checks: BTreeMap<String, Standing>,
 }
@@ -100,7 +102,8 @@ impl Fleet {
     /// A host is linked again: that its agent was being stopped is over.
     pub fn arrived(&self, host: &HostName, now_us: i64) {
         if let Some(known) = self.lock().get_mut(host) {
-            (known.left, known.linked_us) = (Left::No, now_us);
+            // The link speaks for the host from here on.
+            (known.left, known.linked_us, known.silent) = (Left::No, now_us, false);
         }
     }
 

@@ -240,6 +240,7 @@ fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
         left: Left::from_number(leaving),
         linked_us: 0,
         skew_us: 0,
+        silent: false,
         checks: report.checks.into_iter().map(standing).collect(),
     };
     Ok((name.parse().map_err(|_| damaged(String::new()))?, host))

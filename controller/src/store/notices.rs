@@ -80,7 +80,8 @@ impl Told {
 /// when it begins to in a moment in which it is well; what it changes to meanwhile is not told.
 fn status_of(turn: &Turn) -> Option<Status> {
     match (turn.hard, turn.flapping) {
-        _ if turn.check.is_empty() => None,
+        // That changes were forgotten is for history.
+        (false, _) if turn.check.is_empty() => None,
         (true, true) => None,
         (false, true) if severity(turn.became()) == 0 => Some(Status::Warning),
         _ => Some(turn.became()),
