@@ -43,6 +43,7 @@ use crate::{
         problems::{severity, word},
     },
     relay::End,
+    store::{Connection, HostRow},
 };
 
 /// Connections of monitoring systems at a time.
@@ -222,9 +223,9 @@ async fn text(app: &App) -> Result<String, String> {
     let end = |kind, name: String, until_us: i64| {
         ends.get_or_create(&CertificateOf { kind, name }).set(until_us / 1_000_000);
     };
-    health(app, &mut registry);
     let unreadable = |e: crate::store::StoreError| e.to_string();
     let all = app.store.hosts().await.map_err(unreadable)?;
+    health(app, &all, &mut registry);
     let now_us = app.clock.now().as_microsecond();
     let absences = app.health.look(|health| absences(&all, health, now_us));
     for host in all {
@@ -253,8 +254,9 @@ async fn text(app: &App) -> Result<String, String> {
     Ok(text)
 }
 
-/// How checks stand, those that are not well one by one, and the figures of as many as fit.
-fn health(app: &App, registry: &mut Registry) {
+/// How checks of hosts that are there stand, those that are not well one by one, and the figures of as
+/// many as fit.
+fn health(app: &App, all: &[Arc<HostRow>], registry: &mut Registry) {
     let checks = Family::<ChecksOf, Gauge>::default();
     let problems = Family::<ProblemOf, Gauge>::default();
     let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
@@ -272,7 +274,9 @@ fn health(app: &App, registry: &mut Registry) {
     let now_us = app.clock.now().as_microsecond();
     let (mut told, mut shown) = (0, 0);
     app.health.look(|hosts| {
-        for (host, health) in hosts {
+        // How those of the others stand nobody knows.
+        let up = all.iter().filter(|host| host.connection == Connection::Up).map(|host| &host.name);
+        for (host, health) in up.filter_map(|name| hosts.get_key_value(name)) {
             for (name, standing) in &health.checks {
                 let status = standing.shown(now_us);
                 checks.get_or_create(&ChecksOf { status: word(status) }).inc();

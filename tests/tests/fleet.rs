@@ -472,6 +472,42 @@ fn bad_input_ends_in_one_sentence() {
     assert_eq!(said.trim().lines().count(), 1, "{said}");
 }
 
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("asked");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("answered");
+    text
+}
+
+#[test]
+fn a_monitoring_system_sees_the_checks_of_hosts_that_are_there() {
+    let address = format!("127.9.254.{}:9443", std::process::id() % 250 + 1);
+    let mut fleet = Fleet::new(Place::Loopback, &format!("metrics = \"{address}\""));
+    for host in ["web-1", "web-2", "web-3"] {
+        checked(&mut fleet, host);
+    }
+    let counted = || {
+        let text = get(&address, "/metrics");
+        let counts =
+            text.lines().filter_map(|l| l.strip_prefix("hostler_checks{")?.split(' ').nth(1));
+        counts.map(|count| count.parse::<usize>().expect("a number")).sum::<usize>()
+    };
+    let of = |fleet: &Fleet, host: &str| {
+        let health = fleet.ctl(&["health", host, "-o", "json"]).json();
+        health["checks"].as_array().map_or(0, Vec::len)
+    };
+    eventually("all are counted", || {
+        let all = ["web-1", "web-2", "web-3"].map(|host| of(&fleet, host));
+        all.iter().all(|checks| *checks > 0) && counted() == all.iter().sum::<usize>()
+    });
+    fleet.take_agent("web-2").kill();
+    fleet.wait_for("web-2", "down");
+    fleet.ctl(&["host", "revoke", "web-3", "--reason", "x", "--yes"]).exits(0);
+    eventually("those of one are", || counted() == of(&fleet, "web-1"));
+}
+
 #[test]
 fn what_is_said_of_very_many_hosts_stands_in_nobodys_way() {
     let fleet = fleet_of(&[("web-1", "role=web")]);
@@ -500,16 +536,8 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     fleet.take_agent("web-2").kill();
     fleet.wait_for("web-2", "down");
     fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(&address).expect("connected");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("asked");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("answered");
-        text
-    };
-    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-    let text = get("/metrics");
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
+    let text = get(&address, "/metrics");
     for line in [
         "hostler_hosts{connection=\"up\"} 1",
         "hostler_hosts{connection=\"down\"} 1",

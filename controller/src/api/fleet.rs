@@ -199,7 +199,11 @@ impl Fleet for Api {
                 true => u32::from(link.inspect(|l| l.cut.cancel()).is_some()),
                 false => 0,
             };
-            if revoked { Ok(cut) } else { Err(unknown(&host)) }
+            if !revoked {
+                return Err(unknown(&host));
+            }
+            self.0.health.forget(&host);
+            Ok(cut)
         };
         let cut = self.change(&caller, "host.revoke", host.as_str(), detail, revoke).await?;
         Ok(Response::new(RevokeReply { cut }))

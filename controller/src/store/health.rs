@@ -66,13 +66,15 @@ impl Store {
         Ok(())
     }
 
-    /// How every host was when it was written down last.
+    /// How every host that counts was when it was written down last.
     ///
     /// # Errors
     /// When the store refuses, or is damaged.
     pub async fn health(&self) -> Result<HashMap<HostName, Host>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM health").fetch_all(&self.pool).await?;
-        rows.iter().map(host).collect()
+        let text = "SELECT health.* FROM health JOIN hosts ON hosts.name = health.host \
+                    WHERE hosts.revoked_us = 0";
+        let rows = sqlx::query(text).fetch_all(&self.pool).await?;
+        Ok(self.readable(&rows, host)?.into_iter().collect())
     }
 
     /// Announces a downtime.
