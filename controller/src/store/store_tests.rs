@@ -465,6 +465,31 @@ on_both! {
         assert!(all().await.is_empty());
     }
 
+    async fn a_damaged_day_does_not_make_the_others_grow(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let day_us = 24 * HOUR_US;
+        let turn = |at_us| Turn { check: "disk".into(), was: 1, became: 3, hard: true, at_us, ..Turn::default() };
+        let turns = vec![turn(1), turn(day_us + 1), turn(2 * day_us + 1)];
+        store.record_health(&[news("web-1", turns)]).await.expect("written");
+        let damage = "INSERT INTO turn_days (host, day_us, data) VALUES ('web-1', $1, $2)";
+        let damage = sqlx::query(damage).bind(day_us).bind(vec![255_u8; 9]);
+        damage.execute(&store.pool).await.expect("damaged");
+        for _ in 0..3 {
+            store.pack_turns(9 * day_us, "", 5).await.expect("packed");
+        }
+        let left = "SELECT at_us FROM turns";
+        let left = sqlx::query(left).fetch_all(&store.pool).await.expect("read");
+        let left: Vec<i64> = left.iter().map(|row| row.get("at_us")).collect();
+        assert_eq!(left, [day_us + 1], "it waits until its day is whole");
+        sqlx::query("DELETE FROM turn_days WHERE day_us = $1").bind(day_us).execute(&store.pool).await.expect("mended");
+        store.pack_turns(9 * day_us, "", 5).await.expect("packed");
+        let read = store.turns(&name("web-1"), None, 0, 9).await.expect("read");
+        let times: Vec<_> = read.iter().map(|t| t.at_us).collect();
+        assert_eq!(times, [2 * day_us + 1, day_us + 1, 1], "each once");
+    }
+
     async fn one_hosts_figures_do_not_keep_those_of_others_from_being_written(fixture: Fixture) {
         let store = &fixture.store;
         token(store, "t", 9, i64::MAX).await;

@@ -12,7 +12,7 @@ use sqlx::{Row, any::AnyRow};
 
 use super::{
     Store, StoreError,
-    days::{Days, day},
+    days::{DAY_US, Days, day},
     health::status,
     transaction::Transaction,
 };
@@ -198,18 +198,37 @@ async fn pack(
         let row = TurnRow::read(row)?;
         days.entry(day(row.at_us)).or_default().push(row.into());
     }
+    let mut damage = Ok(());
     for (day_us, turns) in days {
-        // Messages that follow each other are one message with what both have.
-        let mut data = Days::Turns.read(transaction, &host, day_us).await?;
-        HealthReport { turns, ..HealthReport::default() }
-            .encode(&mut data)
-            .map_err(|e| StoreError::Damaged(format!("a day of turns: {e}")))?;
-        Days::Turns.write(transaction, &host, day_us, &data).await?;
+        match pack_day(transaction, &host, day_us, turns).await {
+            Err(error @ StoreError::Damaged(_)) => {
+                damage = Err(error);
+                continue;
+            }
+            done => done?,
+        }
+        // Of this day alone: what stays where it is must not be written again with the others.
+        sqlx::query("DELETE FROM turns WHERE host = $1 AND at_us >= $2 AND at_us < $3")
+            .bind(host.as_str())
+            .bind(day_us)
+            .bind(before_us.min(day_us.saturating_add(DAY_US)))
+            .execute(&mut **transaction)
+            .await?;
     }
-    sqlx::query("DELETE FROM turns WHERE host = $1 AND at_us < $2")
-        .bind(host.as_str())
-        .bind(before_us)
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
+    damage
+}
+
+/// Adds changes to those of their day.
+async fn pack_day(
+    transaction: &mut Transaction<'_>,
+    host: &HostName,
+    day_us: i64,
+    turns: Vec<Turn>,
+) -> Result<(), StoreError> {
+    // Messages that follow each other are one message with what both have.
+    let mut data = Days::Turns.read(transaction, host, day_us).await?;
+    HealthReport { turns, ..HealthReport::default() }
+        .encode(&mut data)
+        .map_err(|e| StoreError::Damaged(format!("a day of turns: {e}")))?;
+    Days::Turns.write(transaction, host, day_us, &data).await
 }
