@@ -329,5 +329,9 @@ fn lost(error: &Broken) -> (Lost, String) {
         ) => Lost::Silent,
         _ => Lost::Broken,
     };
-    (lost, format!("the connection broke: {failed}"))
+    let reason = match lost {
+        Lost::Closed => "the connection was closed without a goodbye".to_owned(),
+        _ => format!("the connection broke: {failed}"),
+    };
+    (lost, reason)
 }

@@ -74,6 +74,7 @@ fn a_host_that_dies_is_reported_and_holds_up_no_other() {
     let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
     fleet.take_agent("web-2").kill();
     fleet.wait_for("web-2", "down");
+    assert_eq!(fleet.host("web-2")["reason"], "the connection was closed without a goodbye");
     let said = fleet.ctl(&["host", "facts", "--on", "all", "-o", "json"]).exits(3);
     let results = said.json();
     let of = |host: &str| {
