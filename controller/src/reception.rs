@@ -39,6 +39,8 @@ const HELLO: Duration = Duration::from_secs(15);
 /// How long a link may take to show that it lives when another wants its place.
 const LIFE_SIGN: Duration = Duration::from_secs(3);
 
+/// How long it is waited for what came over a link before its end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long an agent may take to hear that it is refused.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -196,8 +198,8 @@ impl Api {
         tokio::spawn(async move { api.reconcile(back).await });
         let (api, told) = (self.clone(), Arc::clone(link));
         let over = CancellationToken::new();
-        let (_over, until) = (over.clone().drop_guard(), over);
-        tokio::spawn(async move { api.hear(&told, until).await });
+        let (over, until) = (over.clone().drop_guard(), over);
+        let hearing = tokio::spawn(async move { api.hear(&told, until).await });
         let (lost, reason) = tokio::select! {
             ended = driver => match ended {
                 Ok(()) => (Lost::Closed, "the agent closed the link".to_owned()),
@@ -208,6 +210,9 @@ impl Api {
             }
         };
         self.0.metrics.lost(lost, begun.elapsed());
+        // The last that it told may say that it is being stopped.
+        drop(over);
+        let _ = tokio::time::timeout(LAST_WORDS, hearing).await;
         // When another link of the host has its place, the host is still up.
         if self.0.links.leave(link) {
             Box::pin(self.disconnected(&link.host, lost, &reason)).await;

@@ -324,6 +324,12 @@ fn an_agent_that_is_stopped_on_purpose_is_no_emergency_and_one_that_dies_is() {
     assert_eq!(names("state=stopped"), "web-1\n");
     assert_eq!(names("state=down"), "web-1\nweb-2\n");
     assert_eq!((&stopped["status"], &dead["status"]), (&"warning".into(), &"critical".into()));
+    let became = |host: &str| {
+        let history = fleet.ctl(&["history", host, "-o", "json"]).exits(0).json();
+        let turns = history["turns"].as_array().expect("turns").clone();
+        turns.iter().find(|t| t["check"] == "").expect("of its link")["became"].clone()
+    };
+    assert_eq!(both.map(became), ["warning", "critical"], "and so it stays in their history");
     fleet.start_agent("web-1");
     fleet.wait_for("web-1", "up");
     eventually("it is well", || of(&fleet, "web-1").is_none());

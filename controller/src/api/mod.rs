@@ -292,9 +292,9 @@ impl Api {
         let certificate_until_us = peer.not_after.as_microsecond();
         let (host, address) = (link.host.clone(), link.address.clone());
         tracing::info!(%host, from = address, "linked");
-        self.0.health.arrived(&host, at_us);
+        let left = self.0.health.arrived(&host, at_us);
         let hello = Box::new(hello);
-        let change = Change::Up { host, address, hello, certificate_until_us, at_us };
+        let change = Change::Up { host, address, hello, certificate_until_us, left, at_us };
         self.0.presence.tell(change).await;
     }
 
@@ -302,7 +302,8 @@ impl Api {
         let at_us = self.0.clock.now().as_microsecond();
         tracing::warn!(%host, reason, "the link is lost");
         let (host, reason) = (host.clone(), reason.to_owned());
-        self.0.presence.tell(Change::Down { host, lost, reason, at_us }).await;
+        let left = self.0.health.left(&host);
+        self.0.presence.tell(Change::Down { host, lost, reason, left, at_us }).await;
     }
 
     pub(crate) async fn report_clone(

@@ -64,6 +64,15 @@ pub enum Left {
 }
 
 impl Left {
+    /// What is said of its host meanwhile; none when it said nothing.
+    pub fn said(self) -> Option<&'static str> {
+        match self {
+            Self::No => None,
+            Self::Agent => Some("its agent was stopped on purpose"),
+            Self::Host => Some("the host is going down: it was shut down or is booting anew"),
+        }
+    }
+
     /// As it is stored.
     pub fn number(self) -> i64 {
         match self {
@@ -99,12 +108,18 @@ impl Fleet {
         }
     }
 
-    /// A host is linked again: that its agent was being stopped is over.
-    pub fn arrived(&self, host: &HostName, now_us: i64) {
-        if let Some(known) = self.lock().get_mut(host) {
-            // The link speaks for the host from here on.
-            (known.left, known.linked_us, known.silent) = (Left::No, now_us, false);
-        }
+    /// A host is linked again: that its agent was being stopped is over. Gives whether it was.
+    pub fn arrived(&self, host: &HostName, now_us: i64) -> Left {
+        let mut fleet = self.lock();
+        let Some(known) = fleet.get_mut(host) else { return Left::No };
+        // The link speaks for the host from here on.
+        (known.linked_us, known.silent) = (now_us, false);
+        std::mem::take(&mut known.left)
+    }
+
+    /// Whether a host's agent said that it is being stopped.
+    pub fn left(&self, host: &HostName) -> Left {
+        self.lock().get(host).map_or(Left::No, |known| known.left)
     }
 
     /// Forgets a host.

@@ -15,7 +15,7 @@ use hostler_proto::{
 };
 
 use super::{
-    Host, Standing,
+    Host, Left, Standing,
     absence::Absence,
     silence::{Acknowledgement, Downtime},
 };
@@ -26,9 +26,6 @@ const DAY_US: i64 = 86_400_000_000;
 const RENEWED_DAYS: i64 = 3;
 /// From so many hosts on one problem that they share is told once.
 const SHARED: usize = 4;
-
-/// What is said of a host that is being shut down or booted anew.
-const GOING_DOWN: &str = "the host is going down: it was shut down or is booting anew";
 
 /// Something that deserves attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,9 +246,11 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
     let (status, summary) = match host.connection {
         Connection::Down => match absence {
             Some(Absence::Stopped) => {
-                (Status::Warning, "its agent was stopped on purpose".to_owned())
+                (Status::Warning, Left::Agent.said().unwrap_or_default().to_owned())
             }
-            Some(Absence::GoingDown) => (Status::Warning, GOING_DOWN.to_owned()),
+            Some(Absence::GoingDown) => {
+                (Status::Warning, Left::Host.said().unwrap_or_default().to_owned())
+            }
             Some(Absence::ShutDown) => {
                 (Status::Critical, "down: it was shut down and did not come back".to_owned())
             }

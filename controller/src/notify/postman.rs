@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     health::{
+        Left, Standing,
         absence::{Absence, GOING_DOWN_US, absences},
         problems::{Known, severity},
     },
@@ -99,7 +100,7 @@ fn explain(
         // That an agent was stopped on purpose is no emergency.
         Some(Absence::Stopped) => {
             notice.became = Status::Warning;
-            "its agent was stopped on purpose".clone_into(&mut notice.summary);
+            Left::Agent.said().unwrap_or_default().clone_into(&mut notice.summary);
         }
         Some(Absence::ShutDown) => {
             "it was shut down and did not come back".clone_into(&mut notice.summary);

@@ -9,7 +9,10 @@ use sqlx::Row;
 use super::{
     NoticeRow, Store, StoreError, hosts::lost, notices, to_json, transaction::Transaction, turns,
 };
-use crate::health::absence::{Lost, RETURN_US, Told, returned};
+use crate::health::{
+    Left,
+    absence::{Lost, RETURN_US, Told, returned},
+};
 
 /// How long a host may be away until anybody is told.
 const AWAY_US: i64 = 60_000_000;
@@ -29,6 +32,8 @@ pub enum Change {
         hello: Box<HelloReply>,
         /// End of the certificate that was shown.
         certificate_until_us: i64,
+        /// Whether its agent had said that it would be away.
+        left: Left,
         /// When.
         at_us: i64,
     },
@@ -40,6 +45,8 @@ pub enum Change {
         lost: Lost,
         /// Why, in words.
         reason: String,
+        /// Whether its agent had said that it is being stopped.
+        left: Left,
         /// When.
         at_us: i64,
     },
@@ -65,12 +72,20 @@ fn of_host((was, became, summary): (Status, Status, &str), at_us: i64) -> Turn {
     }
 }
 
+/// How bad it is that a host is away, as history tells it.
+fn away(left: Left) -> Status {
+    match left {
+        Left::No => Status::Critical,
+        Left::Agent | Left::Host => Status::Warning,
+    }
+}
+
 /// What history is told of a host that is linked again: where it was; and that it was away, when
 /// there was no controller to notice that.
 async fn came_back(
     transaction: &mut Transaction<'_>,
     host: &HostName,
-    hello: &HelloReply,
+    (hello, left): (&HelloReply, Left),
     at_us: i64,
 ) -> Result<Vec<Turn>, StoreError> {
     let text = "SELECT lost, boot_id, instance, since_us, connection FROM hosts WHERE name = $1";
@@ -93,9 +108,9 @@ async fn came_back(
         None if connection == "down" && lost != Some(Lost::Restart) => "it is connected again",
         None => return Ok(Vec::new()),
     };
-    let away = (Status::Ok, Status::Critical, "it was not there when the controller was started");
-    let away = missed.then(|| of_host(away, since_us));
-    Ok(away.into_iter().chain([of_host((Status::Critical, Status::Ok, said), at_us)]).collect())
+    let missing = (Status::Ok, away(left), "it was not there when the controller was started");
+    let missing = missed.then(|| of_host(missing, since_us));
+    Ok(missing.into_iter().chain([of_host((away(left), Status::Ok, said), at_us)]).collect())
 }
 
 impl Store {
@@ -109,8 +124,8 @@ impl Store {
         let changing = self.roster.changes(changes.iter().map(Change::host));
         for change in changes {
             match change {
-                Change::Up { host, address, hello, certificate_until_us, at_us } => {
-                    let told = came_back(&mut transaction, host, hello, *at_us).await?;
+                Change::Up { host, address, hello, certificate_until_us, left, at_us } => {
+                    let told = came_back(&mut transaction, host, (hello, *left), *at_us).await?;
                     let sorted = |map: &std::collections::HashMap<String, String>| {
                         to_json(&map.clone().into_iter().collect())
                     };
@@ -152,7 +167,7 @@ impl Store {
                     let back = (Status::Critical, Status::Ok, "it is connected again");
                     self.of_link(&mut transaction, host, back, *at_us, 0).await?;
                 }
-                Change::Down { host, lost, reason, at_us } => {
+                Change::Down { host, lost, reason, left, at_us } => {
                     let done = sqlx::query(
                         "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
                          last_seen_us = $2, lost = $4 \
@@ -164,10 +179,12 @@ impl Store {
                     .bind(lost.name())
                     .execute(&mut *transaction)
                     .await?;
-                    let away = (Status::Ok, Status::Critical, reason.as_str());
                     if done.rows_affected() == 1 {
-                        let turn = of_host(away, *at_us);
+                        let said = left.said().unwrap_or(reason);
+                        let turn = of_host((Status::Ok, away(*left), said), *at_us);
                         turns::add(&mut transaction, host, &turn).await?;
+                        // Why it is away is judged anew when its time to be told has come.
+                        let away = (Status::Ok, Status::Critical, reason.as_str());
                         self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
                     }
                 }

@@ -196,16 +196,47 @@ on_both! {
             address: "10.0.0.1:1".into(),
             hello: Box::new(hello.clone()),
             certificate_until_us: 9,
+            left: Left::No,
             at_us,
         };
         let mut at_us = 1;
         for lost in [Lost::Cut, Lost::Closed, Lost::Silent, Lost::Broken] {
-            let down = Change::Down { host: name("web-1"), lost, reason: "x".into(), at_us: at_us + 1 };
+            let (host, left) = (name("web-1"), Left::No);
+            let down = Change::Down { host, lost, reason: "x".into(), left, at_us: at_us + 1 };
             store.change_connections(&[up(at_us), down, up(at_us + 2)]).await.expect("written");
             let turns = store.turns(&name("web-1"), None, at_us + 1, 9).await.expect("read");
             let became: Vec<_> = turns.iter().map(|t| t.became).collect();
             assert_eq!(became, [Status::Ok, Status::Critical], "{lost:?}");
             at_us += 10;
         }
+    }
+
+    async fn that_a_host_left_as_it_said_is_no_emergency_in_its_history(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let hello = |boot: &str| HelloReply {
+            boot_id: boot.into(),
+            instance: "i".into(),
+            ..HelloReply::default()
+        };
+        let up = |boot: &str, left, at_us| Change::Up {
+            host: name("web-1"),
+            address: "10.0.0.1:1".into(),
+            hello: Box::new(hello(boot)),
+            certificate_until_us: 9,
+            left,
+            at_us,
+        };
+        let reason = "the agent closed the link".to_owned();
+        let (host, lost, left) = (name("web-1"), Lost::Closed, Left::Host);
+        let down = Change::Down { host, lost, reason, left, at_us: 3 };
+        let changes = [up("a", Left::No, 2), down, up("b", left, 4)];
+        store.change_connections(&changes).await.expect("written");
+        let turns = store.turns(&name("web-1"), None, 3, 9).await.expect("read");
+        let told: Vec<_> = turns.iter().map(|t| (t.was, t.became)).collect();
+        let (well, away) = (Status::Ok, Status::Warning);
+        assert_eq!(told, [(away, well), (well, away)]);
+        assert!(turns[1].summary.starts_with("the host is going down"), "{}", turns[1].summary);
     }
 }

@@ -186,6 +186,7 @@ on_both! {
             host: name(host),
             lost: Lost::Silent,
             reason: "cut".into(),
+            left: Left::No,
             at_us: 13,
         };
         // Whose link was never up has lost none.
