@@ -69,6 +69,33 @@ fn the_example_of_every_operation_can_be_typed_as_it_stands() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "what splits the line is a shell")]
+fn what_to_type_next_is_taken_by_a_shell_and_by_this_program_as_it_was_meant() {
+    for (next, field, value) in [
+        ("logs tail /opt/omnidoc/logs/*.log --match error", "path", "/opt/omnidoc/logs/*.log"),
+        (r"systemd status my\x2dapp.service", "unit", r"my\x2dapp.service"),
+        (r"journal read --unit my\x2dapp@1.service --lines 50", "unit", r"my\x2dapp@1.service"),
+        ("disk tree '/srv/$HOME of it; (x) & y'", "path", "/srv/$HOME of it; (x) & y"),
+        ("disk tree /srv", "path", "/srv"),
+    ] {
+        let line = hostler_proto::finding::command_line(next, "web-1");
+        let script = format!("set -- {line}; printf '%s\\n' \"$@\"");
+        let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output();
+        let words = String::from_utf8(output.expect("a shell").stdout).expect("text");
+        let matches = tree().try_get_matches_from(words.lines()).expect(&line);
+        let (domain, inner) = matches.subcommand().expect("domain");
+        let (verb, inner) = inner.subcommand().expect("verb");
+        let spec = Catalogue::embedded().get(&format!("{domain}.{verb}")).expect(&line);
+        Run::read(spec, inner).expect(&line);
+        let bytes = request(spec, inner).expect(&line);
+        let message = DynamicMessage::decode(spec.request.clone(), bytes.as_slice());
+        let json = hostler_proto::args::to_json(spec, &message.expect("request"));
+        assert!(json[field].to_string().contains(&serde_json::json!(value).to_string()), "{json}");
+        assert_eq!(inner.get_one::<String>("on").map(String::as_str), Some("web-1"), "{line}");
+    }
+}
+
+#[test]
 fn a_parameter_in_seconds_may_be_typed_with_and_without_its_unit() {
     for line in [
         "host processes --interval 5s --on all",

@@ -1,6 +1,9 @@
-//! Findings and figures: how they are put together.
+//! Findings and figures: how they are put together, and what to type next.
 
-use crate::wire::{Figure, Finding, Status};
+use crate::{
+    catalogue::Catalogue,
+    wire::{Figure, Finding, Status},
+};
 
 impl Finding {
     /// Something that deserves attention: how badly, what it is about, one sentence.
@@ -59,6 +62,53 @@ pub fn above(value: f64, warning: f64, critical: f64) -> Option<Status> {
     }
 }
 
+/// What to do next as a line to type. An agent names the operation; it knows neither hostlerctl nor
+/// the name under which its host is known here, and nothing of shells. What names no operation is
+/// words for people, and stays as it is.
+pub fn command_line(next: &str, host: &str) -> String {
+    let words = words(next.trim_start_matches("hostlerctl "));
+    let domain = words.first().and_then(|word| word.split('.').next()).unwrap_or_default();
+    if !Catalogue::domains().any(|(name, _)| name == domain) {
+        return next.to_owned();
+    }
+    let typed: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    let line = format!("hostlerctl {}", typed.join(" "));
+    match words.iter().any(|word| word == "--on") {
+        true => line,
+        false => format!("{line} --on {}", quoted(host)),
+    }
+}
+
+/// A word as a shell takes it for itself.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !word.is_empty() && word.chars().all(plain) && !word.starts_with('=') {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// The words of a line: spaces stand between them, and within single quotes for themselves. A
+/// backslash is one: names of units have them.
+fn words(line: &str) -> Vec<String> {
+    if !line.contains('\'') || line.matches('\'').count() % 2 == 1 {
+        return line.split_whitespace().map(str::to_owned).collect();
+    }
+    let (mut words, mut word, mut inside) = (Vec::new(), None::<String>, false);
+    for c in line.chars() {
+        match c {
+            '\'' => {
+                inside = !inside;
+                word.get_or_insert_default();
+            }
+            c if c.is_whitespace() && !inside => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +119,29 @@ mod tests {
         assert_eq!(above(85.0, 85.0, 95.0), Some(Status::Warning));
         assert_eq!(above(95.0, 85.0, 95.0), Some(Status::Critical));
         assert_eq!(above(f64::NAN, 85.0, 95.0), None);
+    }
+
+    #[test]
+    fn what_to_do_next_is_a_line_that_can_be_typed() {
+        let cases = [
+            ("disk tree /srv", "hostlerctl disk tree /srv --on web-1"),
+            ("hostlerctl disk tree /srv", "hostlerctl disk tree /srv --on web-1"),
+            ("disk tree /srv --on all", "hostlerctl disk tree /srv --on all"),
+            ("logs tail /opt/*.log", "hostlerctl logs tail '/opt/*.log' --on web-1"),
+            (
+                r"systemd status my\x2dapp.service",
+                r"hostlerctl systemd status 'my\x2dapp.service' --on web-1",
+            ),
+            (
+                "logs tail '/srv/my app/x.log'",
+                "hostlerctl logs tail '/srv/my app/x.log' --on web-1",
+            ),
+            ("logs tail it's", r"hostlerctl logs tail 'it'\''s' --on web-1"),
+            ("ask whoever runs the mail server", "ask whoever runs the mail server"),
+            ("", ""),
+        ];
+        for (next, line) in cases {
+            assert_eq!(command_line(next, "web-1"), line);
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use hostler_proto::{
+    finding::command_line,
     name::HostName,
-    wire::{Finding, Status},
+    wire::{CheckState, Status},
 };
 
 use super::{
@@ -239,7 +240,7 @@ pub fn sort(problems: &mut [Problem]) {
 
 fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Problem> {
     let days = (host.certificate_until_us - now_us) / DAY_US;
-    let mut next = format!("hostlerctl host show {}", host.name);
+    let mut next = next_of_host(&host.name);
     // Its link stands as long as nothing breaks it: its agent can still be asked what keeps it.
     let why_not =
         || format!("hostlerctl journal read hostler-agent --match renewed --on {}", host.name);
@@ -285,6 +286,23 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
     Some(problem(&host.name, "", status, summary, host.since_us, next))
 }
 
+/// What to type next about a host that is away.
+pub fn next_of_host(host: &HostName) -> String {
+    format!("hostlerctl host show {host}")
+}
+
+/// What to type next about a check that is so bad: what the finding says that is.
+pub fn next_of_check(host: &HostName, state: &CheckState, status: Status) -> String {
+    let findings = &state.findings;
+    let first = findings.iter().find(|f| f.status() == status).or(findings.first());
+    match first.map_or("", |finding| finding.next.as_str()) {
+        "" => format!("hostlerctl health {host}"),
+        next => command_line(next, host.as_str()),
+    }
+}
+
+/// What follows from what is told with it, also when that is not hard yet: what needs it was only
+/// looked at sooner.
 fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
     let mut found: BTreeMap<&str, Problem> = BTreeMap::new();
     let mut follows: Vec<(&str, &str)> = Vec::new();
@@ -338,15 +356,21 @@ fn of_check(host: &HostName, standing: &Standing, status: Status, now_us: i64) -
                 standing.since_us,
             )
         }
-        false => (state.summary.clone(), standing.since_us),
+        (false, false) => (state.summary.clone(), standing.since_us),
     };
-    let first = state.findings.iter().find(|f| f.status() == status).or(state.findings.first());
-    let next = match first.map_or("", |f: &Finding| f.next.as_str()) {
-        "" => format!("hostlerctl health {host}"),
-        next => format!("hostlerctl {} --on {host}", next.trim_start_matches("hostlerctl ")),
-    };
+    let next = next_of_check(host, &state, status);
     let problem = problem(host, &state.check, status, summary, since_us, next);
     Problem { flapping: state.flapping, ..problem }
+}
+
+/// A check from which others follow, and that is not hard yet.
+fn unconfirmed(host: &HostName, standing: &Standing, since_us: i64, now_us: i64) -> Problem {
+    let (state, status) = (standing.state(), standing.worst(now_us));
+    let attempt = format!("attempt {} of {}", state.attempt.max(1), state.attempts.max(1));
+    let summary = format!("being confirmed, {attempt}: {}", state.summary);
+    let next = next_of_check(host, &state, status);
+    let problem = problem(host, &state.check, status, summary, since_us, next);
+    Problem { unconfirmed: true, ..problem }
 }
 
 fn problem(

@@ -18,7 +18,7 @@ use crate::{
     health::{
         Left, Standing,
         absence::{Absence, GOING_DOWN_US, absences},
-        problems::{Known, severity},
+        problems::{Known, next_of_check, next_of_host, severity},
     },
     store::{Fate, HostRow, NoticeRow, StoreError, Told},
 };
@@ -385,15 +385,15 @@ impl Postman {
         now_us: i64,
     ) -> Message {
         let health = self.office.health.host(&host.name);
-        let next = health.as_ref().and_then(|health| {
-            let state = health.checks.get(&notice.check)?.state();
-            let next = &state.findings.first()?.next;
-            (!next.is_empty()).then(|| format!("hostlerctl {next} --on {}", host.name))
-        });
         let ends = severity(notice.became) == 0;
-        let next = match ends {
-            true => String::new(),
-            false => next.unwrap_or_else(|| format!("hostlerctl health {}", host.name)),
+        let state = health.as_ref().and_then(|health| health.checks.get(&notice.check));
+        let next = match notice.check.as_str() {
+            _ if ends => String::new(),
+            "" => next_of_host(&host.name),
+            _ => {
+                let state = state.map(Standing::state).unwrap_or_default();
+                next_of_check(&host.name, &state, notice.became)
+            }
         };
         let follows = match health.filter(|_| !ends && !notice.check.is_empty()) {
             Some(health) => cause::followers(&health, &notice.check, now_us),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hostler_core::clock::{Clock, FixedClock};
-use hostler_proto::wire::{CheckState, HealthReport, Turn};
+use hostler_proto::wire::{CheckState, Finding, HealthReport, Turn};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    health::Fleet,
+    health::{Fleet, silence::Acknowledgement},
     notify::send::Sender,
     store::{NewHost, Store, TokenRow},
 };
@@ -307,6 +307,92 @@ async fn a_notice_is_given_up_a_day_after_its_first_attempt_and_not_after_one() 
         round(&mut postman).await;
     }
     assert_eq!(left(&scene).await, 0);
+}
+
+#[tokio::test]
+async fn what_happens_in_the_night_is_told_once_in_the_morning_and_after_its_gap() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let quiet = "name = \"x\"\nkind = \"webhook\"\nurl = \"http://x\"\nquiet = \"22:00-06:00\"";
+    let quiet: Target = toml::from_str(quiet).expect("a target");
+    scene.notifier.targets[0].quiet = quiet.quiet;
+    scene.notifier.targets[0].gap = 30 * MINUTE;
+    let mut postman = scene.postman();
+    // From noon to 23:00.
+    scene.clock.advance(11 * 60 * MINUTE);
+    scene.tell(vec![scene.check("disk", Status::Warning, &[])]).await;
+    for _ in 0..6 {
+        round(&mut postman).await;
+        assert!(hook.take().is_empty(), "it is night");
+        scene.clock.advance(60 * MINUTE);
+    }
+    scene.clock.advance(2 * 60 * MINUTE);
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk warning"]);
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    scene.clock.advance(10 * MINUTE);
+    round(&mut postman).await;
+    assert!(hook.take().is_empty(), "the gap is not over");
+    scene.clock.advance(21 * MINUTE);
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk critical"]);
+}
+
+#[tokio::test]
+async fn a_problem_that_somebody_knew_of_is_told_when_that_expires() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    let now = scene.clock.now().as_microsecond();
+    let hour_us = i64::try_from((60 * MINUTE).as_micros()).expect("an hour");
+    let given = Acknowledgement {
+        host: "web-1".into(),
+        check: "disk".into(),
+        at_us: now + 1,
+        severity: 3,
+        expires_us: Some(now + hour_us),
+        made_by: "eve".into(),
+        comment: "on it".into(),
+    };
+    scene.notifier.store.acknowledge(&given).await.expect("written");
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    for _ in 0..6 {
+        round(&mut postman).await;
+        assert!(hook.take().is_empty(), "somebody knows");
+        scene.clock.advance(9 * MINUTE);
+    }
+    scene.clock.advance(20 * MINUTE);
+    round(&mut postman).await;
+    assert_eq!(hook.told(), ["disk critical"]);
+}
+
+#[tokio::test]
+async fn a_notice_of_a_check_says_what_its_problem_says_to_type_next() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("ops", "webhook", &hook)]).await;
+    let mut postman = scene.postman();
+    let of = |status, next: &str| Finding::new(status, "x", "x").next(next);
+    let findings =
+        vec![of(Status::Warning, "disk usage"), of(Status::Critical, "logs tail /opt/*.log")];
+    let logs = CheckState { findings, ..scene.check("logs", Status::Critical, &[]) };
+    scene.tell(vec![logs]).await;
+    round(&mut postman).await;
+    assert_eq!(hook.take()[0]["next"], "hostlerctl logs tail '/opt/*.log' --on web-1");
+    let row = scene.notifier.store.host(&host("web-1")).await.expect("read").expect("there");
+    let notice = NoticeRow {
+        id: "n".into(),
+        target: "ops".into(),
+        host: host("web-1"),
+        check: String::new(),
+        was: Status::Ok,
+        became: Status::Critical,
+        flapping: false,
+        at_us: 1,
+        attempts: 0,
+        failed_us: 0,
+        summary: "it fell silent".into(),
+    };
+    assert_eq!(postman.message(&notice, &row, None, 2).next, "hostlerctl host show web-1");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hostler_proto::catalogue::{Catalogue, OperationSpec};
+use hostler_proto::{catalogue::OperationSpec, finding::command_line};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::{
@@ -271,18 +271,6 @@ fn findings(reports: &[Report], traits: Traits) -> String {
         }
     }
     text
-}
-
-/// What to do next as a line to type. An agent names the operation; it knows neither this program
-/// nor the name under which its host is known here.
-fn command_line(next: &str, host: &str) -> String {
-    let domain = next.split([' ', '.']).next().unwrap_or_default();
-    let known = Catalogue::domains().any(|(name, _)| name == domain);
-    match (known, next.split(' ').any(|w| w == "--on")) {
-        (false, _) => next.to_owned(),
-        (true, true) => format!("hostlerctl {next}"),
-        (true, false) => format!("hostlerctl {next} --on {host}"),
-    }
 }
 
 #[cfg(test)]

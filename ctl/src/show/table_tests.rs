@@ -145,15 +145,3 @@ fn a_result_that_this_build_does_not_know_is_shown_by_its_summary() {
     };
     insta::assert_snapshot!(shown(vec![report("web-1", outcome)], "host.facts", Form::Table));
 }
-
-#[test]
-fn what_to_do_next_is_a_line_that_can_be_typed() {
-    let cases = [
-        ("disk tree /srv", "hostlerctl disk tree /srv --on web-1"),
-        ("disk tree /srv --on all", "hostlerctl disk tree /srv --on all"),
-        ("ask whoever runs the mail server", "ask whoever runs the mail server"),
-    ];
-    for (next, line) in cases {
-        assert_eq!(command_line(next, "web-1"), line);
-    }
-}
