@@ -90,6 +90,7 @@ impl Fleet for Api {
             follows: Vec::new(),
             handled: String::new(),
             flapping: false,
+            unconfirmed: false,
         }));
         problems.extend(self.own_problems(now).await?);
         sort(&mut problems);

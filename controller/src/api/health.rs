@@ -59,6 +59,7 @@ impl From<Problem> for wire::Problem {
             follows: problem.follows,
             handled: problem.handled,
             flapping: problem.flapping,
+            unconfirmed: problem.unconfirmed,
         }
     }
 }
@@ -254,6 +255,13 @@ impl Health for Api {
                 .hint(format!("see what there is: hostlerctl problems --on {}", host.name))
                 .into());
         };
+        // It may be over without a word: what is said of it would count for the next one.
+        if problem.unconfirmed && problem.check == request.check {
+            let message = format!("{} on {} is not sure yet", request.check, host.name);
+            return Err(Failure::new(ErrorCode::PreconditionFailed, message)
+                .hint("say it of what follows from it, or again in a minute")
+                .into());
+        }
         // One that flaps is known with all that it changes to; what follows from another problem is no
         // worse than that.
         let known = if problem.flapping { wire::Status::Critical } else { problem.status };

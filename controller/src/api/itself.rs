@@ -77,6 +77,7 @@ fn problem(status: Health, summary: String, next: String, since_us: i64) -> Prob
         follows: Vec::new(),
         handled: String::new(),
         flapping: false,
+        unconfirmed: false,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Problem {
     pub handled: String,
     /// It changes again and again.
     pub flapping: bool,
+    /// It is not hard yet, and told because of what follows from it.
+    pub unconfirmed: bool,
 }
 
 /// What people know already.
@@ -311,7 +313,7 @@ fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
         if severity(status) == 0 {
             continue;
         }
-        match root(health, name, &|standing| severity(standing.shown(now_us))) {
+        match root(health, name, &|standing| severity(standing.worst(now_us))) {
             root if root == name => {
                 drop(found.insert(name, of_check(host, standing, status, now_us)))
             }
@@ -319,9 +321,14 @@ fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
         }
     }
     for (root, name) in follows {
-        if let Some(problem) = found.get_mut(root) {
-            problem.follows.push(name.to_owned());
+        let Some(standing) = health.checks.get(root) else { continue };
+        let since_us = health.checks.get(name).map_or(now_us, |follower| follower.since_us);
+        let soft = || unconfirmed(host, standing, since_us, now_us);
+        let problem = found.entry(root).or_insert_with(soft);
+        if problem.unconfirmed {
+            problem.since_us = problem.since_us.min(since_us);
         }
+        problem.follows.push(name.to_owned());
     }
     found.into_values().collect()
 }
@@ -391,6 +398,7 @@ fn problem(
         follows: Vec::new(),
         handled: String::new(),
         flapping: false,
+        unconfirmed: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is told of problems: roots, what follows, and what people know of.
 
-use hostler_proto::wire::CheckState;
+use hostler_proto::wire::{CheckState, Finding};
 use proptest::prelude::*;
 
 use super::*;
@@ -116,6 +116,46 @@ fn one_cause_is_one_problem_though_what_it_needs_is_not_quite_well_either() {
     let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
     let told: Vec<_> = found.iter().map(|p| (p.check.as_str(), p.follows.len())).collect();
     assert_eq!(told, [("redis:main", 3), ("unit:redis", 0)]);
+}
+
+#[test]
+fn a_cause_that_is_not_sure_yet_is_told_as_what_is_being_confirmed() {
+    let mut web = host(&[
+        ("unit:postgresql", Status::Ok, &[]),
+        ("postgres:main", Status::Ok, &["unit:postgresql"]),
+        ("postgres-locks:main", Status::Critical, &["postgres:main"]),
+    ]);
+    for name in ["unit:postgresql", "postgres:main"] {
+        let soft = CheckState {
+            status: Status::Critical.into(),
+            checked_us: NOW,
+            attempt: 1,
+            attempts: 3,
+            ..web.checks[name].state()
+        };
+        web.checks.insert(name.into(), Standing::new(soft, NOW));
+    }
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].check.as_str(), found[0].unconfirmed), ("unit:postgresql", true));
+    assert_eq!(found[0].follows, ["postgres-locks:main"]);
+    let said = "being confirmed, attempt 1 of 3: unit:postgresql is not well";
+    assert_eq!((found[0].status, found[0].summary.as_str()), (Status::Critical, said));
+}
+
+#[test]
+fn what_to_type_next_is_what_the_finding_says_that_is_so_bad() {
+    let mut web = host(&[("logs", Status::Critical, &[])]);
+    let of = |status, next: &str| Finding::new(status, "x", "x").next(next);
+    let findings = vec![
+        of(Status::Warning, "disk usage"),
+        of(Status::Critical, "logs tail /opt/omnidoc/logs/*.log"),
+    ];
+    let state = CheckState { findings, ..web.checks["logs"].state() };
+    web.checks.insert("logs".into(), Standing::new(state, NOW));
+    let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
+    let next = "hostlerctl logs tail '/opt/omnidoc/logs/*.log' --on web-1";
+    assert_eq!(found[0].next, next);
 }
 
 #[test]
