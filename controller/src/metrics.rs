@@ -261,15 +261,21 @@ fn health(app: &App, all: &[Arc<HostRow>], registry: &mut Registry) {
     let problems = Family::<ProblemOf, Gauge>::default();
     let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
     let omitted = Gauge::<i64>::default();
-    registry.register("checks", "Checks by their hard state", checks.clone());
+    registry.register(
+        "checks",
+        "Checks by their hard state; pending is one that has none yet",
+        checks.clone(),
+    );
     let text = "Checks that are not well: 1 warning, 2 unknown, 3 critical; a thousand at most";
     registry.register("check_problem", text, problems.clone());
     let text = "Last figures of checks; ten thousand at most";
     registry.register("check_figure", text, figures.clone());
     let text = "Figures and problems that were left out";
     registry.register("check_figures_omitted", text, omitted.clone());
-    for status in [Status::Ok, Status::Warning, Status::Unknown, Status::Critical] {
-        checks.get_or_create(&ChecksOf { status: word(status) }).set(0);
+    const PENDING: &str = "pending";
+    let statuses = [Status::Ok, Status::Warning, Status::Unknown, Status::Critical];
+    for status in statuses.map(word).into_iter().chain([PENDING]) {
+        checks.get_or_create(&ChecksOf { status }).set(0);
     }
     let now_us = app.clock.now().as_microsecond();
     let (mut told, mut shown) = (0, 0);
@@ -279,7 +285,8 @@ fn health(app: &App, all: &[Arc<HostRow>], registry: &mut Registry) {
         for (host, health) in up.filter_map(|name| hosts.get_key_value(name)) {
             for (name, standing) in &health.checks {
                 let status = standing.shown(now_us);
-                checks.get_or_create(&ChecksOf { status: word(status) }).inc();
+                let shown_as = if standing.pending() { PENDING } else { word(status) };
+                checks.get_or_create(&ChecksOf { status: shown_as }).inc();
                 if severity(status) > 0 {
                     told += 1;
                     if told <= PROBLEMS {

@@ -108,6 +108,7 @@ impl State {
             },
             figures: seen.map(|s| s.figures.clone()).unwrap_or_default(),
             after: check.after.clone(),
+            flapping_since_us: 0,
         }
     }
 }

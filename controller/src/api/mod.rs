@@ -107,6 +107,9 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     })
 }
 
+/// How a check stands that has no state yet; no selector asks for it.
+const PENDING: &str = "pending";
+
 /// A failure of the store, as callers see it.
 fn unstored(error: impl std::fmt::Display) -> Status {
     let message = format!("the store cannot be used: {error}");
@@ -276,6 +279,7 @@ impl Api {
         self.0.health.look(|health| {
             let words = |host: &Arc<HostRow>| {
                 let status = |s: &Standing| match host.connection {
+                    Connection::Up if s.pending() => PENDING,
                     Connection::Up => word(s.shown(now)),
                     _ => word(Health::Unknown),
                 };

@@ -67,17 +67,26 @@ impl Fleet {
         }
         // What is told of checks that are not known yet.
         let mut first: HashMap<String, (Status, bool)> = HashMap::new();
+        // When checks began to flap.
+        let mut flaps: HashMap<String, i64> = HashMap::new();
         let last = known.last_turn;
         for turn in report.turns.into_iter().filter(|t| t.number > last) {
             known.last_turn = known.last_turn.max(turn.number);
             changed = true;
-            let Some(turn) = believed_turn(turn, &ours) else { continue };
+            let Some(mut turn) = believed_turn(turn, &ours) else { continue };
             let told = match known.checks.get_mut(&turn.check) {
                 Some(standing) => &mut standing.told,
                 None => first.entry(turn.check.clone()).or_default(),
             };
+            // Its agent counts one that never ran as well; nobody was told so.
+            if turn.hard && told.0 == Status::Unspecified && turn.was() == Status::Ok {
+                turn.was = Status::Unspecified.into();
+            }
             // That it flaps is told by a turn of its own.
             *told = (turn.became(), if turn.hard { told.1 } else { turn.flapping });
+            if !turn.hard && turn.flapping {
+                flaps.insert(turn.check.clone(), turn.at_us);
+            }
             turns.push(turn);
         }
         let mut gone = Vec::new();
@@ -93,12 +102,23 @@ impl Fleet {
             if before.is_none() && known.checks.len() >= MOST {
                 continue;
             }
-            // It did not run since its agent forgot everything: nobody knows better than before.
-            if let (Status::Unspecified, Some(before)) = (state.hard(), before) {
-                let stood = before.state();
-                (state.hard, state.since_us, state.flapping) =
-                    (stood.hard, stood.since_us, stood.flapping);
+            let unsure = before.is_none_or(Standing::pending) && state.attempt > 0;
+            match before {
+                // It did not run since its agent was started: nobody knows better than before.
+                Some(before) if state.checked_us == 0 => state = kept(state, before.state()),
+                // Its first results are not sure yet, and its agent counts it as well until they are.
+                _ if unsure && state.hard() == Status::Ok => {
+                    state.hard = Status::Unspecified.into();
+                }
+                _ => {}
             }
+            state.flapping_since_us = match (state.flapping, before) {
+                (false, _) => 0,
+                (true, Some(before)) if before.flapping_since_us() > 0 => {
+                    before.flapping_since_us()
+                }
+                (true, _) => flaps.get(&state.check).copied().unwrap_or(now_us),
+            };
             let name = state.check.clone();
             let told = before.map(|b| b.told).or_else(|| first.remove(&name));
             let again = before.is_some_and(|b| b.told.0 == Status::Unknown && b.stale(now_us));
@@ -198,6 +218,22 @@ impl Host {
         let gone: Vec<String> = self.checks.keys().filter(|n| !is_told(n)).cloned().collect();
         gone.iter().filter_map(|name| self.checks.remove(name)).collect()
     }
+}
+
+/// A state of a check that did not run since its agent was started, with what was seen before that;
+/// the hard state is the agent's, where it remembers it.
+fn kept(state: CheckState, stood: CheckState) -> CheckState {
+    if state.hard != 0 && state.hard != stood.hard {
+        // It changed since it was told last: what was seen before does not explain it.
+        return state;
+    }
+    let mut kept = CheckState { interval_s: state.interval_s, after: state.after, ..stood };
+    if state.hard != 0 {
+        (kept.hard, kept.since_us, kept.flapping) = (state.hard, state.since_us, state.flapping);
+    }
+    // What was on its way to be hard begins anew.
+    (kept.attempt, kept.attempts) = (state.attempt, state.attempts);
+    kept
 }
 
 /// By how much an agent's clock is behind, from when it says that it tells something. It stays what

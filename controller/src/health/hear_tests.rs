@@ -1,5 +1,7 @@
 //! What is made of what agents tell.
 
+use hostler_proto::wire::Finding;
+
 use super::*;
 
 const MINUTE: i64 = 60_000_000;
@@ -10,8 +12,15 @@ fn state(check: &str, hard: Status) -> CheckState {
         status: hard.into(),
         hard: hard.into(),
         interval_s: 60,
+        checked_us: 1,
         ..CheckState::default()
     }
+}
+
+/// One that did not run since its agent was started.
+fn unseen(check: &str, hard: Status) -> CheckState {
+    let (summary, status) = ("has not run yet".into(), Status::Unknown.into());
+    CheckState { checked_us: 0, summary, status, ..state(check, hard) }
 }
 
 fn turn(number: u64, hard: bool) -> Turn {
@@ -142,7 +151,7 @@ fn what_an_agent_forgot_stands_until_it_is_known_anew() {
         memory: "n".into(),
         ..report(vec![state], vec![], whole)
     };
-    let never = CheckState { hard: 0, status: Status::Unknown.into(), ..state("disk", Status::Ok) };
+    let never = unseen("disk", Status::Unspecified);
     let news = fleet.hear(&web(), anew(never, true), 2).expect("news");
     assert!(news.turns.is_empty());
     assert_eq!(fleet.host(&web()).expect("known").checks["disk"].hard(2), Status::Critical);
@@ -151,6 +160,39 @@ fn what_an_agent_forgot_stands_until_it_is_known_anew() {
     assert!(fleet.hear(&web(), anew(first, false), 3).expect("news").turns.is_empty());
     let news = fleet.hear(&web(), anew(state("disk", Status::Ok), false), 4).expect("news");
     assert_eq!(told(&news), [("disk", Status::Critical, Status::Ok, 4)]);
+}
+
+#[test]
+fn what_was_seen_of_a_standing_problem_is_kept_until_its_check_ran_again() {
+    let fleet = Fleet::default();
+    let finding = Finding::new(Status::Critical, "/", "97 % full").next("disk tree /");
+    let full = CheckState {
+        summary: "/ is full".into(),
+        findings: vec![finding],
+        ..state("disk", Status::Critical)
+    };
+    fleet.hear(&web(), report(vec![full], vec![turn(1, true)], true), 1);
+    let restarted = report(vec![unseen("disk", Status::Critical)], vec![], true);
+    assert!(fleet.hear(&web(), restarted, 2).is_none(), "nothing changed");
+    let kept = fleet.host(&web()).expect("known").checks["disk"].state();
+    assert_eq!((kept.summary.as_str(), kept.findings.len()), ("/ is full", 1));
+    assert_eq!((kept.hard(), kept.checked_us), (Status::Critical, 1));
+}
+
+#[test]
+fn a_check_has_no_state_until_its_first_results_are_sure() {
+    let fleet = Fleet::default();
+    let pending = |fleet: &Fleet| fleet.host(&web()).expect("known").checks["disk"].pending();
+    fleet.hear(&web(), report(vec![unseen("disk", Status::Unspecified)], vec![], true), 1);
+    assert!(pending(&fleet));
+    let bad = Status::Critical.into();
+    let first = CheckState { attempt: 1, status: bad, ..state("disk", Status::Ok) };
+    let news = fleet.hear(&web(), report(vec![first], vec![], false), 2).expect("news");
+    assert!(pending(&fleet) && news.turns.is_empty());
+    let sure = report(vec![state("disk", Status::Critical)], vec![turn(1, true)], false);
+    let news = fleet.hear(&web(), sure, 3).expect("news");
+    assert!(!pending(&fleet));
+    assert_eq!(told(&news), [("disk", Status::Unspecified, Status::Critical, 0)], "it was not ok");
 }
 
 #[test]
@@ -164,8 +206,10 @@ fn flapping_is_told_with_its_begin_and_its_end() {
         assert_eq!((turns.len(), turns[0].hard, turns[0].flapping), (1, false, flapping));
     }
     fleet.hear(&web(), report(vec![flaps(true)], vec![], false), 3);
+    fleet.hear(&web(), report(vec![flaps(true)], vec![], false), 9);
     let host = fleet.host(&web()).expect("known");
-    assert_eq!(host.checks["disk"].shown(3), Status::Warning, "it is not well");
+    assert_eq!(host.checks["disk"].shown(9), Status::Warning, "it is not well");
+    assert_eq!(host.checks["disk"].state().flapping_since_us, 3, "since it began");
 }
 
 #[test]

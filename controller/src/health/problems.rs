@@ -354,14 +354,15 @@ pub fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&Standing) -> u8) 
 
 fn of_check(host: &HostName, standing: &Standing, status: Status, now_us: i64) -> Problem {
     let state = standing.state();
-    let (summary, since_us) = match standing.stale(now_us) {
-        true => ("nothing was heard of it in time".to_owned(), standing.heard_us),
-        false if severity(standing.hard(now_us)) == 0 => {
-            let said = &state.summary;
-            (
-                format!("it changes again and again; at this moment it is ok: {said}"),
-                standing.since_us,
-            )
+    let (summary, since_us) = match (standing.stale(now_us), state.flapping) {
+        (true, _) => ("nothing was heard of it in time".to_owned(), standing.heard_us),
+        (false, true) => {
+            let (last, said) = (word(state.status()), &state.summary);
+            let begun_us = match state.flapping_since_us {
+                0 => standing.since_us,
+                at_us => at_us,
+            };
+            (format!("it changes again and again; last: {last}: {said}"), begun_us)
         }
         (false, false) => (state.summary.clone(), standing.since_us),
     };

@@ -200,11 +200,18 @@ fn what_somebody_knows_of_comes_last() {
 #[test]
 fn a_check_that_flaps_is_a_problem_also_while_it_is_well() {
     let mut web = host(&[("disk", Status::Ok, &[])]);
-    let state = CheckState { flapping: true, ..web.checks["disk"].state() };
+    let state = CheckState {
+        flapping: true,
+        flapping_since_us: 77,
+        status: Status::Critical.into(),
+        checked_us: NOW,
+        ..web.checks["disk"].state()
+    };
     web.checks.insert("disk".into(), Standing::new(state, NOW));
     let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
     assert_eq!((found[0].status, found[0].flapping), (Status::Warning, true));
-    assert!(found[0].summary.contains("at this moment it is ok"), "{}", found[0].summary);
+    let said = "it changes again and again; last: critical: disk is not well";
+    assert_eq!((found[0].summary.as_str(), found[0].since_us), (said, 77));
 }
 
 #[test]

@@ -23,9 +23,19 @@ pub struct Standing {
     hard: Status,
     status: Status,
     soft: bool,
+    pending: bool,
     flapping: bool,
     interval_s: u32,
     encoded: Box<[u8]>,
+}
+
+/// Whether a check has no state yet. One that never ran counts as well for its agent.
+fn pending(state: &CheckState) -> bool {
+    match state.hard() {
+        Status::Unspecified => true,
+        Status::Ok => state.checked_us == 0,
+        _ => false,
+    }
 }
 
 impl Standing {
@@ -38,8 +48,10 @@ impl Standing {
             since_us: state.since_us,
             told: (state.hard(), state.flapping),
             soft: state.attempt > 0,
+            pending: pending(&state),
             hard: state.hard(),
-            status: state.status(),
+            // Of one that never ran its agent says that it is unknown.
+            status: if state.checked_us > 0 { state.status() } else { Status::Unspecified },
             flapping: state.flapping,
             interval_s: state.interval_s,
             encoded: state.encode_to_vec().into_boxed_slice(),
@@ -56,6 +68,16 @@ impl Standing {
     /// What tells one state from another.
     pub(super) fn face(&self) -> (Status, Status, i64, bool) {
         (self.status, self.hard, self.since_us, self.flapping)
+    }
+
+    /// Whether it has no state yet: it never ran, or what it saw is not sure.
+    pub fn pending(&self) -> bool {
+        self.pending && !self.flapping
+    }
+
+    /// Since when it flaps; 0 when it does not.
+    pub(super) fn flapping_since_us(&self) -> i64 {
+        if self.flapping { self.state().flapping_since_us } else { 0 }
     }
 
     /// Whether it should have been heard of since: then nobody knows how it stands.
