@@ -21,7 +21,7 @@ use crate::{
     authz::{Operations, Role},
     config::Config,
     dial::Dialler,
-    health::{Fleet, figures::Figures, past::Past, recorder::Recorder},
+    health::{Fleet, figures::Figures, outlook::Outlooks, past::Past, recorder::Recorder},
     links::Links,
     listen::{self, Door},
     metrics::{self, Metrics},
@@ -60,6 +60,7 @@ async fn assemble(
         health: Fleet::new(store.health().await?),
         recorder: Recorder::start(store.clone()),
         figures: Figures::default(),
+        outlooks: Outlooks::default(),
         store,
         auditor,
         links: Links::default(),
@@ -225,6 +226,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     };
     let notifying = tokio::spawn(notifier.run(stop.clone()));
     tokio::spawn(Api(Arc::clone(&app)).watch(stop.clone()));
+    tokio::spawn(Api(Arc::clone(&app)).foresee(stop.clone()));
     let dialling = TaskTracker::new();
     for (host, address) in dialled {
         let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());

@@ -16,12 +16,18 @@ use hostler_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, TWIN_US, caller, operations::invalid, unstored};
+use super::{
+    Api, TWIN_US, caller,
+    itself::{AUTHORITY_DAYS, CONTROLLER_DAYS, DAY_US, warned},
+    operations::invalid,
+    unstored,
+};
 use crate::{
     authz::What,
     health::{
+        Host,
         absence::{Absence, connection},
-        problems::{Problem, fold, sort},
+        problems::{Problem, fold, severity, sort},
     },
     store::{Connection, HostRow},
 };
@@ -45,6 +51,76 @@ fn record(row: &HostRow, absence: Option<&Absence>, whole: bool) -> HostRecord {
         certificate_until_us: row.certificate_until_us,
         machine_id: row.machine_id.clone(),
         operations: allowed.map(str::to_owned).collect(),
+    }
+}
+
+/// How the checks of some hosts stand together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Checks {
+    ok: u32,
+    bad: u32,
+    pending: u32,
+    /// Hosts with one that is not well.
+    degraded: u32,
+}
+
+impl Checks {
+    fn count<'h>(hosts: impl Iterator<Item = &'h Host>, now_us: i64) -> Self {
+        let mut counted = Self::default();
+        for host in hosts {
+            let before = counted.bad;
+            for check in host.checks.values() {
+                *match severity(check.shown(now_us)) {
+                    0 if check.pending() => &mut counted.pending,
+                    0 => &mut counted.ok,
+                    _ => &mut counted.bad,
+                } += 1;
+            }
+            counted.degraded += u32::from(counted.bad > before);
+        }
+        counted
+    }
+}
+
+impl Api {
+    /// The certificates of the authority and the controller, and of the hosts and the operators those
+    /// that end first.
+    async fn certificates(
+        &self,
+        hosts: &[Arc<HostRow>],
+        now_us: i64,
+    ) -> Result<Vec<CertificateRecord>, Status> {
+        let record = |subject: String, until_us: i64, count: usize, renewed_us: i64| {
+            let overdue = until_us - now_us < renewed_us;
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            CertificateRecord { subject, until_us, count, overdue }
+        };
+        let mut certificates = Vec::new();
+        let authority = authority_until(self.0.vault.authority.certificate());
+        certificates.extend(
+            authority.map(|until| record("authority".into(), until, 1, AUTHORITY_DAYS * DAY_US)),
+        );
+        if let Ok(own) = self.0.vault.credentials.facts() {
+            let until = own.not_after.as_microsecond();
+            certificates.push(record("controller".into(), until, 1, CONTROLLER_DAYS * DAY_US));
+        }
+        let hosts: Vec<_> = hosts.iter().filter(|h| h.revoked_us.is_none()).collect();
+        if let Some(first) = hosts.iter().min_by_key(|h| h.certificate_until_us) {
+            // They renew themselves at two thirds; some time before that is over is left for it.
+            let life = self.0.config.agent_certificate.as_micros();
+            let late_us = i64::try_from(life).unwrap_or(i64::MAX) / 4;
+            let subject = format!("host {}", first.name);
+            certificates.push(record(subject, first.certificate_until_us, hosts.len(), late_us));
+        }
+        let mut operators = self.0.store.operators().await.map_err(unstored)?;
+        operators.retain(|row| row.revoked_us.is_none() && row.certificate_until_us > now_us);
+        if let Some(first) = operators.iter().min_by_key(|row| row.certificate_until_us) {
+            let late_us = warned(first, now_us).unwrap_or(0) * DAY_US;
+            let subject = format!("operator {}", first.name);
+            let count = operators.len();
+            certificates.push(record(subject, first.certificate_until_us, count, late_us));
+        }
+        Ok(certificates)
     }
 }
 
@@ -99,31 +175,11 @@ impl Fleet for Api {
         let more = problems.len().saturating_sub(PROBLEMS);
         problems.truncate(PROBLEMS);
         let problems = problems.into_iter().map(hostler_proto::wire::Problem::from).collect();
-        let (ok, bad) = self.0.health.look(|health| {
+        let checks = self.0.health.look(|health| {
             let up = hosts.iter().filter(|h| h.connection == Connection::Up);
-            let checks = up.filter_map(|h| health.get(&h.name)).flat_map(|h| h.checks.values());
-            checks.fold((0_u32, 0_u32), |(ok, bad), check| match check.shown(now) {
-                Health::Ok | Health::Unspecified => (ok + 1, bad),
-                _ => (ok, bad + 1),
-            })
+            Checks::count(up.filter_map(|h| health.get(&h.name)), now)
         });
-
-        let mut certificates = Vec::new();
-        let authority = authority_until(self.0.vault.authority.certificate());
-        certificates.extend(
-            authority.map(|until_us| CertificateRecord { subject: "authority".into(), until_us }),
-        );
-        if let Ok(own) = self.0.vault.credentials.facts() {
-            let until_us = own.not_after.as_microsecond();
-            certificates.push(CertificateRecord { subject: "controller".into(), until_us });
-        }
-        let soonest = hosts.iter().filter(|h| h.revoked_us.is_none());
-        if let Some(host) = soonest.min_by_key(|h| h.certificate_until_us) {
-            certificates.push(CertificateRecord {
-                subject: format!("host {}", host.name),
-                until_us: host.certificate_until_us,
-            });
-        }
+        let certificates = self.certificates(&hosts, now).await?;
         Ok(Response::new(FleetStatus {
             hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             up: count(wire::Connection::Up),
@@ -138,8 +194,11 @@ impl Fleet for Api {
             fleet: self.0.fleet.to_string(),
             controller_version: env!("CARGO_PKG_VERSION").into(),
             now_us: now,
-            checks_ok: ok,
-            checks_bad: bad,
+            checks_ok: checks.ok,
+            checks_bad: checks.bad,
+            checks_pending: checks.pending,
+            degraded: checks.degraded,
+            outlooks: self.outlooks_of(&hosts),
             handled: u32::try_from(handled).unwrap_or(u32::MAX),
         }))
     }
@@ -259,4 +318,36 @@ pub(super) fn unknown(host: &HostName) -> Status {
 /// End of the authority's certificate, which carries no identity.
 pub(crate) fn authority_until(der: &[u8]) -> Option<i64> {
     CertificateFacts::until(der).map(|t| t.as_microsecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_proto::wire::CheckState;
+
+    use super::*;
+    use crate::health::Standing;
+
+    #[test]
+    fn a_check_that_never_ran_is_not_well_and_a_host_with_one_that_is_not_is_degraded() {
+        let host = |checks: &[(Health, i64)]| {
+            let standing = |(number, (hard, checked_us)): (usize, &(Health, i64))| {
+                let (check, hard) = (format!("c{number}"), (*hard).into());
+                let state = CheckState {
+                    check: check.clone(),
+                    hard,
+                    checked_us: *checked_us,
+                    interval_s: 60,
+                    ..CheckState::default()
+                };
+                (check, Standing::new(state, 1))
+            };
+            Host { checks: checks.iter().enumerate().map(standing).collect(), ..Host::default() }
+        };
+        let hosts = [
+            host(&[(Health::Ok, 1), (Health::Unspecified, 0), (Health::Ok, 0)]),
+            host(&[(Health::Critical, 1), (Health::Warning, 0)]),
+        ];
+        let counted = Checks::count(hosts.iter(), 1);
+        assert_eq!(counted, Checks { ok: 1, bad: 2, pending: 2, degraded: 1 });
+    }
 }

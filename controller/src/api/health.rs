@@ -8,7 +8,7 @@ use hostler_proto::{
         self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
         DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
         ErrorCode, Failure, HistoryReply, HistoryRequest, HostHealth, HostHealthRequest,
-        ProblemsReply, ProblemsRequest, Series, Turn, UnacknowledgeReply, UnacknowledgeRequest,
+        ProblemsReply, ProblemsRequest, Turn, UnacknowledgeReply, UnacknowledgeRequest,
         health_server::Health,
     },
 };
@@ -19,12 +19,11 @@ use crate::{
     authz::{Caller, What},
     health::{
         absence::{Absence, absences, connection},
-        figures::{joined, trend},
         problems::{Known, Problem, problems, severity},
         silence::{Acknowledgement, Checks, Downtime},
     },
     selector::Selector,
-    store::{HostRow, TurnRow},
+    store::{Connection, HostRow, TurnRow},
 };
 
 /// Changes that one answer lists.
@@ -104,55 +103,11 @@ impl Api {
         Ok(self.0.health.look(|health| absences(&all, health, now)))
     }
 
-    /// The figures of a host since some time: hours from the store, then the last spans.
-    async fn series(
-        &self,
-        host: &HostName,
-        check: Option<&str>,
-        since_us: i64,
-    ) -> Result<Vec<Series>, Status> {
-        let mut hours = self.0.store.hours(host, since_us).await.map_err(unstored)?;
-        let mut all = Vec::new();
-        for (series, recent) in self.0.figures.of(host) {
-            let key = &series.key;
-            if check.is_some_and(|c| c != key.check) {
-                continue;
-            }
-            let points = joined(hours.remove(&**key).unwrap_or_default(), recent, since_us);
-            let trend = series.limit().and_then(|limit| trend(&points, limit));
-            all.push(Series {
-                check: key.check.clone(),
-                name: key.name.clone(),
-                subject: key.subject.clone(),
-                unit: key.unit.clone(),
-                at_us: points.iter().map(|p| p.at_us).collect(),
-                mean: points.iter().map(|p| p.mean).collect(),
-                most: points.iter().map(|p| p.most).collect(),
-                last: series.last,
-                limit: series.limit(),
-                runs_out_s: trend.map(|t| t.runs_out_s),
-                confidence: trend.map_or(0.0, |t| t.confidence),
-            });
-        }
-        // What nobody told since the controller was started.
-        let mut past: Vec<_> =
-            hours.into_iter().filter(|(key, _)| check.is_none_or(|c| c == key.check)).collect();
-        past.sort_by(|a, b| a.0.cmp(&b.0));
-        let past = past.into_iter().map(|(key, hours)| (key, joined(hours, Vec::new(), since_us)));
-        all.extend(past.map(|(key, points)| Series {
-            at_us: points.iter().map(|p| p.at_us).collect(),
-            mean: points.iter().map(|p| p.mean).collect(),
-            most: points.iter().map(|p| p.most).collect(),
-            last: points.last().map_or(0.0, |p| p.mean),
-            check: key.check,
-            name: key.name,
-            subject: key.subject,
-            unit: key.unit,
-            limit: None,
-            runs_out_s: None,
-            confidence: 0.0,
-        }));
-        Ok(all)
+    /// What runs out soon on some hosts.
+    pub(super) fn outlooks_of(&self, hosts: &[Arc<HostRow>]) -> Vec<wire::Outlook> {
+        let now = self.0.clock.now().as_microsecond();
+        let up = hosts.iter().filter(|h| h.connection == Connection::Up).map(|h| &h.name);
+        self.0.health.look(|health| self.0.outlooks.of(up, health, now))
     }
 
     async fn host_of(&self, name: &str) -> Result<Arc<HostRow>, Status> {
@@ -185,7 +140,8 @@ impl Health for Api {
         let found = self.problems_of(&hosts, &self.absences().await?).await?;
         let problems = found.into_iter().map(wire::Problem::from).collect();
         let now_us = self.0.clock.now().as_microsecond();
-        Ok(Response::new(ProblemsReply { problems, now_us }))
+        let outlooks = self.outlooks_of(&hosts);
+        Ok(Response::new(ProblemsReply { problems, now_us, outlooks }))
     }
 
     async fn host(
@@ -197,7 +153,7 @@ impl Health for Api {
         let row = self.host_of(&request.get_ref().host).await?;
         let now_us = self.0.clock.now().as_microsecond();
         let health = self.0.health.host(&row.name).unwrap_or_default();
-        let up = row.connection == crate::store::Connection::Up;
+        let up = row.connection == Connection::Up;
         let check = |standing: crate::health::Standing| CheckHealth {
             stale: !up || standing.stale(now_us),
             state: Some(standing.state()),
@@ -211,6 +167,7 @@ impl Health for Api {
             checks: health.checks.into_values().map(check).collect(),
             problems: found.into_iter().map(wire::Problem::from).collect(),
             now_us,
+            outlooks: self.outlooks_of(std::slice::from_ref(&row)),
         }))
     }
 

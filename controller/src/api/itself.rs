@@ -6,12 +6,12 @@ use tonic::Status;
 use super::{Api, fleet::authority_until, unstored};
 use crate::{health::problems::Problem, store::OperatorRow};
 
-const DAY_US: i64 = 86_400_000_000;
+pub(super) const DAY_US: i64 = 86_400_000_000;
 /// With fewer days than this a certificate is a problem. An authority's successor has to be brought to
 /// every host, the controller signs itself a new certificate long before, and an operator's holiday is
 /// shorter.
-const AUTHORITY_DAYS: i64 = 180;
-const CONTROLLER_DAYS: i64 = 60;
+pub(super) const AUTHORITY_DAYS: i64 = 180;
+pub(super) const CONTROLLER_DAYS: i64 = 60;
 const OPERATOR_DAYS: i64 = 14;
 
 impl Api {
@@ -60,7 +60,7 @@ impl Api {
 
 /// With how many days left an operator's certificate is a problem: at most a third of its life. One that
 /// was made to end is none, nor is one that has ended: who needs it is told when it is refused.
-fn warned(row: &OperatorRow, now_us: i64) -> Option<i64> {
+pub(super) fn warned(row: &OperatorRow, now_us: i64) -> Option<i64> {
     let life = (row.certificate_until_us - row.created_us) / DAY_US;
     let counts = row.renewable && row.certificate_until_us > now_us;
     counts.then(|| OPERATOR_DAYS.min(life / 3))

@@ -13,6 +13,7 @@ mod listener;
 mod operations;
 mod outcomes;
 mod reconcile;
+mod series;
 
 pub(crate) use fleet::authority_until;
 
@@ -42,6 +43,7 @@ use crate::{
         Fleet, Standing,
         absence::{Absence, Lost},
         figures::Figures,
+        outlook::Outlooks,
         problems::word,
         recorder::Recorder,
     },
@@ -95,6 +97,8 @@ pub struct App {
     pub recorder: Recorder,
     /// The figures of checks over time.
     pub figures: Figures,
+    /// What of them runs out soon.
+    pub outlooks: Outlooks,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -5,11 +5,12 @@
 //! - [`absence`]: why hosts are away
 //! - [`problems`]: what deserves attention, worst first, with what follows from what
 //! - [`silence`]: downtimes and acknowledgements
-//! - [`figures`]: numbers over time, and when something will run out; [`past`]: what is over
+//! - [`figures`]: numbers over time; [`outlook`]: what will run out; [`past`]: what is over
 
 pub mod absence;
 pub mod figures;
 mod hear;
+pub mod outlook;
 pub mod past;
 pub mod problems;
 pub mod recorder;
