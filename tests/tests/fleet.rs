@@ -310,6 +310,34 @@ fn what_happened_while_the_controller_was_away_is_told_afterwards() {
 }
 
 #[test]
+fn a_host_that_is_enrolled_anew_tells_nothing_twice() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let file = checked(&mut fleet, "web-1");
+    let health = |fleet: &Fleet| fleet.ctl(&["health", "web-1", "-o", "json"]).json();
+    let ran = |fleet: &Fleet| {
+        let of = |c: &Value| c["state"]["check"] == "plugin:file" && c["state"]["hard"] == "ok";
+        health(fleet)["checks"].as_array().is_some_and(|checks| checks.iter().any(of))
+    };
+    eventually("the check is well", || ran(&fleet));
+    fs::remove_file(&file).expect("removed");
+    eventually("it is a problem", || problems(&fleet).iter().any(|p| p["check"] == "plugin:file"));
+    let turns = |fleet: &Fleet| {
+        let history = fleet.ctl(&["history", "web-1", "plugin:file", "-o", "json"]).json();
+        history["turns"].as_array().map_or(0, Vec::len)
+    };
+    eventually("it is written down", || turns(&fleet) == 1);
+    fleet.take_agent("web-1").stop();
+    let token = fleet.token(&["--host", "web-1", "--replace"]);
+    fleet.enroll_by_force("web-1", &token).expect("enrolled");
+    let before = health(&fleet)["heard_us"].as_i64();
+    fleet.start_agent("web-1");
+    fleet.wait_for("web-1", "up");
+    eventually("it is heard of", || health(&fleet)["heard_us"].as_i64() > before);
+    eventually("it stands", || problems(&fleet).iter().any(|p| p["check"] == "plugin:file"));
+    assert_eq!(turns(&fleet), 1);
+}
+
+#[test]
 fn an_agent_that_is_stopped_on_purpose_is_no_emergency_and_one_that_dies_is() {
     let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
     fleet.take_agent("web-1").stop();

@@ -112,11 +112,8 @@ impl Enrolment for Enrolling {
         let outcome = Entry { kind: "outcome", outcome: outcome.into(), ..intent };
         app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
         match enrolled {
-            Ok(()) if token.replace => {
-                // What the former machine was is not what this one is.
-                app.health.forget(&host);
-                app.figures.forget(&host);
-            }
+            // What the former machine measured is not what this one does.
+            Ok(()) if token.replace => app.figures.forget(&host),
             Ok(()) => {}
             Err(EnrollError::Taken) => {
                 let message = format!("there is a host {host} already");

@@ -200,24 +200,17 @@ pub(super) fn lost(row: &AnyRow) -> Result<Option<Lost>, StoreError> {
     Ok(Lost::ALL.into_iter().find(|lost| lost.name() == word))
 }
 
-/// Forgets how a host was; what its checks did and measured, too, when it is gone for good.
-async fn forget(
-    transaction: &mut Transaction<'_>,
-    host: &HostName,
-    history: bool,
-) -> Result<(), sqlx::Error> {
-    let state = [
+/// Forgets how a host that is gone for good was, and what its checks did and measured.
+async fn forget(transaction: &mut Transaction<'_>, host: &HostName) -> Result<(), sqlx::Error> {
+    for query in [
         "DELETE FROM health WHERE host = $1",
         "DELETE FROM acknowledgements WHERE host = $1",
         "DELETE FROM notices WHERE host = $1",
         "DELETE FROM told WHERE host = $1",
-    ];
-    let past = [
         "DELETE FROM turns WHERE host = $1",
         "DELETE FROM turn_days WHERE host = $1",
         "DELETE FROM figure_days WHERE host = $1",
-    ];
-    for query in state.into_iter().chain(past.into_iter().filter(|_| history)) {
+    ] {
         sqlx::query(query).bind(host.as_str()).execute(&mut **transaction).await?;
     }
     Ok(())
@@ -264,7 +257,8 @@ impl Store {
                 .bind(host.name.as_str())
                 .execute(&mut *transaction)
                 .await?;
-            forget(&mut transaction, &host.name, false).await?;
+            // How its checks stand is kept, and so is what people were told: an agent that remembers
+            // goes on from there, and what another one tells is compared with it.
         }
         let inserted = sqlx::query(
             "INSERT INTO hosts (name, labels, agent_labels, facts, operations, agent_version, \
@@ -376,7 +370,7 @@ impl Store {
             changes.done();
             return Ok(false);
         }
-        forget(&mut transaction, host, true).await?;
+        forget(&mut transaction, host).await?;
         transaction.commit().await?;
         changes.done();
         Ok(true)

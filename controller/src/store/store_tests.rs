@@ -422,6 +422,11 @@ on_both! {
         let seen: Vec<_> = read.iter().map(|t| (t.at_us, t.became)).collect();
         assert_eq!(seen, [(2, Status::Critical), (1, Status::Warning)]);
         assert_eq!(store.turns(&name("web-1"), None, 2, 10).await.expect("read").len(), 1);
+        // Enrolled anew it goes on from what is known: nothing is told again.
+        store.enroll("t", new_host("web-1", true), 6).await.expect("replaced");
+        let health = store.health().await.expect("read");
+        let web = &health[&name("web-1")];
+        assert_eq!((web.memory.as_str(), web.last_turn), ("m", 2));
         assert!(store.turns(&name("web-1"), Some("x"), 0, 10).await.expect("read").is_empty());
         assert!(store.remove_host(&name("web-1")).await.expect("removed"));
         assert!(store.health().await.expect("read").is_empty());
