@@ -117,6 +117,31 @@ impl Controller {
         }
     }
 
+    /// The same of a call that names hosts: nothing else there can be missing.
+    ///
+    /// # Errors
+    /// With the controller's refusal, or when there is no answer.
+    pub async fn answer_of_host<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Problem> {
+        match timeout(ANSWER, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.unmatched(status)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    /// What a refusal of a call means that names hosts.
+    pub fn unmatched(&self, status: Status) -> Problem {
+        let failure = Failure::from(status.clone());
+        match failure.code() {
+            ErrorCode::NotFound => Problem::new(Exit::NoHost, failure.message)
+                .hint("`hostlerctl hosts` lists those that there are"),
+            _ => self.problem(status),
+        }
+    }
+
     /// What a status of this controller means. A status that the controller did not send is the
     /// connection's end.
     pub fn problem(&self, status: Status) -> Problem {

@@ -56,6 +56,12 @@ fn a_mistake_of_the_caller_is_told_before_anything_is_sent() {
     let fleet = fleet_of(&[("web-1", "role=web")]);
     for (args, code, words) in [
         (vec!["host", "facts", "--on", "nope"], 6, "there is no host nope"),
+        (vec!["health", "zz"], 6, "there is no host zz"),
+        (vec!["history", "zz"], 6, "there is no host zz"),
+        (vec!["ack", "zz", "--comment", "x"], 6, "there is no host zz"),
+        (vec!["host", "label", "zz", "a=b"], 6, "there is no host zz"),
+        (vec!["diagnose", "all"], 2, "no name of one host"),
+        (vec!["status", "--watch", "-o", "json"], 2, "use -o jsonl"),
         (vec!["host", "facts", "--on", "role=="], 2, "column 6"),
         (vec!["disk", "usage", "--warning-percent", "200", "--on", "all"], 2, "at most 100"),
         (vec!["disk", "usage"], 2, "--on"),

@@ -208,7 +208,7 @@ impl Health for Api {
         let Some(problem) = found.iter().find(of) else {
             let what = if request.check.is_empty() { "it" } else { request.check.as_str() };
             let message = format!("there is no problem of {what} on {}", host.name);
-            return Err(Failure::new(ErrorCode::NotFound, message)
+            return Err(Failure::new(ErrorCode::PreconditionFailed, message)
                 .hint(format!("see what there is: hostlerctl problems --on {}", host.name))
                 .into());
         };
@@ -252,7 +252,10 @@ impl Health for Api {
         let work = async {
             match self.0.store.unacknowledge(&host.name, &request.check).await.map_err(unstored)? {
                 true => Ok(()),
-                false => Err(Failure::new(ErrorCode::NotFound, "it was not acknowledged").into()),
+                false => {
+                    let message = "it was not acknowledged";
+                    Err(Failure::new(ErrorCode::PreconditionFailed, message).into())
+                }
             }
         };
         self.change(&caller, "health.unacknowledge", host.name.as_str(), detail, work).await?;

@@ -138,7 +138,7 @@ pub(crate) async fn host(
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
     let request = HostHealthRequest { host: text(matches, "host") };
-    let reply = controller.answer(controller.health().host(request)).await?;
+    let reply = controller.answer_of_host(controller.health().host(request)).await?;
     let traits = screen.traits();
     let checks = reply.checks.iter().filter_map(|c| c.state.as_ref());
     let names = checks.map(|state| state.check.as_str());
@@ -157,7 +157,7 @@ pub(crate) async fn history(
         check: text(matches, "check"),
         since_s: seconds(matches, "since"),
     };
-    let reply = controller.answer(controller.health().history(request)).await?;
+    let reply = controller.answer_of_host(controller.health().history(request)).await?;
     let traits = screen.traits();
     let turned = reply.turns.iter().map(|turn| turn.check.as_str());
     let measured = reply.series.iter().map(|series| series.check.as_str());
@@ -177,13 +177,13 @@ pub(crate) async fn acknowledge(
     let what = if check.is_empty() { host.clone() } else { format!("{check} on {host}") };
     if matches.get_flag("undo") {
         let request = UnacknowledgeRequest { host, check };
-        controller.answer(controller.health().unacknowledge(request)).await?;
+        controller.answer_of_host(controller.health().unacknowledge(request)).await?;
         screen.say(&format!("{what} is no longer acknowledged"));
         return Ok(Exit::AllWell);
     }
     let (comment, lasts_s) = (text(matches, "comment"), seconds(matches, "for"));
     let request = AcknowledgeRequest { host, check, comment, lasts_s };
-    controller.answer(controller.health().acknowledge(request)).await?;
+    controller.answer_of_host(controller.health().acknowledge(request)).await?;
     let until = match lasts_s {
         0 => "it recovers or gets worse".to_owned(),
         s => format!("{} have passed, or it recovers", value::duration(f64::from(s))),

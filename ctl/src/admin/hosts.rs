@@ -5,9 +5,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
 use hostler_core::clock::Clock;
-use hostler_proto::{
-    name::HostName,
-    wire::{FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest},
+use hostler_proto::wire::{
+    FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest,
 };
 
 use super::{group, list, one, required, text};
@@ -132,10 +131,10 @@ pub(crate) async fn host(
     let name = text(matches, "host");
     let (now, traits) = (clock.now().as_microsecond(), screen.traits());
     let record = match verb {
-        "show" => matching(controller, &single(&name)?).await?.hosts.into_iter().next(),
+        "show" => matching(controller, &selector::one_host(&name)?).await?.hosts.into_iter().next(),
         "label" => {
             let request = labels(name, matches)?;
-            Some(controller.answer(controller.fleet().label(request)).await?)
+            Some(controller.answer_of_host(controller.fleet().label(request)).await?)
         }
         end => {
             if !matches.get_flag("yes") {
@@ -144,12 +143,12 @@ pub(crate) async fn host(
             if end == "remove" {
                 let reason = text(matches, "reason");
                 let request = RemoveHostRequest { host: name.clone(), reason };
-                controller.answer(controller.fleet().remove(request)).await?;
+                controller.answer_of_host(controller.fleet().remove(request)).await?;
                 screen.say(&format!("{name} is removed; the audit keeps what it did"));
                 return Ok(Exit::AllWell);
             }
             let request = RevokeHostRequest { host: name.clone(), reason: text(matches, "reason") };
-            let reply = controller.answer(controller.fleet().revoke(request)).await?;
+            let reply = controller.answer_of_host(controller.fleet().revoke(request)).await?;
             screen
                 .say(&format!("{name} is revoked; live connections that were cut: {}", reply.cut));
             None
@@ -161,15 +160,6 @@ pub(crate) async fn host(
         one(&record, form, screen, page, [record.name.as_str()])?;
     }
     Ok(Exit::AllWell)
-}
-
-/// The name of one host, where a selector could mean several.
-fn single(name: &str) -> Result<String, Problem> {
-    let host: HostName = name.parse().map_err(|_| {
-        Problem::usage(format!("\"{name}\" is no name of one host"))
-            .hint("hosts that a selector matches are listed by `hostlerctl hosts --on … -o wide`")
-    })?;
-    Ok(host.to_string())
 }
 
 fn labels(host: String, matches: &ArgMatches) -> Result<LabelHostRequest, Problem> {

@@ -1,12 +1,12 @@
 //! Runs one operation: whom it concerns, whether it may go ahead, what comes back, how it ended.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use hostler_core::clock::{Clock, InvocationId, SystemClock};
 use hostler_proto::{
     catalogue::OperationSpec,
-    wire::{Effect, ErrorCode, Failure, HostsReply, HostsRequest, Kind, RunRequest},
+    wire::{Effect, HostsReply, HostsRequest, Kind, RunRequest},
 };
 
 use crate::{
@@ -71,7 +71,7 @@ impl Run {
     /// Reads the command line of `diagnose HOST [SERVICE]`.
     ///
     /// # Errors
-    /// When the service cannot be one.
+    /// When the host is not one, or the service cannot be one.
     pub fn diagnose(spec: &OperationSpec, matches: &ArgMatches) -> Result<Self, Problem> {
         let text = |id| matches.get_one::<String>(id).cloned().unwrap_or_default();
         let service = text("service");
@@ -80,7 +80,7 @@ impl Run {
         let request = RunRequest {
             operation: spec.name.clone(),
             request: prost::Message::encode_to_vec(&message),
-            on: text("host"),
+            on: selector::one_host(&text("host"))?,
             ..RunRequest::default()
         };
         Ok(Self { request, form: Form::of(matches), yes: false })
@@ -132,23 +132,8 @@ impl Run {
 /// # Errors
 /// When it matches none, or the controller does not tell.
 pub async fn matching(controller: &Controller, on: &str) -> Result<HostsReply, Problem> {
-    let mut fleet = controller.fleet();
-    let call = async { fleet.hosts(HostsRequest { on: on.to_owned() }).await };
-    match tokio::time::timeout(Duration::from_secs(30), call).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(unmatched(controller, status)),
-        Err(_) => Err(controller.silent()),
-    }
-}
-
-/// A refusal of a call that selects hosts: nothing else there can be missing.
-fn unmatched(controller: &Controller, status: tonic::Status) -> Problem {
-    let failure = Failure::from(status.clone());
-    match failure.code() {
-        ErrorCode::NotFound => Problem::new(Exit::NoHost, failure.message)
-            .hint("`hostlerctl hosts` lists those that there are"),
-        _ => controller.problem(status),
-    }
+    let request = HostsRequest { on: on.to_owned() };
+    controller.answer_of_host(controller.fleet().hosts(request)).await
 }
 
 /// On how many of how many hosts something is done; a slip in a selector shows in it.

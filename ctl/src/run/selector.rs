@@ -37,6 +37,18 @@ pub fn read(given: &str) -> Result<String, Problem> {
     }
 }
 
+/// The name of one host, where a selector could mean several.
+///
+/// # Errors
+/// When it is none.
+pub fn one_host(name: &str) -> Result<String, Problem> {
+    let host: HostName = name.parse().map_err(|_| {
+        Problem::usage(format!("\"{name}\" is no name of one host"))
+            .hint("hosts that a selector matches are listed by `hostlerctl hosts --on … -o wide`")
+    })?;
+    Ok(host.to_string())
+}
+
 fn list(
     what: &str,
     source: impl Read,

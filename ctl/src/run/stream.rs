@@ -13,7 +13,6 @@ use super::{
     collect::{Collected, News},
     follows, how_many,
     interrupt::{Interrupts, Step},
-    unmatched,
 };
 use crate::{
     connect::Controller,
@@ -61,7 +60,7 @@ pub async fn run(
     });
     let mut operations = controller.operations();
     let started = tokio::select! {
-        started = operations.run(request) => started.map_err(|s| unmatched(controller, s))?,
+        started = operations.run(request) => started.map_err(|s| controller.unmatched(s))?,
         step = interrupts.next() => {
             let message = match step {
                 Step::End => "interrupted before the controller answered".to_owned(),
