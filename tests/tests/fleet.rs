@@ -209,6 +209,11 @@ fn what_cannot_be_undone_is_done_when_the_name_was_typed_and_not_otherwise() {
     assert_eq!(hesitant.ended(), Some(2), "{}", hesitant.seen());
     hesitant.shows("was not confirmed; nothing was changed");
     assert_eq!(fleet.host("web-1")["connection"], "up");
+    let mut scared = fleet.ctl_at_terminal(&revoke);
+    scared.shows("type the host's name to go ahead:");
+    scared.types("\x03");
+    assert_eq!(scared.ended(), Some(2), "{}", scared.seen());
+    scared.shows("was not confirmed; nothing was changed");
     let mut sure = fleet.ctl_at_terminal(&revoke);
     sure.shows("type the host's name to go ahead:");
     sure.types("web-1\n");

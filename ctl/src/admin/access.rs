@@ -151,7 +151,7 @@ pub(crate) async fn operator(
         _ => {
             let name = text(matches, "name");
             if !matches.get_flag("yes") {
-                confirm::ask(screen, "operator revoke", &[&name])?;
+                confirm::ask(screen, "operator revoke", &[&name]).await?;
             }
             let reason = text(matches, "reason");
             let request = RevokeOperatorRequest { name: name.clone(), reason };

@@ -138,7 +138,7 @@ pub(crate) async fn host(
         }
         end => {
             if !matches.get_flag("yes") {
-                confirm::ask(screen, &format!("host {end}"), &[&name])?;
+                confirm::ask(screen, &format!("host {end}"), &[&name]).await?;
             }
             if end == "remove" {
                 let reason = text(matches, "reason");

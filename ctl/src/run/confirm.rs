@@ -2,6 +2,11 @@
 
 use std::io::{self, BufRead as _};
 
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
 use crate::{exit::Problem, screen::Screen};
 
 /// Whether anybody can be asked.
@@ -18,20 +23,31 @@ pub fn possible(screen: &Screen) -> Result<(), Problem> {
     }
 }
 
-/// Asks to type the host's name, or the number of hosts.
+/// Asks to type the host's name, or the number of hosts. Ctrl-C is an answer, too.
 ///
 /// # Errors
 /// When anything else is typed.
-pub fn ask(screen: &mut Screen, what: &str, hosts: &[&str]) -> Result<(), Problem> {
+pub async fn ask(screen: &mut Screen, what: &str, hosts: &[&str]) -> Result<(), Problem> {
     possible(screen)?;
     let (question, expected) = question(what, hosts);
+    let unheard = |e| Problem::usage(format!("Ctrl-C cannot be listened for: {e}"));
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(unheard)?;
     screen.ask(&question);
-    let mut line = String::new();
-    // Nothing else happens meanwhile, and Ctrl-C still ends the process here.
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|e| Problem::usage(format!("the confirmation cannot be read: {e}")))?;
+    let (typed, answer) = oneshot::channel();
+    // A thread that the end of the program does not wait for.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line);
+        let _ = typed.send(read.map(|_| line));
+    });
+    let line = tokio::select! {
+        line = answer => line.unwrap_or_else(|_| Ok(String::new())),
+        _ = interrupts.recv() => {
+            screen.tell("");
+            Ok(String::new())
+        }
+    };
+    let line = line.map_err(|e| Problem::usage(format!("the confirmation cannot be read: {e}")))?;
     match line.trim() == expected {
         true => Ok(()),
         false => {

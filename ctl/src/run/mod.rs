@@ -120,7 +120,7 @@ impl Run {
                     .hint("nothing was changed; leave out the hosts that failed"));
             }
             let names: Vec<_> = hosts.iter().map(|h| h.name.as_str()).collect();
-            confirm::ask(screen, &spec.name, &names)?;
+            confirm::ask(screen, &spec.name, &names).await?;
         }
         self.request.invocation = InvocationId::new(clock).to_string();
         stream::run(spec, controller, self.request, self.form, screen).await
