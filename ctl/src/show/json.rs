@@ -3,6 +3,7 @@
 use hostler_proto::{catalogue::OperationSpec, wire::LogLine};
 use prost_reflect::DynamicMessage;
 use serde::Serialize;
+use serde_yaml_ng::Value;
 
 use super::{
     Form,
@@ -200,7 +201,7 @@ pub fn list<T: Serialize>(items: &[T], form: Form) -> Result<String, Problem> {
 /// When the value has no such form, which would be a defect.
 pub fn document(value: &impl Serialize, form: Form) -> Result<String, Problem> {
     match form {
-        Form::Yaml => serde_yaml_ng::to_string(value).map(escaped).map_err(|e| defect(&e)),
+        Form::Yaml => yaml(value),
         Form::Jsonl => line(value),
         _ => {
             let text = serde_json::to_string_pretty(value).map_err(|e| defect(&e))?;
@@ -221,12 +222,14 @@ fn defect(error: &dyn std::error::Error) -> Problem {
     Problem::new(Exit::Failed, format!("the answer cannot be written: {error}"))
 }
 
-/// Writes as escapes what JSON and YAML allow to stand for itself and a terminal would obey.
+/// What JSON and YAML allow to stand for itself and a terminal would obey.
+fn risky(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes JSON's texts with escapes for what is risky.
 fn escaped(text: String) -> String {
-    let risky = |c: char| {
-        matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !text.contains(risky) {
         return text;
     }
@@ -240,6 +243,51 @@ fn escaped(text: String) -> String {
     out
 }
 
+/// A document in YAML. An escape is one in double quotes alone: a text with something risky gets them,
+/// as JSON has it. It is written under another name first, and that is replaced.
+fn yaml(value: &impl Serialize) -> Result<String, Problem> {
+    let text = serde_yaml_ng::to_string(value).map_err(|e| defect(&e))?;
+    if !text.contains(risky) {
+        return Ok(text);
+    }
+    // A name that the document does not have.
+    let name = (0_u32..).map(|n| format!("escaped{n}x")).find(|name| !text.contains(name.as_str()));
+    let name = name.unwrap_or_default();
+    let mut value = serde_yaml_ng::to_value(value).map_err(|e| defect(&e))?;
+    let mut quoted = Vec::new();
+    rename(&mut value, &name, &mut quoted)?;
+    let mut text = serde_yaml_ng::to_string(&value).map_err(|e| defect(&e))?;
+    for (number, quoted) in quoted.iter().enumerate().rev() {
+        text = text.replace(&format!("{name}{number}"), quoted);
+    }
+    Ok(text)
+}
+
+/// Puts names in place of the texts that hold something risky; those are kept as JSON has them.
+fn rename(value: &mut Value, name: &str, quoted: &mut Vec<String>) -> Result<(), Problem> {
+    match value {
+        Value::String(text) if text.contains(risky) => {
+            let other = format!("{name}{}", quoted.len());
+            quoted.push(escaped(serde_json::to_string(text).map_err(|e| defect(&e))?));
+            *text = other;
+        }
+        Value::Sequence(list) => {
+            for value in list {
+                rename(value, name, quoted)?;
+            }
+        }
+        Value::Mapping(map) => {
+            for (mut key, mut value) in std::mem::take(map) {
+                rename(&mut key, name, quoted)?;
+                rename(&mut value, name, quoted)?;
+                map.insert(key, value);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +298,18 @@ mod tests {
         let json = line(&text).expect("json");
         assert!(!json.trim_end().contains(char::is_control), "{json:?}");
         assert_eq!(serde_json::from_str::<String>(&json).expect("same"), text);
+    }
+
+    #[test]
+    fn yaml_says_what_was_said_whatever_that_is() {
+        let texts =
+            ["plain", "gpj.\u{202e}exe", "a\nb \u{2066}c", "'\u{200f}\"\\", "\u{85}", "escaped0x1"];
+        let map = std::collections::BTreeMap::from([("key\u{202a}", texts.to_vec())]);
+        let yaml = document(&map, Form::Yaml).expect("yaml");
+        assert!(!yaml.contains(risky), "{yaml:?}");
+        let back: std::collections::BTreeMap<String, Vec<String>> =
+            serde_yaml_ng::from_str(&yaml).expect(&yaml);
+        assert_eq!(back["key\u{202a}"], texts);
     }
 
     #[test]
