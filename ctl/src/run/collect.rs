@@ -11,7 +11,7 @@ use crate::{
     show::report::{End, Report},
 };
 
-/// Most text of log lines that is kept for a document; what is shown as it comes is not kept.
+/// Most text of log lines that is kept until the end; what is shown as it comes is not kept.
 const MAX_LINES: usize = 64 << 20;
 
 /// What an event asks to be shown at once.
@@ -38,9 +38,14 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Nothing yet. Log lines are kept only for a document that is written at the end.
+    /// Nothing yet. Log lines are kept only for what is written at the end.
     pub fn new(keep_lines: bool) -> Self {
         Self { keep_lines, ..Self::default() }
+    }
+
+    /// Lines are shown as they come.
+    pub fn keep_no_lines(&mut self) {
+        self.keep_lines = false;
     }
 
     /// The hosts that it concerns.

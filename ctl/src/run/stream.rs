@@ -21,7 +21,7 @@ use crate::{
     show::{
         Form,
         json::{self, Entry, Line},
-        report::WELL,
+        report::{Report, WELL},
         table, value,
     },
 };
@@ -49,7 +49,12 @@ pub async fn run(
         spec,
         form,
         screen,
-        collected: Collected::new(matches!(form, Form::Json | Form::Yaml)),
+        collected: Collected::new(match form {
+            Form::Json | Form::Yaml => true,
+            // Those of many hosts are shown in the order of their times.
+            Form::Table | Form::Wide => spec.follows && !follows,
+            Form::Jsonl | Form::Name => false,
+        }),
         lines: false,
     };
     let span = tracing::info_span!("command", operation = spec.name);
@@ -84,6 +89,10 @@ pub async fn run(
                         if !confirmed && started.hosts.len() > 1 {
                             let told = how_many(&spec.name, started.hosts.len(), started.of);
                             shown.screen.say(&told);
+                        }
+                        // Nothing has to be put in order, and lines can be shown as they come.
+                        if started.hosts.len() == 1 && !form.is_data() {
+                            shown.collected.keep_no_lines();
                         }
                         shown.collected.started(started);
                     }
@@ -181,8 +190,10 @@ impl Shown<'_> {
         let reports = self.collected.reports();
         let traits = self.screen.traits();
         match self.form {
-            // The lines were the data; only what went wrong is left to tell.
+            // The lines are the data; only what went wrong is left to tell.
             Form::Table | Form::Wide if self.spec.follows => {
+                let lines = merged(&reports).map(|(host, line)| log_line(host, line));
+                self.screen.data(&lines.collect::<String>())?;
                 let ill: Vec<_> = reports.into_iter().filter(|r| r.rank().0 < WELL).collect();
                 let quiet = follows && !self.collected.is_complete();
                 if !ill.is_empty() && !quiet {
@@ -222,6 +233,21 @@ impl Shown<'_> {
     }
 }
 
+/// The lines of all hosts in the order of their times. One without a time belongs to the line before it.
+fn merged(reports: &[Report]) -> impl Iterator<Item = (&str, &LogLine)> {
+    let mut lines = Vec::new();
+    for report in reports {
+        let mut last = 0;
+        for line in &report.lines {
+            last = if line.time_us == 0 { last } else { line.time_us };
+            lines.push((last, report.host.as_str(), line));
+        }
+    }
+    // A stable sort keeps what one host told at one time as it was told.
+    lines.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    lines.into_iter().map(|(_, host, line)| (host, line))
+}
+
 fn log_line(host: &str, line: &LogLine) -> String {
     let parts = [
         harmless(host),
@@ -236,6 +262,26 @@ fn log_line(host: &str, line: &LogLine) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_many_hosts_stand_in_the_order_of_their_times_and_traces_stay_together() {
+        let report = |host: &str, lines: &[(i64, &str)]| {
+            let line = |(time_us, text): &(i64, &str)| LogLine {
+                time_us: *time_us,
+                text: (*text).into(),
+                ..LogLine::default()
+            };
+            Report { lines: lines.iter().map(line).collect(), ..Report::begun(host) }
+        };
+        let reports = [
+            report("b", &[(2, "error"), (0, "  at x"), (0, "  at y"), (5, "end")]),
+            report("a", &[(2, "same time"), (3, "between")]),
+        ];
+        let texts: Vec<_> = merged(&reports).map(|(host, l)| (host, l.text.as_str())).collect();
+        let trace = [("b", "error"), ("b", "  at x"), ("b", "  at y")];
+        let all = [&[("a", "same time")], &trace[..], &[("a", "between"), ("b", "end")]].concat();
+        assert_eq!(texts, all);
+    }
 
     #[test]
     fn a_log_line_is_one_line_whatever_the_host_sends() {

@@ -116,6 +116,16 @@ impl Fleet {
         self.dir.path().to_owned()
     }
 
+    /// The operator's context.
+    pub(crate) fn context(&self) -> Context {
+        self.state.context("alice")
+    }
+
+    /// Whether anything was run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.state.last_run.lock().expect("lock").is_some()
+    }
+
     pub(crate) fn last_run(&self) -> wire::RunRequest {
         self.state.last_run.lock().expect("lock").clone().expect("a run")
     }
@@ -319,6 +329,22 @@ impl Operations for Fake {
                     events.push(host_event(host, wire::event::Event::Line(line)));
                     let end =
                         outcome(wire::Status::Unspecified, "1 line", &ops::LogsTail::default());
+                    events.push(host_event(host, wire::event::Event::Outcome(end)));
+                }
+                // Each host tells all of its own, one after the other.
+                "journal.read" => {
+                    summary.ok += 1;
+                    let first = if host == "web-1" { 0 } else { 1 };
+                    for second in [first, first + 2] {
+                        let line = wire::LogLine {
+                            time_us: MIDNIGHT + second * 1_000_000,
+                            text: format!("line {second}"),
+                            ..wire::LogLine::default()
+                        };
+                        events.push(host_event(host, wire::event::Event::Line(line)));
+                    }
+                    let data = ops::JournalRead::default();
+                    let end = outcome(wire::Status::Unspecified, "2 lines", &data);
                     events.push(host_event(host, wire::event::Event::Outcome(end)));
                 }
                 "systemd.restart" => {
