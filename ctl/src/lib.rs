@@ -124,7 +124,9 @@ async fn ask(
         return run.carry_out(spec, &controller, &*clock, screen).await;
     }
     match (name, verb) {
-        ("status", _) => admin::hosts::show_status(&controller, inner, screen).await,
+        ("status", _) => {
+            admin::hosts::show_status(&controller, (&context, &clock), inner, screen).await
+        }
         ("hosts", _) => admin::hosts::show_hosts(&controller, inner, &*clock, screen).await,
         ("whoami", _) => admin::access::whoami(&controller, inner, screen).await,
         ("host", Some((verb, inner))) => {

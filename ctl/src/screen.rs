@@ -1,7 +1,10 @@
 //! Where data and talk go: data to standard output, everything else to standard error. What comes
 //! from hosts is made harmless to terminals here.
 
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+};
 
 /// The program's two outputs, and what they can do.
 pub struct Screen {
@@ -17,8 +20,12 @@ pub struct Screen {
 pub struct Traits {
     /// Standard output may be coloured.
     pub colour: bool,
-    /// Tables may be fitted to the terminal's width.
+    /// Standard output is a terminal.
     pub fitted: bool,
+    /// Its width, to which tables are fitted; 0 when it does not tell.
+    pub width: u16,
+    /// Its height; 0 when it does not tell.
+    pub height: u16,
     /// Somebody watches standard error: progress can be shown.
     pub watched: bool,
     /// Somebody can be asked.
@@ -32,10 +39,13 @@ impl Screen {
     pub fn of_process(no_colour: bool, quiet: bool) -> Self {
         let (out, err) = (io::stdout(), io::stderr());
         let terminal = out.is_terminal();
+        let (width, height) = if terminal { size() } else { (0, 0) };
         let plain = no_colour || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let traits = Traits {
             colour: terminal && !plain && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
             fitted: terminal,
+            width,
+            height,
             watched: err.is_terminal() && !quiet,
             interactive: io::stdin().is_terminal() && err.is_terminal(),
             quiet,
@@ -63,14 +73,21 @@ impl Screen {
         self.out.flush()
     }
 
-    /// Begins a page anew: on a terminal the one before is taken away.
+    /// Shows a page in place of the one before.
     ///
     /// # Errors
     /// When standard output does not take it.
-    pub fn anew(&mut self) -> io::Result<()> {
+    pub fn page(&mut self, text: &str) -> io::Result<()> {
         match self.traits.fitted {
-            true => self.data("\x1b[H\x1b[2J"),
-            false => self.data("\n"),
+            true => self.data(&format!("\x1b[H\x1b[2J{text}")),
+            false => self.data(&format!("{text}\n")),
+        }
+    }
+
+    /// Looks anew how large the terminal is.
+    pub fn measure(&mut self) {
+        if self.traits.fitted {
+            (self.traits.width, self.traits.height) = size();
         }
     }
 
@@ -109,6 +126,12 @@ impl Screen {
             let _ = write!(self.err, "\r\x1b[K").and_then(|()| self.err.flush());
         }
     }
+}
+
+/// Columns and rows of the terminal at standard output.
+fn size() -> (u16, u16) {
+    let size = rustix::termios::tcgetwinsize(io::stdout().as_fd());
+    size.map_or((0, 0), |size| (size.ws_col, size.ws_row))
 }
 
 impl std::fmt::Debug for Screen {

@@ -10,6 +10,7 @@ use std::{
 use hostler_tests::{
     fleet::{Fleet, Place},
     process::{built, command, eventually, within},
+    terminal::ROWS,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -260,6 +261,8 @@ fn a_problem_is_told_once_it_is_hard_and_people_can_say_that_they_know() {
     eventually("it is a problem", || problems(&fleet).iter().any(|p| p["check"] == "plugin:file"));
     let status = fleet.ctl(&["status"]).exits(0);
     assert!(status.out.contains("plugin:file") && status.out.contains("warning"), "{status:?}");
+    let counts = fleet.ctl(&["status", "-o", "json"]).json();
+    assert_eq!((&counts["up"], &counts["degraded"]), (&1.into(), &1.into()));
     fleet.ctl(&["hosts", "--on", "check(plugin:*)=warning"]).exits(0);
 
     let acknowledge = ["ack", "web-1", "plugin:file", "--comment", "on it"];
@@ -287,6 +290,58 @@ fn a_problem_is_told_once_it_is_hard_and_people_can_say_that_they_know() {
         fleet.audit().iter().filter(fits).count()
     };
     assert_eq!((done("health.acknowledge"), done("downtime.add"), done("downtime.end")), (1, 1, 1));
+}
+
+#[test]
+fn what_people_say_of_a_problem_ends_when_its_time_is_over() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let file = checked(&mut fleet, "web-1");
+    let flexible =
+        ["downtime", "add", "--on", "web-1", "--for", "1h", "--lasting", "8s", "--comment", "move"];
+    fleet.ctl(&flexible).exits(0);
+    fs::remove_file(&file).expect("removed");
+    let handled = |fleet: &Fleet| {
+        let found = problems(fleet).into_iter().find(|p| p["check"] == "plugin:file");
+        found.map(|p| p["handled"].as_str().unwrap_or_default().to_owned())
+    };
+    let begins = |with: &str| handled(&fleet).is_some_and(|h| h.starts_with(with));
+    eventually("the downtime begins with it", || begins("in downtime"));
+    eventually("and ends", || handled(&fleet).as_deref() == Some(""));
+    fleet.ctl(&["ack", "web-1", "plugin:file", "--comment", "on it", "--for", "4s"]).exits(0);
+    assert!(begins("acknowledged by admin: on it"));
+    eventually("it expires", || handled(&fleet).as_deref() == Some(""));
+}
+
+#[test]
+fn a_watched_status_shows_what_changes_and_goes_on_when_its_controller_is_back() {
+    let mut fleet = fleet_of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    let lines = fleet.ctl_begins(&["status", "--watch", "-o", "jsonl"], "watch.out");
+    let mut watch = fleet.ctl_at_terminal(&["status", "--watch"]);
+    watch.shows("2 hosts, 2 up");
+    fleet.take_agent("web-2").stop();
+    watch.shows("its agent was stopped on purpose");
+    fleet.take_controller().kill();
+    watch.shows("no answer since ");
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    let before = watch.seen().len();
+    eventually("it goes on", || {
+        let page = watch.seen().split_off(before);
+        page.contains("2 hosts, 1 up") && !page.ends_with("no answer since")
+    });
+    let pages = watch.seen();
+    let highest = pages.split("\x1b[2J").map(|page| page.matches('\n').count()).max();
+    assert!(highest < Some(usize::from(ROWS)), "{pages}");
+    watch.types("\x03");
+    watch.ended();
+    let reports = |log: &str| {
+        log.lines()
+            .filter(|l| serde_json::from_str::<Value>(l).is_ok_and(|v| v["hosts"] == 2))
+            .count()
+    };
+    let so_far = reports(&lines.log());
+    assert!(so_far > 0);
+    eventually("lines come again", || reports(&lines.log()) > so_far);
 }
 
 #[test]

@@ -123,9 +123,13 @@ pub(crate) async fn problems(
     let request = ProblemsRequest { on: selector::read(&text(matches, "on"))? };
     let reply = controller.answer(controller.health().problems(request)).await?;
     let traits = screen.traits();
-    let table = |p: &[_], _| match p {
-        [] => "no problems\n".to_owned(),
-        some => health::problems(some, reply.now_us, traits),
+    let outlooks = health::outlooks(&reply.outlooks, traits);
+    let table = |p: &[_], _| {
+        let problems = match p {
+            [] => "no problems\n".to_owned(),
+            some => health::problems(some, reply.now_us, traits).concat(),
+        };
+        if outlooks.is_empty() { problems } else { format!("{problems}\n{outlooks}") }
     };
     list(&reply.problems, Form::of(matches), screen, table, |p| &p.subject)?;
     Ok(health::exit(&reply.problems))
@@ -214,6 +218,8 @@ pub(crate) async fn downtime(
                 comment: text(matches, "comment"),
             };
             let reply = controller.answer(controller.health().add_downtime(request)).await?;
+            // One that begins at once began by the controller's clock.
+            let now = if wait == 0 { now.max(reply.begins_us) } else { now };
             let page = |_| health::downtimes(std::slice::from_ref(&reply), now, traits);
             one(&reply, Form::of(matches), screen, page, [reply.id.as_str()])?;
             screen.say(&format!("to end it: hostlerctl downtime end {}", reply.id));

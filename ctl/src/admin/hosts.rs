@@ -1,6 +1,6 @@
 //! The fleet's hosts: how they are, which there are, their labels and their end.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::engine::ArgValueCompleter;
@@ -9,19 +9,17 @@ use hostler_proto::wire::{
     FleetStatusRequest, LabelHostRequest, RemoveHostRequest, RevokeHostRequest,
 };
 
-use super::{group, list, one, required, text};
+use super::{group, list, one, required, text, watch};
 use crate::{
     command::{on, output, yes},
     complete,
     connect::Controller,
+    context::Context,
     exit::{Exit, Problem},
     run::{confirm, matching, selector},
     screen::Screen,
     show::{Form, fleet, status},
 };
-
-/// Between two looks at the fleet.
-const WATCH: Duration = Duration::from_secs(2);
 
 pub(super) fn commands() -> Vec<Command> {
     let host = || required("host", "The host's name").add(ArgValueCompleter::new(complete::hosts));
@@ -83,27 +81,23 @@ pub(super) fn commands() -> Vec<Command> {
 /// `status`
 pub(crate) async fn show_status(
     controller: &Controller,
+    dialled: (&Context, &Arc<dyn Clock>),
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
-    let (traits, form) = (screen.traits(), Form::of(matches));
-    let watch = matches.get_flag("watch");
-    if watch && form.is_data() && form != Form::Jsonl {
-        return Err(Problem::usage("a document that never ends cannot be written")
-            .hint("use -o jsonl with --watch"));
-    }
-    loop {
-        let reply = controller.answer(controller.fleet().status(FleetStatusRequest {})).await?;
-        if watch && !form.is_data() {
-            screen.anew()?;
+    let form = Form::of(matches);
+    if matches.get_flag("watch") {
+        if form.is_data() && form != Form::Jsonl {
+            return Err(Problem::usage("a document that never ends cannot be written")
+                .hint("use -o jsonl with --watch"));
         }
-        one(&reply, form, screen, |_| status::page(&reply, traits), [reply.fleet.as_str()])?;
-        if !watch {
-            return Ok(status::exit(&reply));
-        }
-        // Ctrl-C ends the program here, which is what it is for.
-        tokio::time::sleep(WATCH).await;
+        return watch::watch(controller, dialled, form, screen).await;
     }
+    let traits = screen.traits();
+    let reply = controller.answer(controller.fleet().status(FleetStatusRequest {})).await?;
+    let page = |_| status::page(&reply, None, traits);
+    one(&reply, form, screen, page, [reply.fleet.as_str()])?;
+    Ok(status::exit(&reply))
 }
 
 /// `hosts`

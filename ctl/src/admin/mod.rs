@@ -20,6 +20,7 @@ pub mod catalogue;
 pub mod contexts;
 pub mod health;
 pub mod hosts;
+mod watch;
 
 /// Every fixed command.
 pub fn commands() -> Vec<Command> {

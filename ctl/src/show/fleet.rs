@@ -10,8 +10,9 @@ use super::{
 };
 use crate::screen::Traits;
 
-fn connection(host: &HostRecord) -> &'static str {
-    match host.connection() {
+/// The state of a host's link, as selectors know it.
+pub fn link(connection: Connection) -> &'static str {
+    match connection {
         Connection::Unspecified => "unknown",
         Connection::Never => "never",
         Connection::Up => "up",
@@ -55,7 +56,7 @@ pub fn hosts(hosts: &[HostRecord], now_us: i64, wide: bool, traits: Traits) -> S
     let row = |h: &&HostRecord| {
         let mut row = vec![
             Cell::text(&h.name),
-            Cell::word(connection(h)),
+            Cell::word(link(h.connection())),
             Cell::text(value::ago(h.since_us, now_us)),
             Cell::text(&h.agent_version),
             Cell::text(words(&h.labels)),
@@ -83,7 +84,7 @@ pub fn host(host: &HostRecord, now_us: i64, traits: Traits) -> String {
     };
     let mut found = vec![
         ("host".to_owned(), Cell::text(&host.name)),
-        ("link".to_owned(), Cell::word(connection(host))),
+        ("link".to_owned(), Cell::word(link(host.connection()))),
         ("since".to_owned(), Cell::text(since)),
         ("reason".to_owned(), Cell::text(&host.reason)),
         ("labels".to_owned(), Cell::text(words(&host.labels))),

@@ -1,7 +1,8 @@
 //! Columns of text without lines around them.
 
 use comfy_table::{
-    Attribute, Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets,
+    Attribute, Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, TableComponent,
+    presets,
 };
 
 use crate::screen::{Traits, harmless};
@@ -72,8 +73,38 @@ impl Cell {
     }
 }
 
+/// Stands between rows that are to be told apart; no text has it.
+const BETWEEN: char = '\u{1}';
+
 /// Lays rows out below their headers. A column without a single text is left out.
 pub fn grid(headers: &[&str], rows: &[Vec<Cell>], traits: Traits) -> String {
+    lines(&laid_out(headers, rows, traits))
+}
+
+/// The same in parts, so that something can stand between them: the headers, and each row.
+pub fn parts(headers: &[&str], rows: &[Vec<Cell>], traits: Traits) -> Vec<String> {
+    let mut table = laid_out(headers, rows, traits);
+    table.set_style(TableComponent::HorizontalLines, BETWEEN);
+    let mut parts = vec![String::new()];
+    for (number, line) in table.lines().enumerate() {
+        match line.starts_with(BETWEEN) {
+            true => parts.push(String::new()),
+            false => {
+                if let Some(part) = parts.last_mut() {
+                    part.push_str(line.trim_end());
+                    part.push('\n');
+                }
+                // The headers are one line, and nothing stands below them.
+                if number == 0 {
+                    parts.push(String::new());
+                }
+            }
+        }
+    }
+    parts
+}
+
+fn laid_out(headers: &[&str], rows: &[Vec<Cell>], traits: Traits) -> Table {
     let used: Vec<usize> = (0..headers.len())
         .filter(|i| rows.iter().any(|r| r.get(*i).is_some_and(|c| !c.text.is_empty())))
         .collect();
@@ -96,7 +127,7 @@ pub fn grid(headers: &[&str], rows: &[Vec<Cell>], traits: Traits) -> String {
             }
         }
     }
-    lines(&table)
+    table
 }
 
 /// Lays out names and their values.
@@ -114,14 +145,17 @@ pub fn pairs(pairs: &[(String, Cell)], traits: Traits) -> String {
 fn plain(traits: Traits) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_content_arrangement(match traits.fitted {
-        true => ContentArrangement::Dynamic,
-        false => ContentArrangement::Disabled,
-    });
+    match traits.fitted && traits.width > 0 {
+        true => {
+            table.set_width(traits.width);
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        false => drop(table.set_content_arrangement(ContentArrangement::Disabled)),
+    }
+    // What the terminal is like was looked at before.
+    table.force_no_tty();
     if traits.colour {
         table.enforce_styling();
-    } else if !traits.fitted {
-        table.force_no_tty();
     }
     table
 }
@@ -151,6 +185,25 @@ mod tests {
         /             9
         /srv/data  1234
         ");
+    }
+
+    #[test]
+    fn a_row_that_needs_several_lines_is_one_part() {
+        let row =
+            |a: &str| vec![Cell::text(a), Cell::text("a text that is longer than the screen")];
+        let rows = [row("one"), row("two")];
+        let narrow = Traits { fitted: true, width: 24, ..Traits::default() };
+        let parts = parts(&["NAME", "TEXT"], &rows, narrow);
+        assert_eq!(parts.len(), 3, "{parts:?}");
+        assert!(parts[0].starts_with("NAME") && parts[1].starts_with("one"), "{parts:?}");
+        assert!(parts[1].lines().count() > 1 && parts[2].starts_with("two"), "{parts:?}");
+        assert_eq!(parts.concat(), grid(&["NAME", "TEXT"], &rows, narrow));
+        let unknown = Traits { fitted: true, ..Traits::default() };
+        assert_eq!(
+            grid(&["NAME", "TEXT"], &rows, unknown).lines().count(),
+            3,
+            "no width, no folds"
+        );
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! How checks stand and stood: problems, one host, its history, downtimes.
 
 use hostler_proto::wire::{
-    CheckHealth, CheckState, DowntimeRecord, HistoryReply, HostHealth, Problem, Series, Status,
+    CheckHealth, CheckState, Connection, DowntimeRecord, HistoryReply, HostHealth, Outlook,
+    Problem, Series, Status,
 };
 
 use super::{
-    grid::{Cell, grid},
+    fleet,
+    grid::{Cell, grid, parts},
     report::word,
     value,
 };
@@ -31,9 +33,10 @@ pub fn exit(problems: &[Problem]) -> Exit {
     }
 }
 
-/// Problems, with what follows from each.
-pub fn problems(problems: &[Problem], now_us: i64, traits: Traits) -> String {
-    let row = |p: &Problem| {
+/// Problems with what follows from each, and below each the command to type next: the headers, and
+/// each problem.
+pub fn problems(problems: &[Problem], now_us: i64, traits: Traits) -> Vec<String> {
+    let row = |p: &&Problem| {
         let mut summary = p.summary.clone();
         if p.flapping {
             summary += " (flapping)";
@@ -53,37 +56,77 @@ pub fn problems(problems: &[Problem], now_us: i64, traits: Traits) -> String {
             Cell::text(&p.subject),
             Cell::text(value::ago(p.since_us, now_us)),
             Cell::text(summary),
-            Cell::text(&p.next),
         ]
     };
     let mut problems: Vec<_> = problems.iter().collect();
     // The controller sends the worst first; a stable sort keeps its order among equals.
     problems.sort_by_key(|p| (!p.handled.is_empty(), badness(p.status())));
-    let rows: Vec<_> = problems.into_iter().map(row).collect();
-    grid(&["STATUS", "WHAT", "FOR", "PROBLEM", "NEXT"], &rows, traits)
+    let rows: Vec<_> = problems.iter().map(row).collect();
+    let next = problems.iter().map(|p| p.next.as_str());
+    with_next(parts(&["STATUS", "WHAT", "FOR", "PROBLEM"], &rows, traits), next)
 }
 
-/// Every check of a host, those that are not well first.
+/// What runs out soon.
+pub fn outlooks(outlooks: &[Outlook], traits: Traits) -> String {
+    let row = |o: &Outlook| {
+        vec![
+            Cell::text(format!("in {}", value::duration(o.runs_out_s))),
+            Cell::text(format!("{}: {}", o.host, o.check)),
+            Cell::text(figure(&o.name, &o.subject)),
+            Cell::text(format!("{:.0} %", o.confidence * 100.0)),
+        ]
+    };
+    if outlooks.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = outlooks.iter().map(row).collect();
+    let next = outlooks.iter().map(|o| o.next.as_str());
+    with_next(parts(&["RUNS OUT", "WHAT", "FIGURE", "EXPLAINED"], &rows, traits), next).concat()
+}
+
+/// Rows with the command to type next below them: a line of its own, which can be copied.
+fn with_next<'a>(mut parts: Vec<String>, next: impl Iterator<Item = &'a str>) -> Vec<String> {
+    for (part, next) in parts.iter_mut().skip(1).zip(next).filter(|(_, next)| !next.is_empty()) {
+        part.push_str(&format!("    next: {}\n", harmless(next)));
+    }
+    parts
+}
+
+/// Every check of a host, those that are not well first; before them what is with the host itself.
 pub fn host(health: &HostHealth, traits: Traits) -> String {
     let heard = match health.heard_us {
         0 => "its agent has told nothing yet".to_owned(),
         at => format!("heard {} ago", value::ago(at, health.now_us)),
     };
-    let host = harmless(&health.host);
-    let mut page = format!("{host}: {} checks, {heard}\n\n", health.checks.len());
+    let (host, link) = (harmless(&health.host), health.connection());
+    let mut page = String::new();
+    for problem in health.problems.iter().filter(|p| p.check.is_empty()) {
+        let since = value::ago(problem.since_us, health.now_us);
+        let status = word(problem.status()).to_uppercase();
+        page += &format!("{host} is {}, {status} for {since}: ", fleet::link(link));
+        page += &format!("{}\n", harmless(&problem.summary));
+        if !problem.next.is_empty() {
+            page += &format!("    next: {}\n", harmless(&problem.next));
+        }
+    }
+    let away = !matches!(link, Connection::Up | Connection::Unspecified);
+    let known = if away { "; how they stand now nobody knows" } else { "" };
+    page += &format!("{host}: {} checks, {heard}{known}\n\n", health.checks.len());
     let mut checks: Vec<&CheckHealth> = health.checks.iter().collect();
     checks.sort_by_key(|c| rank(c));
     let rows: Vec<_> = checks.iter().filter_map(|c| row(c, health.now_us)).collect();
     page += &grid(&["STATUS", "CHECK", "FOR", "RAN", "WHAT IT SAID"], &rows, traits);
+    let outlooks = outlooks(&health.outlooks, traits);
+    if !outlooks.is_empty() {
+        page.push('\n');
+        page += &outlooks;
+    }
     page
 }
 
-fn rank(check: &CheckHealth) -> u8 {
-    let state = check.state.as_ref();
-    badness(match check.stale {
-        true => Status::Unknown,
-        false => state.map_or(Status::Unknown, CheckState::hard),
-    })
+fn rank(check: &CheckHealth) -> (u8, bool) {
+    let hard = check.state.as_ref().map_or(Status::Unknown, |state| hard(state, check.stale));
+    (badness(hard), hard != Status::Unspecified)
 }
 
 fn badness(status: Status) -> u8 {
@@ -95,23 +138,45 @@ fn badness(status: Status) -> u8 {
     }
 }
 
+/// What people are told of a check: one that changes again and again is not well, and one that never
+/// ran is unspecified.
+fn hard(state: &CheckState, stale: bool) -> Status {
+    match state.hard() {
+        _ if stale => Status::Unknown,
+        Status::Ok | Status::Unspecified if state.flapping => Status::Warning,
+        Status::Ok if state.checked_us == 0 => Status::Unspecified,
+        hard => hard,
+    }
+}
+
+/// A state of a check in one word.
+fn state_word(status: Status) -> &'static str {
+    match status {
+        Status::Unspecified => "pending",
+        status => word(status),
+    }
+}
+
 fn row(check: &CheckHealth, now_us: i64) -> Option<Vec<Cell>> {
     let state = check.state.as_ref()?;
-    let hard = if check.stale { Status::Unknown } else { state.hard() };
     let mut said = state.summary.clone();
     if check.stale {
         said = format!("not heard of in time; it said: {said}");
-    } else if state.attempt > 0 {
+    } else if state.attempt > 0 && state.checked_us > 0 {
         let now = word(state.status());
         said = format!("{now}, attempt {} of {}: {said}", state.attempt, state.attempts);
+    } else if state.flapping {
+        said = format!("{}: {said}", word(state.status()));
     }
+    let mut since_us = state.since_us;
     if state.flapping {
         said += " (flapping)";
+        since_us = if state.flapping_since_us > 0 { state.flapping_since_us } else { since_us };
     }
     Some(vec![
-        Cell::word(word(hard)),
+        Cell::word(state_word(hard(state, check.stale))),
         Cell::text(&state.check),
-        Cell::text(value::ago(state.since_us, now_us)),
+        Cell::text(value::ago(since_us, now_us)),
         Cell::text(value::ago(state.checked_us, now_us)),
         Cell::text(said),
     ])
@@ -125,8 +190,9 @@ pub fn history(history: &HistoryReply, traits: Traits) -> String {
             Cell::text(value::moment(t.at_us)),
             // The host's link is the check without a name.
             Cell::text(if t.check.is_empty() { "(host)" } else { &t.check }),
-            Cell::word(word(t.became())),
+            Cell::word(state_word(t.became())),
             Cell::text(match (t.hard, t.check.is_empty()) {
+                (true, _) if t.was() == Status::Unspecified => "not known".to_owned(),
                 (true, _) => format!("was {}", word(t.was())),
                 // It began to flap, or no longer does; what it said tells which.
                 (false, false) => "the same".to_owned(),
@@ -151,21 +217,22 @@ pub fn history(history: &HistoryReply, traits: Traits) -> String {
 }
 
 fn series(series: &Series) -> Vec<Cell> {
-    let figure = match series.subject.as_str() {
-        "" => series.name.clone(),
-        subject => format!("{} {subject}", series.name),
-    };
     let runs_out = series.runs_out_s.map(|seconds| {
         let sure = series.confidence * 100.0;
         format!("in {} ({sure:.0} % explained)", value::duration(seconds))
     });
     vec![
         Cell::text(&series.check),
-        Cell::text(figure),
+        Cell::text(figure(&series.name, &series.subject)),
         Cell::text(spark(&evenly(&series.at_us, &series.mean))),
         Cell::number(amount(series.last, &series.unit)),
         Cell::text(runs_out.unwrap_or_default()),
     ]
+}
+
+/// What is counted, and of what.
+fn figure(name: &str, subject: &str) -> String {
+    format!("{name} {subject}").trim_end().to_owned()
 }
 
 fn amount(number: f64, unit: &str) -> String {
@@ -288,6 +355,114 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_away_is_said_to_be_so_first() {
+        let health = HostHealth {
+            host: "web-2".into(),
+            connection: Connection::Down.into(),
+            heard_us: NOW - MINUTE / 25,
+            checks: vec![check("units", Status::Ok, "no unit has failed")],
+            problems: vec![Problem {
+                status: Status::Critical.into(),
+                subject: "web-2".into(),
+                summary: "down: no answer for 28 s".into(),
+                since_us: NOW - 3 * MINUTE,
+                next: "hostlerctl host show web-2".into(),
+                ..Problem::default()
+            }],
+            now_us: NOW,
+            ..HostHealth::default()
+        };
+        insta::assert_snapshot!(host(&health, Traits::default()));
+    }
+
+    #[test]
+    fn a_check_that_never_ran_or_changes_again_and_again_is_not_ok() {
+        let mut never = check("disk", Status::Unspecified, "has not run yet");
+        let mut flaps = check("resources", Status::Ok, "the processors are busy for 100 %");
+        let mut unsure = check("http:app", Status::Unspecified, "502");
+        for (state, attempt) in [(&mut never, 0), (&mut flaps, 0), (&mut unsure, 1)] {
+            let state = state.state.as_mut().expect("a state");
+            state.attempt = attempt;
+            match state.check.as_str() {
+                "disk" => (state.checked_us, state.since_us) = (0, 0),
+                "resources" => {
+                    state.status = Status::Critical.into();
+                    (state.flapping, state.flapping_since_us) = (true, NOW - 5 * MINUTE);
+                }
+                _ => state.status = Status::Critical.into(),
+            }
+        }
+        let health = HostHealth {
+            host: "web-1".into(),
+            connection: Connection::Up.into(),
+            heard_us: NOW - MINUTE / 25,
+            checks: vec![check("units", Status::Ok, "no unit has failed"), never, flaps, unsure],
+            now_us: NOW,
+            ..HostHealth::default()
+        };
+        insta::assert_snapshot!(host(&health, Traits::default()));
+    }
+
+    #[test]
+    fn history_tells_what_was_before_and_when_a_figure_reaches_its_end() {
+        let turn = |check: &str, was: Status, became: Status, hard: bool, summary: &str| {
+            hostler_proto::wire::Turn {
+                check: check.into(),
+                was: was.into(),
+                became: became.into(),
+                hard,
+                flapping: !hard,
+                at_us: NOW - 60 * MINUTE,
+                summary: summary.into(),
+                ..hostler_proto::wire::Turn::default()
+            }
+        };
+        let away = "its agent was stopped on purpose";
+        let history = HistoryReply {
+            host: "web-1".into(),
+            turns: vec![
+                turn("", Status::Ok, Status::Warning, true, away),
+                turn("disk", Status::Warning, Status::Warning, false, "it began to flap: 90 %"),
+                turn("units", Status::Unspecified, Status::Critical, true, "1 unit has failed"),
+            ],
+            series: vec![Series {
+                check: "disk".into(),
+                name: "used".into(),
+                subject: "/srv".into(),
+                unit: "bytes".into(),
+                at_us: (0..12).map(|n| NOW - (12 - n) * 5 * MINUTE).collect(),
+                mean: (0..12).map(|n| f64::from(n) * 1e9).collect(),
+                last: 11e9,
+                limit: Some(20e9),
+                runs_out_s: Some(2_700.0),
+                confidence: 0.97,
+                ..Series::default()
+            }],
+            now_us: NOW,
+        };
+        insta::assert_snapshot!(super::history(&history, Traits::default()));
+    }
+
+    #[test]
+    fn what_to_type_next_is_a_line_of_its_own_whatever_the_width() {
+        let next =
+            "hostlerctl journal read --unit postgresql@15-main.service --lines 50 --on web-1";
+        let problem = Problem {
+            status: Status::Critical.into(),
+            subject: "web-1: unit:postgresql".into(),
+            summary: "postgresql@15-main.service has failed: exit status 1, again and again".into(),
+            since_us: NOW - 5 * MINUTE,
+            next: next.into(),
+            flapping: true,
+            ..Problem::default()
+        };
+        let narrow = Traits { fitted: true, width: 60, ..Traits::default() };
+        let page = problems(&[problem], NOW, narrow).concat();
+        assert!(page.lines().any(|line| line == format!("    next: {next}")), "{page}");
+        assert!(page.lines().count() > 4, "the rest is folded: {page}");
+    }
+
+    #[test]
     fn problems_say_what_follows_and_who_knows_of_them() {
         let list = [
             Problem {
@@ -309,7 +484,7 @@ mod tests {
                 ..Problem::default()
             },
         ];
-        insta::assert_snapshot!(problems(&list, NOW, Traits::default()));
+        insta::assert_snapshot!(problems(&list, NOW, Traits::default()).concat());
         assert_eq!(exit(&list), Exit::Failed);
         assert_eq!(exit(&list[1..]), Exit::AllWell);
     }
