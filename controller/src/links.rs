@@ -269,3 +269,60 @@ pub fn agent(channel: &Channel) -> AgentClient<Channel> {
 fn origin() -> http::Uri {
     http::Uri::from_static("https://agent")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hostler_core::link::{self, Keepalive};
+    use hyper::body::Incoming;
+
+    use super::*;
+
+    /// A link of some instance, and what ends it at the agent's end.
+    async fn offer(instance: &str) -> (Offer, CancellationToken) {
+        let answer = |_: http::Request<Incoming>| async {
+            Ok::<_, Infallible>(http::Response::new(tonic::body::Body::empty()))
+        };
+        let (agent, controller) = tokio::io::duplex(64 << 10);
+        let keepalive = Keepalive::default();
+        let end = CancellationToken::new();
+        let serving =
+            link::serve(agent, tower::service_fn(answer), keepalive, std::future::pending());
+        let cut = end.clone();
+        tokio::spawn(async move { cut.run_until_cancelled(serving).await.map(drop) });
+        let (channel, driver) = link::connect(controller, keepalive).await.expect("linked");
+        tokio::spawn(driver);
+        let offer = Offer {
+            host: "web-1".parse().expect("a name"),
+            address: "127.0.0.1:1".into(),
+            key: Fingerprint::of(b"key"),
+            instance: instance.into(),
+            boot: "one".into(),
+            channel,
+            cut: CancellationToken::new(),
+        };
+        (offer, end)
+    }
+
+    #[tokio::test]
+    async fn a_second_link_takes_the_place_of_one_of_the_same_agent_or_of_one_that_is_dead() {
+        let links = Links::default();
+        let (first, _alive) = offer("one").await;
+        let cut = first.cut.clone();
+        let Joined::Linked(before) = links.join(first) else { panic!("nobody was there") };
+        let (again, end) = offer("one").await;
+        assert!(matches!(links.join(again), Joined::Linked(_)), "it is the same agent");
+        assert!(cut.is_cancelled(), "and the link before is cut");
+        assert!(!links.leave(&before), "its end is not that of the host's link");
+
+        let (other, _alive) = offer("two").await;
+        let Joined::Occupied(occupied) = links.join(other.clone()) else { panic!("it lives") };
+        end.cancel();
+        while !occupied.channel.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(links.join(other), Joined::Linked(_)), "it is dead");
+        assert_eq!(links.len(), 1);
+    }
+}

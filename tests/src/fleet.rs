@@ -210,6 +210,11 @@ impl Fleet {
         Terminal::start(&mut self.ctl_command("admin", args))
     }
 
+    /// The same, with colours.
+    pub fn ctl_at_colour_terminal(&self, args: &[&str]) -> Terminal {
+        Terminal::start(self.ctl_command("admin", args).env("NO_COLOR", ""))
+    }
+
     fn ctl_command(&self, operator: &str, args: &[&str]) -> Command {
         let mut command = self.placed(&built("hostlerctl"));
         command

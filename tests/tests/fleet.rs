@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -562,6 +562,58 @@ fn a_follow_ends_on_the_host_when_it_is_interrupted() {
 }
 
 #[test]
+fn a_probe_ends_on_the_host_when_it_is_interrupted() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    // It takes the connection, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", silent.local_addr().expect("its address"));
+    let mut check = fleet.ctl_begins(&["http", "check", &url, "--on", "web-1"], "check.out");
+    let (mut asked, _) = silent.accept().expect("the agent asks");
+    check.signal(Signal::INT);
+    check.ended();
+    eventually("its end is in the audit", || {
+        let ended = |r: &Value| r["kind"] == "outcome" && r["operation"] == "http.check";
+        fleet.audit().iter().any(|r| ended(r) && r["outcome"] == "cancelled")
+    });
+    // The agent let go of what it asked.
+    let mut request = Vec::new();
+    asked.set_read_timeout(Some(Duration::from_secs(10))).expect("a bound");
+    asked.read_to_end(&mut request).expect("its end");
+}
+
+#[test]
+fn colours_and_progress_are_for_terminals_and_colours_for_those_who_want_them() {
+    let fleet = fleet_of(&[("web-1", "role=web")]);
+    let mut plain = fleet.ctl_at_terminal(&["hosts"]);
+    plain.ended();
+    plain.shows("web-1  up");
+    assert!(!plain.seen().contains('\x1b'), "{:?}", plain.seen());
+    let mut coloured = fleet.ctl_at_colour_terminal(&["hosts"]);
+    coloured.ended();
+    coloured.shows("\x1b[38;5;10mup");
+    let file = fleet.ctl(&["hosts"]).exits(0);
+    assert!(!file.out.contains('\x1b'), "{file:?}");
+
+    // It takes the connection, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", silent.local_addr().expect("its address"));
+    let mut check = fleet.ctl_at_terminal(&["http", "check", &url, "--on", "web-1"]);
+    check.shows("0 of 1 hosts");
+    check.types("\x03");
+    check.ended();
+}
+
+#[test]
+fn what_an_agent_says_of_itself_is_shown() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.join("web-1", &["role=web"], "[labels]\nrack = \"r7\"");
+    let host = fleet.host("web-1");
+    assert_eq!((&host["labels"]["rack"], &host["labels"]["role"]), (&"r7".into(), &"web".into()));
+    assert_eq!(host["agent_version"], env!("CARGO_PKG_VERSION"));
+    fleet.ctl(&["hosts", "--on", "rack=r7"]).exits(0);
+}
+
+#[test]
 fn bad_input_ends_in_one_sentence() {
     let fleet = Fleet::new(Place::Loopback, "");
     fleet.configure("web-1", "stpo = \"5s\"");
@@ -632,12 +684,18 @@ fn what_is_said_of_very_many_hosts_stands_in_nobodys_way() {
 fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     let address = format!("127.9.255.{}:9443", std::process::id() % 250 + 1);
     let mut fleet = Fleet::new(Place::Loopback, &format!("metrics = \"{address}\""));
-    fleet.join("web-1", &[], "");
+    let stack = fleet.path("web-1.stack");
+    let plugin = "[defaults]\ninterval = \"1s\"\n[[plugin]]\nname = \"load\"\n\
+                  command = [\"/bin/echo\", \"OK | load=3\"]\n";
+    fs::write(&stack, plugin).expect("written");
+    fleet.join("web-1", &[], &format!("stack = \"{}\"", stack.display()));
     fleet.join("web-2", &[], "");
     fleet.take_agent("web-2").kill();
     fleet.wait_for("web-2", "down");
     fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
+    let figure = "hostler_check_figure{host=\"web-1\",check=\"plugin:load\",figure=\"load\"";
+    eventually("a figure is there", || get(&address, "/metrics").contains(figure));
     let text = get(&address, "/metrics");
     for line in [
         "hostler_hosts{connection=\"up\"} 1",
@@ -650,12 +708,18 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
         "hostler_link_life_seconds_count{lost=\"closed\"} 1",
         "hostler_certificate_end_timestamp_seconds{kind=\"host\",name=\"web-1\"}",
         "hostler_certificate_end_timestamp_seconds{kind=\"authority\"",
-        "hostler_checks{status=\"critical\"} 0",
+        "hostler_checks{status=\"unknown\"} ",
+        "hostler_checks{status=\"pending\"} ",
         "hostler_check_figures_omitted 0",
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
+    let mut hide = command("/usr/bin/sqlite3");
+    hide.args(["-cmd", ".timeout 10000"]).arg(fleet.path("controller/store.sqlite"));
+    let hidden = hide.arg("ALTER TABLE audit RENAME TO hidden").status().expect("sqlite3");
+    assert!(hidden.success());
+    assert!(get("/healthz").starts_with("HTTP/1.1 503"), "nothing can be recorded");
 }
 
 #[test]

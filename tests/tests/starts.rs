@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, path::Path};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::{built, command},
+    process::{Process, built, command, eventually},
 };
 
 /// What a controller says that must not start.
@@ -41,6 +41,22 @@ fn a_port_that_is_taken_is_named_with_its_key() {
     drop(other);
     fleet.start_controller();
     fleet.ctl(&["status"]).exits(0);
+}
+
+#[test]
+fn a_log_for_programs_is_one_object_a_line() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.take_controller().stop();
+    let log = fleet.path("json.log");
+    let config = fleet.path("controller.toml");
+    let mut run = command(built("hostler-controller"));
+    let controller =
+        Process::start(run.arg("--config").arg(config).args(["--log-json", "run"]), &log);
+    eventually("it runs", || controller.log().contains("the controller runs"));
+    for line in controller.log().lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(object["level"].is_string() && object["timestamp"].is_string(), "{line}");
+    }
 }
 
 #[test]

@@ -3,10 +3,27 @@
 
 mod fake;
 
-use std::{os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
 
 use fake::Fleet;
+use hostler_core::clock::{Clock, SystemClock};
+use hostler_proto::{
+    catalogue::{Catalogue, OperationSpec},
+    wire::Effect,
+};
+use hostlerctl::{
+    command,
+    connect::Controller,
+    exit::Exit,
+    run::Run,
+    screen::{Screen, Traits},
+};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 
 struct Ended {
     code: i32,
@@ -101,6 +118,117 @@ async fn log_lines_are_data_and_cannot_steer_a_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn log_lines_of_many_hosts_are_shown_in_the_order_of_their_times() {
+    let fleet = Fleet::start().await;
+    let line = ["journal", "read", "--unit", "nginx", "--on", "web-1,web-2"];
+    let ended = hostlerctl(&fleet, &line).await;
+    let hosts: Vec<_> = ended.out.lines().filter_map(|l| l.split(' ').next()).collect();
+    assert_eq!(hosts, ["web-1", "web-2", "web-1", "web-2"], "{}", ended.out);
+    let last = ended.out.lines().last().expect("lines");
+    assert_eq!(last, "web-2 2026-03-29T00:00:03.000Z line 3");
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().expect("lock"), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_destroys_data_shows_its_plan_and_is_done_only_when_it_was_confirmed() {
+    let fleet = Fleet::start().await;
+    let known = Catalogue::embedded().get("systemd.restart").expect("an operation");
+    let spec = OperationSpec { effect: Effect::Destructive, ..(**known).clone() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let controller = Controller::dial(&fleet.context(), Arc::clone(&clock)).await.expect("dialled");
+    let carry_out = async |more: &[&str], interactive: bool| {
+        let words = ["hostlerctl", "systemd", "restart", "nginx", "--on", "web-1,web-2"];
+        let matches =
+            command::tree().try_get_matches_from(words.iter().chain(more)).expect("words");
+        let (_, inner) = matches.subcommand().expect("domain");
+        let (_, inner) = inner.subcommand().expect("verb");
+        let (out, err) = (Shared::default(), Shared::default());
+        let traits = Traits { interactive, ..Traits::default() };
+        let mut screen = Screen::new(out.clone(), err.clone(), traits);
+        let run = Run::read(&spec, inner).expect("a run");
+        let ended = run.carry_out(&spec, &controller, &*clock, &mut screen).await;
+        let said = [out, err].map(|s| String::from_utf8(s.0.lock().expect("lock").clone()));
+        (ended, said.map(|text| text.expect("text")).concat())
+    };
+
+    let (refused, _) = carry_out(&[], false).await;
+    assert_eq!(refused.expect_err("nobody can be asked").exit, Exit::Usage);
+    assert!(!fleet.has_run());
+
+    // Standard input of a test is empty: nothing is typed.
+    let (refused, said) = carry_out(&[], true).await;
+    assert!(refused.expect_err("not typed").to_string().contains("was not confirmed"));
+    assert!(fleet.last_run().plan, "only the plan was made");
+    assert!(said.contains("1. stop and start nginx.service"), "{said}");
+    assert!(said.contains("systemd.restart on 2 hosts: type their number to go ahead:"), "{said}");
+
+    let (done, _) = carry_out(&["--yes"], false).await;
+    assert_eq!(done.expect("done"), Exit::AllWell);
+    assert_eq!((fleet.last_run().plan, fleet.last_run().confirmed), (false, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "what is tested is the program")]
+async fn hosts_may_come_in_by_standard_input() {
+    let fleet = Fleet::start().await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostlerctl"));
+    let command = command.args(["hosts", "--on", "-", "-o", "name"]).stdin(Stdio::piped());
+    let command = command.env("HOSTLER_CONFIG", fleet.config()).env_remove("HOSTLER_CONTEXT");
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("run");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"web-1\n# the other one\nweb-3\n").await.expect("written");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("end");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "web-1\nweb-3\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalogue_can_be_read_without_a_controller() {
+    let fleet = Fleet::start().await;
+    fleet.stop();
+    let ended = hostlerctl(&fleet, &["operations", "-o", "name"]).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let (names, all) = (ended.out.lines().count(), Catalogue::embedded().all().expect("all"));
+    assert_eq!(names, all.len());
+    let ended = hostlerctl(&fleet, &["explain", "systemd.restart"]).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    for part in ["systemd.restart", "unit", "hostlerctl systemd restart"] {
+        assert!(ended.out.contains(part), "{part} is missing in {}", ended.out);
+    }
+    assert_eq!(hostlerctl(&fleet, &["explain", "systemd.restrat"]).await.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_one_invocation_are_shown() {
+    let fleet = Fleet::start().await;
+    let id = "0199d0f4-0000-7000-8000-000000000000";
+    let ended = hostlerctl(&fleet, &["audit", "show", id, "-o", "json"]).await;
+    assert_eq!(ended.json().as_array().expect("list").len(), 2, "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_is_diagnosed_and_never_several() {
+    let fleet = Fleet::start().await;
+    for several in ["all", "web-1,web-2", "web-*"] {
+        let ended = hostlerctl(&fleet, &["diagnose", several]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{}", ended.err);
+    }
+    assert!(!fleet.has_run());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_fleet_is_shown_and_a_critical_problem_shows_in_the_exit_status() {
     let fleet = Fleet::start().await;
     let ended = hostlerctl(&fleet, &["status"]).await;
@@ -184,6 +312,18 @@ async fn without_a_controller_the_exit_status_says_so() {
     let ended = hostlerctl(&fleet, &["status"]).await;
     assert_eq!(ended.code, 5, "{}", ended.err);
     assert!(ended.err.starts_with("hostlerctl: no answer from the controller at 127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn a_controller_that_stays_silent_is_not_waited_for_for_ever() {
+    let fleet = Fleet::start().await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let controller = Controller::dial(&fleet.context(), clock).await.expect("dialled");
+    tokio::time::pause();
+    let waits = std::future::pending::<Result<tonic::Response<()>, tonic::Status>>();
+    let problem = controller.answer(waits).await.expect_err("no answer");
+    assert_eq!(problem.exit, Exit::Controller);
+    assert!(problem.message.contains("it did not answer within 30 s"), "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
