@@ -719,7 +719,7 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     hide.args(["-cmd", ".timeout 10000"]).arg(fleet.path("controller/store.sqlite"));
     let hidden = hide.arg("ALTER TABLE audit RENAME TO hidden").status().expect("sqlite3");
     assert!(hidden.success());
-    assert!(get("/healthz").starts_with("HTTP/1.1 503"), "nothing can be recorded");
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.1 503"), "nothing can be recorded");
 }
 
 #[test]
