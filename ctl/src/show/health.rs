@@ -114,7 +114,7 @@ pub fn host(health: &HostHealth, traits: Traits) -> String {
     page += &format!("{host}: {} checks, {heard}{known}\n\n", health.checks.len());
     let mut checks: Vec<&CheckHealth> = health.checks.iter().collect();
     checks.sort_by_key(|c| rank(c));
-    let rows: Vec<_> = checks.iter().filter_map(|c| row(c, health.now_us)).collect();
+    let rows: Vec<_> = checks.iter().filter_map(|c| row(c, away, health.now_us)).collect();
     page += &grid(&["STATUS", "CHECK", "FOR", "RAN", "WHAT IT SAID"], &rows, traits);
     let outlooks = outlooks(&health.outlooks, traits);
     if !outlooks.is_empty() {
@@ -157,11 +157,12 @@ fn state_word(status: Status) -> &'static str {
     }
 }
 
-fn row(check: &CheckHealth, now_us: i64) -> Option<Vec<Cell>> {
+fn row(check: &CheckHealth, away: bool, now_us: i64) -> Option<Vec<Cell>> {
     let state = check.state.as_ref()?;
     let mut said = state.summary.clone();
     if check.stale {
-        said = format!("not heard of in time; it said: {said}");
+        let late = if away { "" } else { "not heard of in time; " };
+        said = format!("{late}it said: {said}");
     } else if state.attempt > 0 && state.checked_us > 0 {
         let now = word(state.status());
         said = format!("{now}, attempt {} of {}: {said}", state.attempt, state.attempts);
@@ -360,7 +361,7 @@ mod tests {
             host: "web-2".into(),
             connection: Connection::Down.into(),
             heard_us: NOW - MINUTE / 25,
-            checks: vec![check("units", Status::Ok, "no unit has failed")],
+            checks: vec![CheckHealth { stale: true, ..check("units", Status::Ok, "all run") }],
             problems: vec![Problem {
                 status: Status::Critical.into(),
                 subject: "web-2".into(),
