@@ -76,6 +76,18 @@ impl Fleet {
         Self::with(place, more, Vec::new())
     }
 
+    /// A fleet on this machine with these hosts, each with a label.
+    ///
+    /// # Panics
+    /// When it does not come up, or a host does not link.
+    pub fn of(hosts: &[(&str, &str)]) -> Self {
+        let mut fleet = Self::new(Place::Loopback, "");
+        for (host, label) in hosts {
+            fleet.join(host, &[label], "");
+        }
+        fleet
+    }
+
     /// A fleet whose programs all have these variables in their environment.
     ///
     /// # Panics
