@@ -36,7 +36,8 @@ pub(crate) fn role(lab: &Lab, host: &str) {
         lab,
         host,
         "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hostler') THEN \
-         CREATE ROLE hostler LOGIN PASSWORD 'hostler-pw'; GRANT pg_monitor TO hostler; END IF; END $$",
+         CREATE ROLE hostler LOGIN PASSWORD 'hostler-pw'; GRANT pg_monitor TO hostler; END IF; \
+         ALTER ROLE hostler CONNECTION LIMIT -1; END $$",
     );
 }
 

@@ -1,6 +1,5 @@
 //! The machine itself.
 
-mod clues;
 mod diagnose;
 mod disk_io;
 mod facts;

@@ -10,10 +10,11 @@ use hostler_proto::{
 use tokio::time::Instant;
 
 use super::{
-    bus::{Bus, Pulse, Unit, Verb},
+    bus::{Bus, Pulse, Verb},
     full_name,
     judgement::{describe, stands_for},
     status::instances,
+    unit::Unit,
     vital,
 };
 use crate::{

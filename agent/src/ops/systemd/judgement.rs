@@ -2,7 +2,7 @@
 
 use hostler_proto::wire::{Finding, Status};
 
-use super::bus::Unit;
+use super::unit::Unit;
 use crate::operation::severity;
 
 /// Restarts by systemd itself from which a unit counts as one that keeps crashing.

@@ -8,6 +8,7 @@ mod restart;
 mod start;
 mod status;
 mod stop;
+mod unit;
 mod vital;
 
 use std::time::Duration;

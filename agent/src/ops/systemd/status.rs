@@ -9,9 +9,10 @@ use hostler_proto::{
 };
 
 use super::{
-    bus::{Bus, Unit},
+    bus::Bus,
     full_name,
     judgement::{MANY_RESTARTS, judge, stands_for, sum_up, worst_first},
+    unit::Unit,
 };
 use crate::operation::{Answer, Context, Probe};
 

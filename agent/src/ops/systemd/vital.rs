@@ -5,7 +5,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hostler_proto::wire::{ErrorCode, Failure};
 
-use super::bus::{Bus, Unit, Verb};
+use super::{
+    bus::{Bus, Verb},
+    unit::Unit,
+};
 
 /// Names, without their type, of targets and services whose start ends, halts or isolates the host.
 const ENDS: [&str; 27] = [
