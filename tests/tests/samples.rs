@@ -4,11 +4,18 @@ use std::{fs, path::Path};
 
 use hostler_tests::process::{built, command};
 
-/// What `check-config` says of a configuration, and whether it can be used.
+/// What `check-config` says of a configuration, and whether it can be used. The files with secrets that
+/// it names are there.
 fn checked(program: &str, config: &str) -> (bool, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("config.toml");
-    fs::write(&file, config).expect("written");
+    let secrets = dir.path().join("secret");
+    fs::write(&secrets, "secret").expect("written");
+    let secret = |line: &str| match line.split_once("_file = ") {
+        Some((key, _)) => format!("{key}_file = \"{}\"\n", secrets.display()),
+        None => format!("{line}\n"),
+    };
+    fs::write(&file, config.lines().map(secret).collect::<String>()).expect("written");
     let output = command(built(program)).arg("--config").arg(&file).arg("check-config").output();
     let output = output.expect("it runs");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

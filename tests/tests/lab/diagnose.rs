@@ -181,8 +181,10 @@ fn a_database_that_hangs_or_has_no_connection_left_is_told_apart_from_one_that_i
     lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "postgresql@15-main"]);
     well(&fleet, &["postgres"]);
 
-    // With 99 of 100 slots kept for superusers one session of anybody else takes the last.
-    postgres::psql(&lab, "ALTER SYSTEM SET superuser_reserved_connections = 99");
+    // Where all slots but one are kept for superusers, one session of anybody else takes the last.
+    let slots: u32 = postgres::psql(&lab, "SHOW max_connections").parse().expect("a number");
+    let reserve = format!("ALTER SYSTEM SET superuser_reserved_connections = {}", slots - 1);
+    postgres::psql(&lab, &reserve);
     restart(&lab, "postgresql@15-main");
     let hold =
         "PGPASSWORD=hostler-pw psql -h 127.0.0.1 -U hostler -d omnidoc -c 'SELECT pg_sleep(300)'";
