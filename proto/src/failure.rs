@@ -106,7 +106,8 @@ impl From<Failure> for Status {
 
 fn shorten(text: &mut String) {
     if text.len() > MESSAGE {
-        text.truncate(text.floor_char_boundary(MESSAGE));
+        let end = (0..=MESSAGE).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
         text.push('…');
     }
 }
