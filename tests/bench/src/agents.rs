@@ -91,6 +91,9 @@ pub(crate) struct Checks {
     pub beat: Duration,
     /// One state of so many changes with each beat.
     pub change: usize,
+    /// When the first was told, in microseconds since 1970. Each beat stands for a minute: what is
+    /// told belongs to hours that are over, as soon as it is told.
+    pub since_us: i64,
 }
 
 impl Checks {
@@ -99,20 +102,27 @@ impl Checks {
         let mut turns = Vec::new();
         let states = (0..self.each).map(|check| {
             let name = format!("check-{check:02}");
-            let at = number * self.each + check + beat * 7919;
-            let (now, before) = (at / self.change % 2, (at.wrapping_sub(7919)) / self.change % 2);
-            let status = |bad: usize| if bad == 1 { Health::Warning } else { Health::Ok };
-            // One of `change` checks changes with a beat; all others stay as they were.
-            let changes = beat > 0 && at.is_multiple_of(self.change);
+            // With each beat one of twice `change` checks becomes bad and another one well again, all
+            // others stay as they were; those of one host do not change one after the other.
+            let period = 2 * self.change;
+            let at = (number * self.each + check) * 79 % period + period + beat;
+            let status = |at: usize| match at.is_multiple_of(period) {
+                true => Health::Warning,
+                false => Health::Ok,
+            };
+            let (now, before) = (status(at), status(at - 1));
+            let changes = beat > 0 && now != before;
+            let last = beat.saturating_sub(if changes { 0 } else { (at - 1) % period });
+            let minute = |beat: usize| self.since_us + beat as i64 * 60_000_000;
             let summary = format!("{name} of a simulated host, measured for the {beat}th time");
             if changes {
                 turns.push(Turn {
                     number: (beat * self.each + check) as u64,
                     check: name.clone(),
-                    was: status(before).into(),
-                    became: status(now).into(),
+                    was: before.into(),
+                    became: now.into(),
                     hard: true,
-                    at_us: beat as i64,
+                    at_us: minute(beat),
                     summary: summary.clone(),
                     ..Turn::default()
                 });
@@ -126,11 +136,11 @@ impl Checks {
             CheckState {
                 check: name,
                 operation: "host.facts".into(),
-                status: Health::Ok.into(),
-                hard: status(usize::from(changes)).into(),
-                since_us: if changes { beat as i64 } else { 1 },
+                status: now.into(),
+                hard: now.into(),
+                since_us: minute(last),
                 attempts: 3,
-                checked_us: 1,
+                checked_us: minute(beat),
                 interval_s: 60,
                 summary,
                 figures: vec![figure],

@@ -143,7 +143,9 @@ async fn all_up(operator: &Controller, count: usize) -> Result<(), Error> {
 async fn measure_checks(arguments: &Arguments, count: usize, beat: Duration) -> Result<(), Error> {
     let Set { process, operator, identities, trust, address, dir, .. } =
         set_up(arguments, count).await?;
-    let checks = Checks { each: 20, beat, change: 100 };
+    // Three hours ago, so that two hours of beats are over in this one.
+    let since_us = SystemClock.now().as_microsecond() - 3 * 3_600_000_000;
+    let checks = Checks { each: 20, beat, change: 100, since_us };
     let links = link_all(identities, address, &trust, arguments.abreast, Some(checks)).await?;
     all_up(&operator, count).await?;
     // Every host has told everything once, and beats as it will.
