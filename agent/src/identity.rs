@@ -1,13 +1,11 @@
 //! The agent's own key and certificate, as they lie in its state directory.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use hostler_core::{identity::FleetName, pki::Key};
+use hostler_core::{durable, identity::FleetName, pki::Key};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -104,7 +102,7 @@ impl Enrolled {
     pub fn write(&self, state_dir: &Path) -> Result<(), IdentityError> {
         let path = file(state_dir);
         let text = toml::to_string(self).map_err(io::Error::other);
-        let written = text.and_then(|text| replace(&path, &text));
+        let written = text.and_then(|text| durable::replace(&path, text.as_bytes()));
         written.map_err(|source| IdentityError::File { path, source })
     }
 
@@ -169,7 +167,7 @@ impl Pending {
             return Ok(Self { key, path });
         }
         let key = Key::generate().map_err(|e| failed(io::Error::other(e)))?;
-        replace(&path, &key.to_pem()).map_err(failed)?;
+        durable::replace(&path, key.to_pem().as_bytes()).map_err(failed)?;
         Ok(Self { key, path })
     }
 
@@ -185,19 +183,6 @@ impl Pending {
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("identity.toml")
-}
-
-/// Puts a file durably in another one's place, readable by its owner alone; whole or not at all.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let new = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

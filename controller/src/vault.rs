@@ -3,7 +3,7 @@
 use std::{
     fmt,
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,6 +13,7 @@ use std::{
 use data_encoding::BASE64;
 use hostler_core::{
     clock::Clock,
+    durable,
     identity::{FleetName, Principal, PrincipalName},
     pki::{Authority, Key, PkiError},
     tls::{Credentials, TlsError},
@@ -240,17 +241,8 @@ fn file(state_dir: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, stored: &Stored) -> Result<(), VaultError> {
-    let written = (|| {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        make_directory(directory)?;
-        let new = path.with_extension("new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(toml::to_string(stored).map_err(io::Error::other)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        fs::File::open(directory)?.sync_all()
-    })();
+    let text = toml::to_string(stored).map_err(io::Error::other);
+    let written = text.and_then(|text| durable::replace(path, text.as_bytes()));
     written.map_err(|source| VaultError::File { path: path.to_owned(), source })
 }
 

@@ -90,6 +90,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         }
     }
     for (major, port) in servers {
+        growth(&fleet, major, port);
         hidden_databases(&fleet, major);
         blind_roles(&fleet, major);
         limits(&fleet, major, port);
@@ -113,6 +114,23 @@ fn explained(port: u16, seen: &Value) {
     for statement in statements {
         psql(port, &format!("EXPLAIN {}", statement["what"].as_str().expect("a statement")));
     }
+}
+
+/// What grew since an earlier look is told by table and database, with since when.
+fn growth(fleet: &Fleet, major: u32, port: u16) {
+    psql(port, "INSERT INTO t SELECT n FROM generate_series(1, 200000) n");
+    let seen = ask(fleet, &["sizes", &format!("v{major}"), "--top", "1"], 0);
+    let (tables, said) = (seen["data"]["tables"].as_array(), seen["summary"].as_str());
+    let table = tables.and_then(|tables| tables.first()).expect("a table");
+    let (total, grown) = (table["total_bytes"].as_i64(), table["grown_bytes"].as_i64());
+    let (total, grown) = (total.expect("a size"), grown.expect("it was seen before"));
+    assert!(grown > 5_000_000 && grown < total, "{major}: {seen}");
+    let database = seen["data"]["databases"].as_array().expect("databases");
+    let database = database.iter().find(|d| d["name"] == "postgres").expect("its database");
+    assert!(database["grown_bytes"].as_i64().expect("it was seen before") >= grown, "{seen}");
+    assert!(seen["data"]["since_s"].as_f64().is_some(), "{seen}");
+    let said = said.expect("a summary");
+    assert!(said.contains("; public.t grew most, by ") && said.ends_with(" s"), "{said}");
 }
 
 /// A role without pg_monitor is told what it cannot see, and fails nowhere.

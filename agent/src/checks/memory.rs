@@ -3,14 +3,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use data_encoding::BASE64;
-use hostler_core::clock::Clock;
+use hostler_core::{clock::Clock, durable};
 use hostler_proto::wire::{self, Finding};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -121,24 +119,9 @@ impl Memory {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn save(&self, path: &Path) -> Result<(), MemoryError> {
-        let failed = |doing| {
-            let path = path.to_owned();
-            move |source| MemoryError { path, doing, source }
-        };
-        let new = path.with_extension("new");
-        let text = serde_json::to_vec(self).map_err(|e| failed("written")(e.into()))?;
-        let options =
-            || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        let write = || {
-            let mut file: File = options()?;
-            file.write_all(&text).and_then(|()| file.sync_all())
-        };
-        if let Err(error) = write() {
-            // Half of it would take the space that is missing.
-            let _ = fs::remove_file(&new);
-            return Err(failed("written")(error));
-        }
-        fs::rename(&new, path).map_err(failed("replaced"))
+        let failed = |source| MemoryError { path: path.to_owned(), doing: "written", source };
+        let text = serde_json::to_vec(self).map_err(io::Error::other);
+        text.and_then(|text| durable::replace(path, &text)).map_err(failed)
     }
 
     /// Remembers what a result changed of a check, as far as people are to be told. What is soft is

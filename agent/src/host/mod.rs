@@ -7,6 +7,7 @@ pub mod files;
 pub mod logs;
 pub mod mounts;
 pub mod owner;
+pub mod past;
 pub mod postgres;
 pub mod processes;
 pub mod redis;

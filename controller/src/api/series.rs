@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use hostler_core::trend;
 use hostler_proto::{name::HostName, wire::Series};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Api, unstored};
 use crate::{
-    health::figures::{self, Key, Point, joined, trend},
+    health::figures::{self, Key, Point, joined},
     store::{Connection, HostRow},
 };
 
@@ -74,7 +75,8 @@ fn series(
             continue;
         }
         let points = joined(hours.remove(&**key).unwrap_or_default(), recent, since_us);
-        let trend = series.limit().and_then(|limit| trend(&points, limit));
+        let means = points.iter().map(|p| trend::Point { at_us: p.at_us, value: p.mean });
+        let trend = series.limit().and_then(|limit| trend::trend(means, limit));
         all.push(Series {
             check: key.check.clone(),
             name: key.name.clone(),

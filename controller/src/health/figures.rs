@@ -1,5 +1,4 @@
-//! The figures of checks over time: minutes in memory, hours in the store, and when something will
-//! run out.
+//! The figures of checks over time: minutes in memory, hours in the store.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,8 +19,6 @@ pub const HOUR_US: i64 = 3_600_000_000;
 const MOST: usize = 1000;
 /// Hosts whose hours are written at a time.
 const GROUP: usize = 256;
-/// A trend needs so many spans, and so much time.
-const TREND: (usize, i64) = (6, 1_800_000_000);
 
 /// What a series is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -377,50 +374,6 @@ impl Series {
         points.push(Point { at_us: now, mean: self.span.mean(), most: self.span.most.into() });
         points
     }
-}
-
-/// When a figure will reach its end, and how well the past explains that.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Trend {
-    /// Seconds from the last point on.
-    pub runs_out_s: f64,
-    /// Share of the variation that the line explains, 0 to 1.
-    pub confidence: f64,
-}
-
-/// The trend of points in their order towards a limit; none when they do not go there, or are too few.
-/// The slope is the median of all slopes (Theil-Sen): what grows like a saw counts as it grows in the
-/// long run.
-pub fn trend(points: &[Point], limit: f64) -> Option<Trend> {
-    let (first, last) = (points.first()?, points.last()?);
-    if points.len() < TREND.0 || last.at_us - first.at_us < TREND.1 {
-        return None;
-    }
-    // Of a long past every n-th point tells as much.
-    let step = points.len().div_ceil(200);
-    let points: Vec<&Point> = points.iter().step_by(step).collect();
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of some months")]
-    let seconds = |p: &Point| (p.at_us - first.at_us) as f64 / 1e6;
-    let mut slopes: Vec<f64> = points
-        .iter()
-        .enumerate()
-        .flat_map(|(n, a)| points[n + 1..].iter().map(move |b| (a, b)))
-        .map(|(a, b)| (b.mean - a.mean) / (seconds(b) - seconds(a)).max(1.0))
-        .collect();
-    slopes.sort_by(f64::total_cmp);
-    let slope = *slopes.get(slopes.len() / 2)?;
-    if slope <= 0.0 || limit <= last.mean {
-        return None;
-    }
-    let mut rests: Vec<f64> = points.iter().map(|p| p.mean - slope * seconds(p)).collect();
-    rests.sort_by(f64::total_cmp);
-    let base = rests[rests.len() / 2];
-    #[expect(clippy::cast_precision_loss, reason = "a number of points")]
-    let mean = points.iter().map(|p| p.mean).sum::<f64>() / points.len() as f64;
-    let spread: f64 = points.iter().map(|p| (p.mean - mean).powi(2)).sum();
-    let error: f64 = points.iter().map(|p| (p.mean - base - slope * seconds(p)).powi(2)).sum();
-    let confidence = if spread > 0.0 { (1.0 - error / spread).clamp(0.0, 1.0) } else { 0.0 };
-    Some(Trend { runs_out_s: (limit - last.mean) / slope, confidence })
 }
 
 #[cfg(test)]

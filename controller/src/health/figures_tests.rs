@@ -1,7 +1,7 @@
-//! Spans, hours and trends.
+//! Spans and hours.
 
+use hostler_core::trend;
 use hostler_proto::wire::Figure;
-use proptest::prelude::*;
 
 use super::*;
 
@@ -71,25 +71,6 @@ fn what_is_told_no_more_is_forgotten_when_it_is_written_down() {
     assert_eq!(figures.0.lock().expect("lock").keys.len(), 1);
 }
 
-fn line(slope: f64, noise: &[f64]) -> Vec<Point> {
-    let point = |(n, noise): (usize, &f64)| {
-        #[expect(clippy::cast_precision_loss, reason = "small")]
-        let mean = 10.0 + slope * (n as f64 * 3600.0) + noise;
-        Point { at_us: i64::try_from(n).expect("small") * HOUR_US, mean, most: mean }
-    };
-    noise.iter().enumerate().map(point).collect()
-}
-
-#[test]
-fn a_disk_that_fills_says_when_and_one_that_does_not_says_nothing() {
-    let fills = trend(&line(0.001, &[0.0; 24]), 200.0).expect("a trend");
-    // 10 + 0.001 * 23 h = 92.8 at last; 107.2 are left.
-    assert!((fills.runs_out_s - 107_200.0).abs() < 1.0 && fills.confidence > 0.999);
-    assert_eq!(trend(&line(-0.001, &[0.0; 24]), 200.0), None);
-    assert_eq!(trend(&line(0.001, &[0.0; 3]), 200.0), None, "too few");
-    assert_eq!(trend(&line(0.0, &[0.0; 24]), 200.0), None);
-}
-
 #[test]
 fn hours_and_minutes_of_what_grows_evenly_lie_on_one_line() {
     #[expect(clippy::cast_precision_loss, reason = "small")]
@@ -102,18 +83,7 @@ fn hours_and_minutes_of_what_grows_evenly_lie_on_one_line() {
     let points = joined(hours, recent, 0);
     assert_eq!(points.len(), 6 + 8, "what the last hour holds comes once");
     let limit = points[13].mean + 500.0;
-    let trend = trend(&points, limit).expect("a trend");
+    let means = points.iter().map(|p| trend::Point { at_us: p.at_us, value: p.mean });
+    let trend = trend::trend(means, limit).expect("a trend");
     assert!((trend.runs_out_s - 500.0).abs() < 0.1 && trend.confidence > 0.999, "{trend:?}");
-}
-
-proptest! {
-    #[test]
-    fn one_wild_point_changes_the_end_little(at in 0..24_usize, wild in -50.0..50.0_f64) {
-        let mut noise = [0.0; 24];
-        noise[at] = wild;
-        let points = line(0.001, &noise);
-        prop_assume!(at < 23);
-        let seen = trend(&points, 200.0).expect("a trend");
-        prop_assert!((seen.runs_out_s - 107_200.0).abs() < 12_000.0, "{}", seen.runs_out_s);
-    }
 }

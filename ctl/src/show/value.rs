@@ -88,7 +88,7 @@ fn measured(unit: &str, value: &Value) -> String {
 pub fn bytes(number: f64) -> String {
     let mut number = number;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if number < 1023.95 {
+        if number.abs() < 1023.95 {
             return match unit {
                 "B" => format!("{number:.0} B"),
                 _ => format!("{number:.1} {unit}"),

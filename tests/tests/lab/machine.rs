@@ -152,10 +152,31 @@ fn processes(fleet: &Fleet, _: &Lab) {
 }
 
 fn usage(fleet: &Fleet, lab: &Lab) {
-    assert_eq!(on(fleet, "h1", &["disk", "usage", "/"], 0)["status"], "ok");
+    let well = on(fleet, "h1", &["disk", "usage", "/"], 0);
+    assert_eq!(well["status"], "ok");
+    assert!(well["data"]["filesystems"][0]["full_in_s"].is_null(), "no past yet: {well}");
+    // As if a host looked every ten minutes for two hours while its disk filled up.
     lab.script(&["fill", "h1", "20"]);
     let full = on(fleet, "h1", &["disk", "usage", "/"], 1);
     assert_eq!(full["status"], "critical");
+    let number = |name: &str| full["data"]["filesystems"][0][name].as_f64().expect("a number");
+    let (used, left) = (number("used_bytes"), number("available_bytes"));
+    let now = lab.exec("h1", &["date", "+%s"]).trim().parse::<f64>().expect("a time");
+    let look = |n: u32| {
+        let (at_us, used) = ((now - f64::from(n) * 600.0) * 1e6, used - f64::from(n) * left / 2.0);
+        serde_json::json!({ "at_us": at_us as i64, "sizes": { "/": used as u64 } })
+    };
+    let looks: Vec<_> = (1..=12).rev().map(look).collect();
+    let looks = serde_json::to_string(&looks).expect("json");
+    lab.write("h1", "/var/lib/hostler-agent/past/disk.usage.json", &looks);
+    let fills = on(fleet, "h1", &["disk", "usage", "/"], 1);
+    let full_in_s = fills["data"]["filesystems"][0]["full_in_s"].as_f64().expect("a time");
+    assert!((1000.0..1400.0).contains(&full_in_s), "{fills}");
+    let said = fills["findings"][0]["summary"].as_str().expect("a sentence");
+    assert!(
+        said.contains("MiB are left; full in ") && said.ends_with(" if it goes on so"),
+        "{said}"
+    );
     lab.script(&["unfill", "h1"]);
     assert_eq!(on(fleet, "h1", &["disk", "usage", "/"], 0)["status"], "ok");
     on(fleet, "h1", &["disk", "usage", "/nowhere"], 1);

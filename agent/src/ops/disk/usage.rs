@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
+use hostler_core::trend;
 use hostler_proto::{
     finding::above,
     operation::{DiskTree, DiskUsage, Operation},
@@ -17,9 +18,11 @@ use hostler_proto::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    amount,
     host::{
         blocking,
         mounts::{self, Mount, mounts},
+        past::{Look, Past},
     },
     operation::{Answer, Context, Probe},
 };
@@ -28,6 +31,16 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(3);
 /// File systems that one run asks at the same time.
 const AT_ONCE: usize = 8;
+/// Looks from which it is told when a file system is full lie so far apart at least...
+const APART: Duration = Duration::from_secs(600);
+/// ... and reach back so far at most.
+const PAST_US: i64 = 7 * 86_400_000_000;
+/// What is full in years is not told: so far no week can see.
+const FAR_S: f64 = 366.0 * 86_400.0;
+/// As in the controller's overview: what is full later than this is nobody's business today...
+const SOON_S: f64 = 7.0 * 86_400.0;
+/// ... and what the past explains less well than this is no trend.
+const SURE: f64 = 50.0;
 
 impl Probe for DiskUsage {
     async fn observe(
@@ -68,6 +81,7 @@ impl Probe for DiskUsage {
             }
         }
         seen.data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
+        outlook(&mut seen.data, cx).await?;
         Ok(judge(seen, request.warning_percent, request.critical_percent))
     }
 }
@@ -169,7 +183,46 @@ fn measure(mount: Mount) -> Said {
         device: mount.device,
         r#type: mount.kind,
         read_only: mount.read_only,
+        full_in_s: None,
+        sure_percent: None,
     }))
+}
+
+/// Tells when each file system is full, from what was seen of it before.
+async fn outlook(data: &mut ops::DiskUsage, cx: &Context) -> Result<(), Failure> {
+    let now_us = cx.host.clock.now().as_microsecond();
+    let sizes = data.filesystems.iter().map(|fs| (fs.mount.clone(), fs.used_bytes)).collect();
+    let past = Past::of(&cx.host.policy.state_dir, <DiskUsage as Operation>::NAME, "", APART);
+    let now = Look { at_us: now_us, sizes };
+    let looks = blocking(move || {
+        let mut looks = past.look(now.clone());
+        looks.retain(|look| look.at_us > now_us - PAST_US);
+        looks.push(now);
+        Ok(looks)
+    });
+    let looks = looks.await?;
+    data.filesystems.iter_mut().for_each(|fs| fill(fs, &looks));
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB, and near enough beyond")]
+fn fill(fs: &mut ops::FileSystem, looks: &[Look]) {
+    let used = looks.iter().filter_map(|look| {
+        let value = *look.sizes.get(&fs.mount)? as f64;
+        Some(trend::Point { at_us: look.at_us, value })
+    });
+    let used: Vec<_> = used.collect();
+    let end = fs.used_bytes.saturating_add(fs.available_bytes) as f64;
+    let trend = trend::trend(used.into_iter(), end).filter(|trend| trend.runs_out_s < FAR_S);
+    fs.full_in_s = trend.map(|trend| trend.runs_out_s);
+    fs.sure_percent = trend.map(|trend| trend.confidence * 100.0);
+}
+
+/// When a file system is full, where that is soon and sure enough for a sentence.
+fn soon(fs: &ops::FileSystem) -> Option<String> {
+    let sure = fs.sure_percent.is_some_and(|sure| sure >= SURE);
+    let left = fs.full_in_s.filter(|left| sure && *left <= SOON_S)?;
+    Some(format!("full in {} if it goes on so", amount::span(left)))
 }
 
 /// What of a file system the policy lets `disk tree` look into.
@@ -245,7 +298,9 @@ fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
             }
         };
         let left = fs.available_bytes / (1 << 20);
-        let space = format!("{} is {:.1} % full; {left} MiB are left", fs.mount, fs.used_percent);
+        let soon = soon(fs).map_or(String::new(), |soon| format!("; {soon}"));
+        let space =
+            format!("{} is {:.1} % full; {left} MiB are left{soon}", fs.mount, fs.used_percent);
         full(fs.used_percent, space, "what writes there fails when nothing is left");
         let share = fs.inodes_used_percent;
         let inodes = format!("{share:.1} % of the inodes of {} are used", fs.mount);
@@ -274,7 +329,13 @@ fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
     let fullest = data.filesystems.iter().max_by(|a, b| a.used_percent.total_cmp(&b.used_percent));
     let summary = fullest.map_or("no file system with storage is mounted".to_owned(), |fs| {
         let (count, share) = (data.filesystems.len(), fs.used_percent);
-        format!("{count} file systems; the fullest is {} with {share:.0} %", fs.mount)
+        let first = data.filesystems.iter().min_by(|a, b| {
+            let left = |fs: &ops::FileSystem| fs.full_in_s.unwrap_or(f64::INFINITY);
+            left(a).total_cmp(&left(b))
+        });
+        let first = first.and_then(|fs| Some(format!("; {} is {}", fs.mount, soon(fs)?)));
+        let first = first.unwrap_or_default();
+        format!("{count} file systems; the fullest is {} with {share:.0} %{first}", fs.mount)
     });
     let figures = data.filesystems.iter().map(figure).collect();
     let mut answer = Answer::ok(summary, data).evidence("file", "/proc/self/mountinfo, statvfs(3)");
@@ -324,6 +385,39 @@ mod tests {
         assert_eq!(status(filesystem(85.0, 0.0)), Status::Warning);
         assert_eq!(status(filesystem(95.0, 0.0)), Status::Critical);
         assert_eq!(status(filesystem(1.0, 99.0)), Status::Critical);
+    }
+
+    #[test]
+    fn a_file_system_that_fills_says_when_it_is_full_and_one_that_does_not_says_nothing() {
+        let hour = |n: u64| Look {
+            at_us: i64::try_from(n).expect("small") * 3_600_000_000,
+            sizes: [("/srv".to_owned(), n << 30), ("/".to_owned(), 7)].into(),
+        };
+        let looks: Vec<_> = (0..10).map(hour).collect();
+        let of = |mount: &str, available: u64| {
+            let mut fs = ops::FileSystem {
+                mount: mount.into(),
+                used_bytes: 9 << 30,
+                available_bytes: available << 30,
+                ..filesystem(90.0, 0.0)
+            };
+            fill(&mut fs, &looks);
+            fs
+        };
+        let fills = of("/srv", 12);
+        assert!((fills.full_in_s.expect("a time") - 43_200.0).abs() < 1.0, "{fills:?}");
+        assert!(fills.sure_percent.expect("a share") > 99.9);
+        let answer = judge(seen(fills.clone()), 85, 95);
+        let said = "/srv is 90.0 % full; 12288 MiB are left; full in 12 h if it goes on so";
+        assert_eq!(answer.findings[0].summary, said);
+        let answer = judge(seen(fills.clone()), 95, 99);
+        let said = "the fullest is /srv with 90 %; /srv is full in 12 h if it goes on so";
+        assert_eq!(answer.summary, format!("1 file systems; {said}"));
+        let unsure = ops::FileSystem { sure_percent: Some(30.0), ..fills };
+        assert_eq!((soon(&unsure), soon(&of("/srv", 200))), (None, None));
+        assert!(of("/srv", 200).full_in_s.is_some() && of("/srv", 9_000).full_in_s.is_none());
+        let still = of("/", 12);
+        assert_eq!((still.full_in_s, still.sure_percent), (None, None));
     }
 
     #[test]

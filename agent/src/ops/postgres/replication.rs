@@ -6,7 +6,10 @@ use hostler_proto::{
     wire::{Finding, Status},
 };
 
-use crate::host::postgres::{Session, Trouble, count, flag, number, text};
+use crate::{
+    amount::span,
+    host::postgres::{Session, Trouble, count, flag, number, text},
+};
 
 /// WAL that is kept for a slot from which nobody reads.
 const HELD: (u64, u64) = (1 << 30, 10 << 30);
@@ -155,14 +158,6 @@ fn kept(server: &str, slot: &PgSlot) -> Option<Finding> {
              it is gone",
         ),
         _ => None,
-    }
-}
-
-fn span(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
     }
 }
 

@@ -3,7 +3,7 @@
 use hostler_proto::wire::{Finding, Status};
 
 use super::unit::Unit;
-use crate::operation::severity;
+use crate::{amount, operation::severity};
 
 /// Restarts by systemd itself from which a unit counts as one that keeps crashing.
 pub(super) const MANY_RESTARTS: u32 = 3;
@@ -41,7 +41,7 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
         "activating" if status.since_s >= SLOW_START_S => {
             let summary = format!(
                 "{name} has been starting for {} and is not ready ({})",
-                span(status.since_s),
+                amount::span(status.since_s as f64),
                 status.sub_state
             );
             finding(Status::Warning, summary, "it may wait for something that does not come")
@@ -53,7 +53,7 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
         "active" | "activating" | "reloading"
             if status.restarts >= MANY_RESTARTS && status.since_s < FORGIVEN_S =>
         {
-            let (many, up) = (times(status.restarts), span(status.since_s));
+            let (many, up) = (times(status.restarts), amount::span(status.since_s as f64));
             if status.since_s < STEADY_S {
                 let summary = format!("{name} keeps crashing: restarted {many}, up for {up}");
                 return finding(Status::Critical, summary, SERVED);
@@ -66,7 +66,8 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
         }
         "inactive" if named && !waits(unit) => Some(stopped(unit)),
         "deactivating" if named => {
-            let summary = format!("{name} is being stopped for {}", span(status.since_s));
+            let summary =
+                format!("{name} is being stopped for {}", amount::span(status.since_s as f64));
             finding(Status::Warning, summary, "it serves nobody until it is started again")
         }
         "inactive"
@@ -158,7 +159,7 @@ pub(super) fn describe(unit: &Unit) -> String {
         line = format!("{} is {}, {}", status.name, status.load_state, status.active_state);
     }
     if status.since_s > 0 {
-        line += &format!(" for {}", span(status.since_s));
+        line += &format!(" for {}", amount::span(status.since_s as f64));
     }
     if status.main_pid > 0 {
         line += &format!(", pid {}", status.main_pid);
@@ -183,16 +184,6 @@ fn times(count: u32) -> String {
     match count {
         1 => "once".to_owned(),
         n => format!("{n} times"),
-    }
-}
-
-/// A time span in its largest whole unit.
-pub(super) fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -5,7 +5,11 @@ use hostler_proto::{
     wire::{ErrorCode, Failure, Finding, Status},
 };
 
-use crate::{operation::Answer, stack::Backups};
+use crate::{
+    amount::{size, span},
+    operation::Answer,
+    stack::Backups,
+};
 
 /// A backup below this share of those before it may lack something: a database seldom halves in a day.
 const SHARE: f64 = 0.5;
@@ -140,7 +144,7 @@ impl Set {
                 format!("{name}: the newest backup, {}, is broken: {}", newest.file, newest.why);
             let why = match self.good().next() {
                 Some(good) => {
-                    format!("the last good one, {}, is {} old", good.file, age(good.age_s))
+                    format!("the last good one, {}, is {} old", good.file, span(good.age_s))
                 }
                 None => "none of those that were looked at can be restored".to_owned(),
             };
@@ -177,8 +181,8 @@ impl Set {
         if newest.age_s >= bound {
             let summary = format!(
                 "{name}: the newest good backup, {file}, is {} old; {} are allowed",
-                age(newest.age_s),
-                age(bound)
+                span(newest.age_s),
+                span(bound)
             );
             let finding = finding(Status::Critical, summary)
                 .why("what was written since then would be lost")
@@ -239,7 +243,7 @@ impl Set {
                 format!(
                     "{name}: the newest of {} backups is {} old and has {}{unread}",
                     self.fitting,
-                    age(good.age_s),
+                    span(good.age_s),
                     size(good.bytes)
                 )
             }
@@ -280,27 +284,6 @@ pub(super) fn judge(sets: Vec<Set>) -> Answer<Report> {
     let bad = !findings.is_empty();
     let answer = findings.into_iter().fold(answer, Answer::finding);
     if bad { answer.summed_up() } else { answer }
-}
-
-/// An age in its largest whole unit.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "no age is below zero")]
-fn age(seconds: f64) -> String {
-    match seconds as u64 {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s @ 7200..172_800 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
-/// A size in its largest whole unit.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..2048 => format!("{bytes} bytes"),
-        2048..2_097_152 => format!("{} KiB", bytes >> 10),
-        2_097_152..2_147_483_648 => format!("{} MiB", bytes >> 20),
-        _ => format!("{} GiB", bytes >> 30),
-    }
 }
 
 #[cfg(test)]

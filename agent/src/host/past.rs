@@ -1,0 +1,154 @@
+//! Sizes that were measured before, so that one can tell how they grow. A file for each thing in the
+//! agent's state directory, read when it is asked for: an idle agent holds none of it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use data_encoding::BASE32_NOPAD;
+use hostler_core::durable;
+use serde::{Deserialize, Serialize};
+
+/// Looks that are kept of one thing.
+const KEPT: usize = 48;
+/// What is older is no past of today's.
+const OLDEST_US: i64 = 92 * 86_400_000_000;
+
+/// What was measured at some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// When, in microseconds since 1970.
+    pub at_us: i64,
+    /// Sizes by what has them.
+    pub sizes: BTreeMap<String, u64>,
+}
+
+/// The past of one thing.
+#[derive(Debug, Clone)]
+pub struct Past {
+    path: PathBuf,
+    apart: Duration,
+}
+
+impl Past {
+    /// The past of what an operation looks at, with looks that are so far apart at least.
+    pub fn of(state_dir: &Path, operation: &str, what: &str, apart: Duration) -> Self {
+        // Its owner names it: no name leads out of the directory.
+        let what = BASE32_NOPAD.encode(what.as_bytes());
+        let name = [operation, &what].join("-").trim_end_matches('-').to_owned();
+        Self { path: state_dir.join("past").join(format!("{name}.json")), apart }
+    }
+
+    /// The looks before this one, the oldest first; this one is kept when the last is long enough ago.
+    /// Blocks on the disk. A past that cannot be kept does not keep anybody from looking.
+    pub fn look(&self, now: Look) -> Vec<Look> {
+        // Two that look at the same time would each forget the other's.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looks = self.read();
+        // What was measured while the clock was wrong is no past.
+        looks.retain(|l| l.at_us < now.at_us && l.at_us > now.at_us - OLDEST_US);
+        let before = looks.clone();
+        let apart = i64::try_from(self.apart.as_micros()).unwrap_or(i64::MAX);
+        if looks.last().is_none_or(|last| now.at_us - last.at_us >= apart) {
+            looks.push(now);
+            thin(&mut looks);
+            if let Err(error) = self.write(&looks) {
+                let path = self.path.display();
+                tracing::warn!(%path, %error, "what was measured is not kept for comparison");
+            }
+        }
+        before
+    }
+
+    /// Nothing when nobody looked, or when it was spoilt.
+    fn read(&self) -> Vec<Look> {
+        let text = fs::read(&self.path).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    fn write(&self, looks: &[Look]) -> io::Result<()> {
+        durable::replace(&self.path, &serde_json::to_vec(looks).map_err(io::Error::other)?)
+    }
+}
+
+/// Forgets what tells least: looks get sparser the older they are, and reach back far.
+fn thin(looks: &mut Vec<Look>) {
+    while looks.len() > KEPT {
+        let Some(now_us) = looks.last().map(|l| l.at_us) else { return };
+        let gap = |three: &[Look]| match three {
+            [before, look, after] => {
+                let (gap, age) = (after.at_us - before.at_us, now_us - look.at_us);
+                #[expect(clippy::cast_precision_loss, reason = "microseconds of some months")]
+                let share = gap as f64 / age.max(1) as f64;
+                share
+            }
+            _ => f64::INFINITY,
+        };
+        let gaps = looks.windows(3).map(gap).enumerate();
+        let Some((least, _)) = gaps.min_by(|a, b| a.1.total_cmp(&b.1)) else { return };
+        looks.remove(least + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE_US: i64 = 60_000_000;
+
+    fn past(directory: &Path, what: &str) -> Past {
+        Past::of(directory, "disk.usage", what, Duration::from_secs(600))
+    }
+
+    fn look(minute: i64) -> Look {
+        let size = u64::try_from(minute).expect("positive");
+        Look { at_us: minute * MINUTE_US, sizes: [("/".to_owned(), size)].into() }
+    }
+
+    #[test]
+    fn looks_are_kept_that_lie_apart_and_each_thing_has_its_own() {
+        let directory = tempfile::tempdir().expect("directory");
+        let one = past(directory.path(), "../../etc/passwd");
+        assert_eq!(one.look(look(1)), []);
+        assert_eq!(one.look(look(2)), [look(1)]);
+        assert_eq!(one.look(look(11)), [look(1)], "ten minutes after the first");
+        assert_eq!(one.look(look(12)), [look(1), look(11)]);
+        assert_eq!(past(directory.path(), "").look(look(13)), []);
+        assert_eq!(one.look(look(5)), [look(1)], "the clock was set back");
+        let files = fs::read_dir(directory.path().join("past")).expect("a directory");
+        assert_eq!(files.count(), 2);
+        fs::write(&one.path, "[{").expect("spoilt");
+        assert_eq!(one.look(look(30)), []);
+    }
+
+    #[test]
+    fn a_past_that_cannot_be_kept_keeps_nobody_from_looking() {
+        let directory = tempfile::tempdir().expect("directory");
+        fs::write(directory.path().join("past"), "in the way").expect("written");
+        assert_eq!(past(directory.path(), "").look(look(1)), []);
+        assert_eq!(past(directory.path(), "").look(look(2)), []);
+    }
+
+    #[test]
+    fn a_long_past_is_dense_at_its_end_and_reaches_back_far() {
+        let mut looks = Vec::new();
+        for minute in (0..60 * 24 * 60).step_by(10) {
+            looks.push(look(minute));
+            thin(&mut looks);
+        }
+        assert_eq!(looks.len(), KEPT);
+        assert_eq!(looks[0], look(0));
+        let age = |l: &Look| looks[KEPT - 1].at_us - l.at_us;
+        let within = |minutes: i64| looks.iter().filter(|l| age(l) <= minutes * MINUTE_US).count();
+        let dense = [60, 24 * 60, 7 * 24 * 60].map(within);
+        assert!(dense[0] >= 4 && dense[1] >= 15 && dense[2] >= 25, "{dense:?}");
+        // Nothing is more than some tenths of its age away from what was before it.
+        let holes = looks.windows(2).map(|w| (age(&w[0]) - age(&w[1]), age(&w[0])));
+        assert!(holes.clone().all(|(hole, age)| hole <= (age / 2).max(20 * MINUTE_US)));
+    }
+}
