@@ -34,6 +34,7 @@ use crate::{
     journal::Journal,
     link::{Dialler, keep},
     serve::Server,
+    stack::Stack,
     state::State,
 };
 
@@ -74,7 +75,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tasks.spawn(obey(told, config.policy.file.clone(), dispatcher.clone(), stop.clone()));
     checks.start(&tasks, &enrolled.host, &stop);
     if !config.stack.exists() {
-        tasks.spawn(remembered::keep_in_mind(config.state_dir.clone(), stop.clone()));
+        let (checks, dispatcher, running) = (checks.clone(), dispatcher.clone(), tasks.clone());
+        let (host, stopped) = (enrolled.host.clone(), stop.clone());
+        let found = move |stack: Stack| match definition::checks(
+            &stack,
+            definition::has_systemd(),
+            catalogue,
+        ) {
+            Ok(found) => {
+                dispatcher.know(stack);
+                let new = checks.add(found, &running, &host, &stopped).join(" ");
+                if !new.is_empty() {
+                    tracing::info!(new, "came up after the agent, and is checked now");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "what was found cannot be checked"),
+        };
+        tasks.spawn(remembered::keep_looking(config.state_dir.clone(), stop.clone(), found));
     }
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();

@@ -57,6 +57,18 @@ pub struct Stack {
     pub check: BTreeMap<String, Change>,
 }
 
+impl Stack {
+    /// This with the units and servers that another one has besides, as discovery finds them.
+    #[must_use]
+    pub fn with(mut self, mut more: Self) -> Self {
+        more.units.retain(|unit| !self.units.iter().any(|there| there.name == unit.name));
+        more.redis.retain(|redis| !self.redis.iter().any(|there| there.name == redis.name));
+        self.units.extend(more.units);
+        self.redis.extend(more.redis);
+        Self { pm2: self.pm2.or(more.pm2), nginx: self.nginx.or(more.nginx), ..self }
+    }
+}
+
 /// How often a check runs, and how sure one must be.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default, deny_unknown_fields)]

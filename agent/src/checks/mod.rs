@@ -57,7 +57,6 @@ pub struct Checks(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    checks: Vec<Check>,
     dispatcher: Dispatcher,
     clock: Arc<dyn Clock>,
     path: PathBuf,
@@ -74,6 +73,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
+    checks: Vec<Arc<Check>>,
     memory: Memory,
     /// The last result of each check that ran since the start.
     seen: BTreeMap<String, Seen>,
@@ -121,9 +121,9 @@ impl Checks {
             tracing::error!("{error}; turns of checks may be lost at a restart");
         }
         let saved = watch::Sender::new(memory.last());
-        let state = Mutex::new(State { memory, seen: BTreeMap::new(), runs: 0 });
+        let checks = checks.into_iter().map(Arc::new).collect();
+        let state = Mutex::new(State { checks, memory, seen: BTreeMap::new(), runs: 0 });
         let inner = Inner {
-            checks,
             dispatcher,
             clock,
             path,
@@ -139,15 +139,8 @@ impl Checks {
 
     /// Begins to run them, until `stop`; `seed` spreads them differently on every host.
     pub fn start(&self, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
-        for at in 0..self.0.checks.len() {
-            let (this, stop, seed) = (self.clone(), stop.clone(), seed.to_owned());
-            tasks.spawn(async move {
-                tokio::select! {
-                    () = this.keep_checking(at, &seed) => {}
-                    () = stop.cancelled() => {}
-                }
-            });
-        }
+        let checks = self.state().checks.clone();
+        checks.into_iter().for_each(|check| self.begin(check, tasks, seed, stop));
         let (this, stop) = (self.clone(), stop.clone());
         tasks.spawn(async move {
             loop {
@@ -162,8 +155,35 @@ impl Checks {
         });
     }
 
-    async fn keep_checking(&self, at: usize, seed: &str) {
-        let Some(check) = self.0.checks.get(at) else { return };
+    /// Begins to run those that are not there yet, and gives out their names.
+    pub fn add(
+        &self,
+        checks: Vec<Check>,
+        tasks: &TaskTracker,
+        seed: &str,
+        stop: &CancellationToken,
+    ) -> Vec<String> {
+        let mut new: Vec<_> = checks.into_iter().map(Arc::new).collect();
+        let mut state = self.state();
+        new.retain(|check| !state.checks.iter().any(|there| there.name == check.name));
+        state.checks.extend(new.iter().cloned());
+        drop(state);
+        let names = new.iter().map(|check| check.name.to_string()).collect();
+        new.into_iter().for_each(|check| self.begin(check, tasks, seed, stop));
+        names
+    }
+
+    fn begin(&self, check: Arc<Check>, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
+        let (this, stop, seed) = (self.clone(), stop.clone(), seed.to_owned());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = this.keep_checking(&check, &seed) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    async fn keep_checking(&self, check: &Check, seed: &str) {
         let mut hasher = DefaultHasher::new();
         (seed, check.name.as_str()).hash(&mut hasher);
         let spread = SETTLE.min(check.pace.interval);

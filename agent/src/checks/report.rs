@@ -1,7 +1,10 @@
 //! What a controller is told of the checks: everything at first, then each change as it comes and
 //! all other results with a heartbeat.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use hostler_proto::wire::{self, CheckState, HealthReport, HealthRequest};
 use tokio::sync::mpsc;
@@ -47,14 +50,14 @@ impl Checks {
     }
 
     /// What came after a turn and a run, with the count of runs and the last turn of it.
-    fn report(&self, told: u64, run: u64, whole: bool) -> (HealthReport, u64, u64) {
+    pub(super) fn report(&self, told: u64, run: u64, whole: bool) -> (HealthReport, u64, u64) {
         let until = *self.0.saved.borrow();
         let state = self.state();
         let (turns, forgotten) = state.memory.turns(told, until);
-        let news = |check: &&Check| {
+        let news = |check: &&Arc<Check>| {
             whole || state.seen.get(check.name.as_str()).is_some_and(|seen| seen.run > run)
         };
-        let checks = self.0.checks.iter().filter(news).map(|c| state.of(c)).collect();
+        let checks = state.checks.iter().filter(news).map(|c| state.of(c)).collect();
         let report = HealthReport {
             memory: state.memory.id.clone(),
             checks,

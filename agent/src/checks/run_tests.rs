@@ -51,6 +51,15 @@ impl Checks {
     }
 }
 
+async fn until(what: &dyn Fn() -> bool) {
+    let waiting = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time");
+}
+
 /// After how many seconds each check ran for the first time.
 async fn first_runs(seed: &str) -> BTreeMap<String, u64> {
     let directory = tempfile::tempdir().expect("directory");
@@ -62,7 +71,8 @@ async fn first_runs(seed: &str) -> BTreeMap<String, u64> {
     let mut first = BTreeMap::new();
     while first.len() < 20 && began.elapsed() < minute {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        for check in &checks.0.checks {
+        let all = checks.state().checks.clone();
+        for check in all {
             let name = check.name.to_string();
             if checks.ran(&name) > 0 {
                 first.entry(name).or_insert(began.elapsed().as_secs());
@@ -124,14 +134,6 @@ async fn no_check_runs_twice_at_a_time_however_long_it_takes() {
     let (checks, stop) = (checks(directory.path(), list, vec![slow]), CancellationToken::new());
     checks.start(&TaskTracker::new(), "web-1", &stop);
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
-    let until = async |what: &dyn Fn() -> bool| {
-        let waiting = async {
-            while !what() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time");
-    };
     until(&|| said().contains("begin")).await;
     let before = checks.ran("quick");
     until(&|| checks.ran("quick") > before + 20).await;
@@ -153,9 +155,12 @@ async fn what_stood_badly_keeps_its_words_over_a_restart_until_it_ran_again() {
         findings: vec![Finding::new(Status::Critical, "/", summary).next("disk tree /var")],
         figures: Vec::new(),
     };
-    let told = |checks: &Checks, at: usize| checks.state().of(&checks.0.checks[at]);
+    let told = |checks: &Checks, at: usize| {
+        let state = checks.state();
+        state.of(&state.checks[at])
+    };
     let one = checks(directory.path(), list(), Vec::new());
-    let check = one.0.checks[0].clone();
+    let check = one.state().checks[0].clone();
     one.take(&check, result(Health::Critical, "/ is full"));
     let soft = told(&one, 0);
     assert_eq!((soft.hard(), soft.status()), (Status::Unspecified, Status::Critical), "{soft:?}");
@@ -181,9 +186,26 @@ async fn what_stood_badly_keeps_its_words_over_a_restart_until_it_ran_again() {
 async fn a_memory_that_cannot_be_written_keeps_nothing_from_being_checked() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("checks.json");
-    std::fs::create_dir(path.with_extension("new")).expect("in the way");
+    std::fs::create_dir(path.with_file_name("checks.json.new")).expect("in the way");
     let checks = checks(directory.path(), vec![absent("x", SETTLE, SETTLE)], Vec::new());
-    let result = checks.run(&checks.0.checks[0]).await;
+    let check = Arc::clone(&checks.state().checks[0]);
+    let result = checks.run(&check).await;
     assert_eq!(result.health, Health::Unknown);
     assert!(!path.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_added_later_runs_as_well_and_nothing_is_added_twice() {
+    let directory = tempfile::tempdir().expect("directory");
+    let list = |names: &[&str]| names.iter().map(|n| absent(n, SETTLE, SETTLE)).collect::<Vec<_>>();
+    let (checks, stop) = (checks(directory.path(), list(&["a"]), vec![]), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    checks.start(&tasks, "web-1", &stop);
+    let added = checks.add(list(&["a", "b"]), &tasks, "web-1", &stop);
+    assert_eq!(added, ["b"]);
+    assert_eq!(checks.add(list(&["b"]), &tasks, "web-1", &stop), [""; 0]);
+    until(&|| checks.ran("a") > 0 && checks.ran("b") > 0).await;
+    let (whole, ..) = checks.report(0, 0, true);
+    let names: Vec<_> = whole.checks.iter().map(|c| c.check.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
 }

@@ -3,13 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io, iter,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use hostler_core::durable;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,9 @@ use super::Found;
 use crate::stack::{Nginx, Pm2, Redis, Stack, Unit};
 
 /// At boot the agent is there before many a service is.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
+const SOON: Duration = Duration::from_secs(300);
+/// What is installed later is checked from within an hour on.
+const LATER: Duration = Duration::from_secs(3600);
 /// Where systemd is told what starts at boot (systemd.unit(5)).
 const UNITS: [&str; 8] = [
     "/etc/systemd/system",
@@ -101,32 +102,23 @@ impl Found {
     }
 }
 
-/// Keeps in mind what is found, now and some minutes after the start, until `stop`. What came up
-/// meanwhile is checked from the next start on.
-pub async fn keep_in_mind(state_dir: PathBuf, stop: CancellationToken) {
-    let mut first: Option<Remembered> = None;
-    loop {
+/// Keeps in mind what is found on the host, now and then some minutes after the agent's start and each
+/// hour, until `stop`. Each time `found` is told what is to be checked.
+pub async fn keep_looking(state_dir: PathBuf, stop: CancellationToken, found: impl Fn(Stack)) {
+    for wait in iter::once(SOON).chain(iter::repeat(LATER)) {
         let directory = state_dir.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let found = Found::with_remembered(&directory).remembered();
-            let saved = save(&path(&directory), &found);
-            (found, saved)
+            let found = Found::with_remembered(&directory);
+            let saved = save(&path(&directory), &found.remembered());
+            (found.stack(), saved)
         });
-        let Ok((found, saved)) = looked.await else { return };
+        let Ok((stack, saved)) = looked.await else { return };
         if let Err(error) = saved {
             tracing::warn!(%error, "what was found on this host is not remembered");
         }
-        if let Some(first) = first {
-            let new: Vec<&str> = found.units.difference(&first.units).map(String::as_str).collect();
-            if !new.is_empty() {
-                let units = new.join(" ");
-                tracing::info!(units, "came up after the agent, checked from its next start on");
-            }
-            return;
-        }
-        first = Some(found);
+        found(stack);
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(wait) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -142,16 +134,11 @@ fn read(path: &Path) -> Remembered {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// The file is at any moment the old one or the new one.
 fn save(path: &Path, found: &Remembered) -> io::Result<()> {
     if read(path) == *found {
         return Ok(());
     }
-    let new = path.with_extension("json.new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(&new)?.write_all(&serde_json::to_vec(found)?)?;
-    fs::rename(&new, path)
+    durable::replace(path, &serde_json::to_vec(found).map_err(io::Error::other)?)
 }
 
 /// Whether something that starts at boot wants that unit.

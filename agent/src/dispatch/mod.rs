@@ -38,6 +38,7 @@ use crate::{
     journal::{Journal, Known},
     operation::Context,
     policy::Policy,
+    stack::Stack,
 };
 
 /// Events that wait for a slow reader before the operation itself is held back.
@@ -114,6 +115,13 @@ impl Dispatcher {
         let mut host = self.0.host.write().unwrap_or_else(PoisonError::into_inner);
         *host =
             Arc::new(Host { policy, stack: host.stack.clone(), clock: Arc::clone(&host.clock) });
+    }
+
+    /// From now on this is on the host as well. What runs goes on with what it began with.
+    pub fn know(&self, more: Stack) {
+        let mut host = self.0.host.write().unwrap_or_else(PoisonError::into_inner);
+        let (policy, clock) = (host.policy.clone(), Arc::clone(&host.clock));
+        *host = Arc::new(Host { policy, stack: host.stack.clone().with(more), clock });
     }
 
     fn host(&self) -> Arc<Host> {
