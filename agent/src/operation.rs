@@ -63,12 +63,23 @@ pub struct Answer<R> {
     pub findings: Vec<Finding>,
     /// The operation's own result.
     pub data: R,
-    /// Nothing was measured: there is no result, since an empty one would read like one.
-    pub unmeasured: bool,
+    /// Why nothing was measured: there is no result, since an empty one would read like one.
+    pub unmeasured: Option<Unmeasured>,
     /// What was really asked of the system.
     pub evidence: Vec<Evidence>,
     /// Numbers that are worth a history.
     pub figures: Vec<Figure>,
+}
+
+/// Why nothing was measured, as far as others go on from there; the finding has the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmeasured {
+    /// Nobody is there: the call was refused.
+    Away,
+    /// Nothing comes back: it hangs, or packets are lost.
+    Silent,
+    /// It was not let in, not understood, not asked.
+    Otherwise,
 }
 
 impl<R> Answer<R> {
@@ -79,7 +90,7 @@ impl<R> Answer<R> {
             summary: summary.into(),
             findings: Vec::new(),
             data,
-            unmeasured: false,
+            unmeasured: None,
             evidence: Vec::new(),
             figures: Vec::new(),
         }
@@ -91,7 +102,7 @@ impl<R> Answer<R> {
         R: Default,
     {
         let answer = Self::ok(finding.summary.clone(), R::default());
-        Self { unmeasured: true, ..answer }.finding(finding)
+        Self { unmeasured: Some(Unmeasured::Otherwise), ..answer }.finding(finding)
     }
 
     /// An answer that could not be measured, and why: never well.

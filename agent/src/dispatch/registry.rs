@@ -12,7 +12,7 @@ use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
 use sha2::{Digest, Sha256};
 
-use crate::operation::{Action, Answer, Context, Probe};
+use crate::operation::{Action, Answer, Context, Probe, Unmeasured};
 
 /// An operation under way.
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>;
@@ -102,7 +102,7 @@ impl<A: Action> Handler for Acting<A> {
                 };
                 let answer = Answer::ok(summary, A::Result::default());
                 // Nothing was done, so there is no result.
-                let answer = Answer { unmeasured: true, ..answer };
+                let answer = Answer { unmeasured: Some(Unmeasured::Otherwise), ..answer };
                 return Ok(Outcome { unchanged: true, plan_digest: digest, ..outcome(answer) });
             }
             let answer = A::apply(plan.details, &cx).await?;
@@ -120,8 +120,8 @@ fn typed<O: Operation>(request: &DynamicMessage) -> Result<O::Request, Failure> 
 
 fn outcome<R: Message + Name>(answer: Answer<R>) -> Outcome {
     let (r#type, data) = match answer.unmeasured {
-        true => (String::new(), Vec::new()),
-        false => (R::full_name(), answer.data.encode_to_vec()),
+        Some(_) => (String::new(), Vec::new()),
+        None => (R::full_name(), answer.data.encode_to_vec()),
     };
     Outcome {
         status: answer.status.into(),

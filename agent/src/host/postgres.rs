@@ -60,6 +60,8 @@ impl fmt::Debug for Session {
 pub enum Trouble {
     /// Nobody answers there.
     Unreachable(String),
+    /// Nothing comes back from there.
+    Silent(String),
     /// It does not let us in.
     Denied(String),
     /// It has no free connection left.
@@ -83,7 +85,7 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) => write!(f, "does not answer: {why}"),
+            Self::Unreachable(why) | Self::Silent(why) => write!(f, "does not answer: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Full(why) => write!(f, "has no free connection: {why}"),
             Self::Limited(why) => write!(f, "gives the agent no further connection: {why}"),
@@ -101,7 +103,9 @@ impl Trouble {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "see whether it runs: systemd status postgresql",
+            Self::Unreachable(_) | Self::Silent(_) => {
+                "see whether it runs: systemd status postgresql"
+            }
             Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
             Self::Full(_) => {
                 "on the host a superuser still gets in (psql as postgres, by \
@@ -124,7 +128,9 @@ impl Trouble {
     /// The failure of an operation that cannot go on.
     pub fn failure(&self, server: &str) -> Failure {
         let code = match self {
-            Self::Unreachable(_) | Self::Busy(_) | Self::Full(_) => ErrorCode::Unreachable,
+            Self::Unreachable(_) | Self::Silent(_) | Self::Busy(_) | Self::Full(_) => {
+                ErrorCode::Unreachable
+            }
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
             Self::Limited(_) => ErrorCode::LimitExceeded,
             Self::Taken => ErrorCode::Busy,
@@ -222,7 +228,7 @@ impl Session {
         let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
         let Ok(connected) = connecting.await else {
             let after = CONNECT.as_secs();
-            return Err(Trouble::Unreachable(format!("no connection within {after} s")));
+            return Err(Trouble::Silent(format!("no connection within {after} s")));
         };
         let connection = connected?;
         let took = began.elapsed();

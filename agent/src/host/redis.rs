@@ -38,6 +38,8 @@ impl fmt::Debug for Server {
 pub enum Trouble {
     /// Nobody answers there.
     Unreachable(String),
+    /// Nothing comes back from there.
+    Silent(String),
     /// Its certificate does not show that it is the one.
     Untrusted(String),
     /// It does not let us in: no password, a wrong one, no such user.
@@ -57,7 +59,7 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) => write!(f, "does not answer: {why}"),
+            Self::Unreachable(why) | Self::Silent(why) => write!(f, "does not answer: {why}"),
             Self::Untrusted(why) => write!(f, "is not trusted: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
@@ -73,7 +75,9 @@ impl Trouble {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "see whether it runs: systemd status redis-server",
+            Self::Unreachable(_) | Self::Silent(_) => {
+                "see whether it runs: systemd status redis-server"
+            }
             Self::Untrusted(_) => "look at ca_file of its [[redis]], and at the host in its url",
             Self::Denied(_) => {
                 "look at username and password_file of its [[redis]] in the stack file"
@@ -89,7 +93,7 @@ impl Trouble {
     /// The failure of an operation that cannot go on.
     pub fn failure(&self, server: &str) -> Failure {
         let code = match self {
-            Self::Unreachable(_) | Self::Loading => ErrorCode::Unreachable,
+            Self::Unreachable(_) | Self::Silent(_) | Self::Loading => ErrorCode::Unreachable,
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
             Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
@@ -113,7 +117,7 @@ impl From<RedisError> for Trouble {
             Some("NOPERM") => Self::Forbidden(said()),
             Some("LOADING") => Self::Loading,
             Some(_) => Self::Refused(said()),
-            None if error.is_timeout() => Self::Unreachable("no answer in time".to_owned()),
+            None if error.is_timeout() => Self::Silent("no answer in time".to_owned()),
             None => match error.kind() {
                 redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
                 redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),

@@ -140,7 +140,7 @@ mod tests {
         drop(listener);
         let url = format!("http://127.0.0.1:{port}/nginx_status");
         let answer = unread(&url, &page(&url).await.expect_err("nobody is there"));
-        assert_eq!((answer.status, answer.unmeasured), (Status::Critical, true));
+        assert_eq!((answer.status, answer.unmeasured.is_some()), (Status::Critical, true));
         assert_eq!(answer.findings[0].next, "systemd status nginx");
         let other = unread(&url, &Unread::Other("it answers with 404".into()));
         assert_eq!(other.status, Status::Unknown);

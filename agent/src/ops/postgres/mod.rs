@@ -20,7 +20,7 @@ use crate::{
         Host,
         postgres::{Session, Trouble},
     },
-    operation::Answer,
+    operation::{Answer, Unmeasured},
     stack::{Postgres, named},
 };
 
@@ -42,7 +42,7 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         _ => Status::Critical,
     };
     let next = match trouble {
-        Trouble::Unreachable(_) => {
+        Trouble::Unreachable(_) | Trouble::Silent(_) => {
             format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
         }
         // On a full server every operation would need the connection that there is none of.
@@ -50,7 +50,13 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         _ => String::new(),
     };
     let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);
-    Answer::unmeasured(finding).evidence("postgres", shown_url(&entry.url))
+    let answer = Answer::unmeasured(finding).evidence("postgres", shown_url(&entry.url));
+    let why = match trouble {
+        Trouble::Unreachable(_) => Unmeasured::Away,
+        Trouble::Silent(_) => Unmeasured::Silent,
+        _ => Unmeasured::Otherwise,
+    };
+    Answer { unmeasured: Some(why), ..answer }
 }
 
 /// The unit that the server runs in, where the stack file names it among what it needs.
@@ -131,9 +137,12 @@ mod tests {
     fn a_limit_of_the_role_is_no_full_server_and_nothing_measured_is_no_zero() {
         let of = |trouble| unusable::<hostler_proto::ops::PostgresPing>(&entry(&[]), &trouble);
         let limited = of(Trouble::Limited("too many connections for role \"hostler\"".into()));
-        assert_eq!((limited.status, limited.unmeasured), (Status::Unknown, true));
+        assert_eq!(
+            (limited.status, limited.unmeasured),
+            (Status::Unknown, Some(Unmeasured::Otherwise))
+        );
         assert!(limited.findings[0].why.contains("CONNECTION LIMIT"));
         let full = of(Trouble::Full("sorry, too many clients already".into()));
-        assert_eq!((full.status, full.unmeasured), (Status::Critical, true));
+        assert_eq!((full.status, full.unmeasured), (Status::Critical, Some(Unmeasured::Otherwise)));
     }
 }

@@ -12,7 +12,7 @@ use hostler_proto::{
 use super::{entry, info::Info};
 use crate::{
     host::redis::{Server, Trouble},
-    operation::{Answer, Context, Probe},
+    operation::{Answer, Context, Probe, Unmeasured},
 };
 
 /// Share of a bound from which it is critical, whatever the warning.
@@ -55,10 +55,16 @@ impl Probe for RedisStatus {
                 };
                 let finding = Finding::new(status, name, summary).why(why);
                 let finding = finding.next(match trouble {
-                    Trouble::Unreachable(_) => "systemd status redis-server",
+                    Trouble::Unreachable(_) | Trouble::Silent(_) => "systemd status redis-server",
                     _ => "",
                 });
-                Ok(Answer::unmeasured(finding).evidence("redis", entry.url.clone()))
+                let answer = Answer::unmeasured(finding).evidence("redis", entry.url.clone());
+                let why = match trouble {
+                    Trouble::Unreachable(_) => Unmeasured::Away,
+                    Trouble::Silent(_) => Unmeasured::Silent,
+                    _ => Unmeasured::Otherwise,
+                };
+                Ok(Answer { unmeasured: Some(why), ..answer })
             }
         }
     }

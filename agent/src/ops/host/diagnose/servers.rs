@@ -11,10 +11,14 @@ use hostler_proto::{
 };
 
 use super::Search;
-use crate::ops::systemd::full_name;
+use crate::{
+    operation::{Answer, Unmeasured},
+    ops::systemd::full_name,
+};
 
 /// A standby that is so far behind is looked at.
 const LAG_S: u32 = 60;
+
 impl Search<'_> {
     /// Every server of the stack; its unit when it does not answer, and what slows it down.
     pub(super) async fn postgres(&mut self, slow: bool) {
@@ -33,8 +37,9 @@ impl Search<'_> {
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {
                 let unit = self.server_of(&entry.after, "postgresql").await;
-                let said = ping.as_ref().map(|a| a.summary.as_str()).unwrap_or_default();
-                match lost("postgres", &server, said, &entry.url, unit) {
+                let lost =
+                    ping.as_ref().and_then(|a| lost("postgres", &server, a, &entry.url, unit));
+                match lost {
                     Some(finding) => self.cause(finding),
                     None => self.causes_of(ping, Status::Critical),
                 }
@@ -73,15 +78,18 @@ impl Search<'_> {
                 lag_warning_s: 30,
             };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
-            let away = answer.as_ref().filter(|a| a.summary.contains("does not answer"));
-            if let Some(said) = away.map(|a| a.summary.clone()) {
-                let unit = self.server_of(&entry.after, "redis-server").await;
-                if let Some(finding) = lost("redis", &server, &said, &entry.url, unit) {
-                    self.cause(finding);
-                    continue;
+            let away = |why: &Unmeasured| matches!(why, Unmeasured::Away | Unmeasured::Silent);
+            let lost = match answer.as_ref().filter(|a| a.unmeasured.as_ref().is_some_and(away)) {
+                Some(answer) => {
+                    let unit = self.server_of(&entry.after, "redis-server").await;
+                    lost("redis", &server, answer, &entry.url, unit)
                 }
+                None => None,
+            };
+            match lost {
+                Some(finding) => self.cause(finding),
+                None => self.causes_of(answer, Status::Warning),
             }
-            self.causes_of(answer, Status::Warning);
         }
     }
 
@@ -127,9 +135,14 @@ enum ItsUnit {
 
 /// What is said of a server that lets calls go unheard, though its unit is not why. One that refuses them
 /// says so at once.
-fn lost(kind: &str, server: &str, said: &str, url: &str, unit: ItsUnit) -> Option<Finding> {
-    let unheard = ["no connection within", "no answer in time", "timed out"];
-    if unit == ItsUnit::Troubled || !unheard.iter().any(|words| said.contains(words)) {
+fn lost<R>(
+    kind: &str,
+    server: &str,
+    answer: &Answer<R>,
+    url: &str,
+    unit: ItsUnit,
+) -> Option<Finding> {
+    if unit == ItsUnit::Troubled || answer.unmeasured != Some(Unmeasured::Silent) {
         return None;
     }
     let (place, port) = place(url, if kind == "redis" { 6379 } else { 5432 });
@@ -141,7 +154,7 @@ fn lost(kind: &str, server: &str, said: &str, url: &str, unit: ItsUnit) -> Optio
         }
         _ => (format!("{kind} \"{server}\": {lost}"), String::new()),
     };
-    Some(Finding::new(Status::Critical, server, summary).why(said).next(next))
+    Some(Finding::new(Status::Critical, server, summary).why(&answer.summary).next(next))
 }
 
 /// Host and port of a URL.
@@ -161,18 +174,18 @@ mod tests {
     #[test]
     fn a_server_whose_packets_are_lost_leads_to_who_holds_its_port() {
         let url = "postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable";
-        let said = "postgres \"main\" does not answer: no connection within 5 s";
-        let lost = |said: &str, unit| lost("postgres", "main", said, url, unit);
-        let found = lost(said, ItsUnit::Runs).expect("a finding");
+        let answer = |why| Answer { unmeasured: Some(why), ..Answer::ok("no connection", ()) };
+        let lost = |why, unit| lost("postgres", "main", &answer(why), url, unit);
+        let found = lost(Unmeasured::Silent, ItsUnit::Runs).expect("a finding");
         assert!(
             found.summary.contains("runs, and packets to 127.0.0.1:5433 are lost"),
             "{found:?}"
         );
         assert_eq!(found.next, "net port-owner 5433");
-        let elsewhere = lost(said, ItsUnit::NotHere).expect("a finding");
+        let elsewhere = lost(Unmeasured::Silent, ItsUnit::NotHere).expect("a finding");
         assert_eq!(elsewhere.next, "", "its port is another host's");
-        assert_eq!(lost("Connection refused", ItsUnit::Runs), None);
-        assert_eq!(lost(said, ItsUnit::Troubled), None);
+        assert_eq!(lost(Unmeasured::Away, ItsUnit::Runs), None);
+        assert_eq!(lost(Unmeasured::Silent, ItsUnit::Troubled), None);
         assert_eq!(place("redis://:pw@db.example/0", 6379), ("db.example".into(), 6379));
         assert_eq!(place("redis://[::1]:7000/0", 6379), ("[::1]".into(), 7000));
     }
