@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use prometheus_client::{
     encoding::{
-        EncodeLabelSet,
+        EncodeLabelSet, EncodeLabelValue, LabelValueEncoder,
         text::{encode_eof, encode_registry},
     },
     metrics::{
@@ -92,13 +92,33 @@ struct ProblemOf {
     check: String,
 }
 
+/// A label whose value comes from a host: what the text form quotes with is written as it asks, since
+/// the library writes values as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Foreign(String);
+
+impl EncodeLabelValue for Foreign {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use std::fmt::Write as _;
+        for character in self.0.chars() {
+            match character {
+                '\\' => encoder.write_str("\\\\")?,
+                '"' => encoder.write_str("\\\"")?,
+                '\n' => encoder.write_str("\\n")?,
+                other => encoder.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FigureOf {
     host: String,
     check: String,
-    figure: String,
-    subject: String,
-    unit: String,
+    figure: Foreign,
+    subject: Foreign,
+    unit: Foreign,
 }
 
 /// Problems and figures that are told: a fleet of ten thousand hosts would be too much for a scrape.
@@ -306,9 +326,9 @@ fn health(app: &App, all: &[Arc<HostRow>], registry: &mut Registry) {
                     let of = FigureOf {
                         host: host.to_string(),
                         check: name.clone(),
-                        figure: figure.name,
-                        subject: figure.subject,
-                        unit: figure.unit,
+                        figure: Foreign(figure.name),
+                        subject: Foreign(figure.subject),
+                        unit: Foreign(figure.unit),
                     };
                     figures.get_or_create(&of).set(figure.value);
                 }
@@ -406,4 +426,29 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
         .map_err(|e| cannot_listen("the service of metrics", address, "metrics", &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_calls_its_figures_cannot_end_its_label_nor_its_line() {
+        let mut registry = Registry::default();
+        let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
+        registry.register("figure", "Figures", figures.clone());
+        let of = FigureOf {
+            host: "web-1".to_owned(),
+            check: "plugin:p".to_owned(),
+            figure: Foreign("a\"b".to_owned()),
+            subject: Foreign("c:\\temp\nhostler_up 1".to_owned()),
+            unit: Foreign(String::new()),
+        };
+        figures.get_or_create(&of).set(5.0);
+        let mut text = String::new();
+        encode_registry(&mut text, &registry).expect("encoded");
+        let line = text.lines().find(|line| line.starts_with("figure{")).expect("a line");
+        let labels = r#"figure="a\"b",subject="c:\\temp\nhostler_up 1",unit="""#;
+        assert!(line.contains(labels) && line.ends_with("} 5.0"), "{line}");
+    }
 }
