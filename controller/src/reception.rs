@@ -28,6 +28,7 @@ use crate::{
     api::{
         Api,
         enrolment::{Enrolling, Renewing},
+        unstored,
     },
     health::absence::Lost,
     links::{self, Joined, Link, Offer},
@@ -271,15 +272,26 @@ impl Api {
         let Principal::Operator(name) = &peer.identity.principal else { return };
         // In this order a revocation finds either the session to cut or the record that refuses it.
         let cut = self.0.sessions.join(name.clone());
-        let Some(caller) = self.caller_of(name, &peer).await else {
-            let refused = service_fn(move |_: http::Request<Incoming>| {
+        let known = match self.caller_of(name, &peer).await {
+            Ok(Some(caller)) => Ok(caller),
+            Ok(None) => {
                 let message = "this operator's certificate is revoked, replaced or not known here";
-                let failure = Failure::new(ErrorCode::PermissionDenied, message)
-                    .hint("ask an admin for a new context (hostlerctl operator add)");
-                async move { Ok(tonic::Status::from(failure).into_http()) }
-            });
-            serve_briefly(stream, refused, self.0.keepalive).await;
-            return;
+                Err(Failure::new(ErrorCode::PermissionDenied, message)
+                    .hint("ask an admin for a new context (hostlerctl operator add)")
+                    .into())
+            }
+            Err(error) => Err(unstored(error)),
+        };
+        let caller = match known {
+            Ok(caller) => caller,
+            Err(status) => {
+                let refused = service_fn(move |_: http::Request<Incoming>| {
+                    let status = status.clone();
+                    async move { Ok(status.into_http()) }
+                });
+                serve_briefly(stream, refused, self.0.keepalive).await;
+                return;
+            }
         };
         let left = peer.not_after.as_second() - self.0.clock.now().as_second();
         let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));

@@ -76,11 +76,19 @@ fn a_problem_is_told_once_it_is_hard_and_people_can_say_that_they_know() {
     fleet.add_operator("eve", "viewer", "all");
     fleet.ctl_as("eve", &acknowledge).exits(4);
     fleet.ctl_as("eve", &announce).exits(4);
+    let momentary = ["downtime", "add", "--on", "state=up", "--for", "1h", "--comment", "x"];
+    assert!(fleet.ctl(&momentary).exits(2).err.contains("no state=…"));
+    // A downtime that covers no host now is not everybody's to end.
+    let later = fleet.ctl(&[&announce[..], &["-o", "json"]].concat()).exits(0).json();
+    fleet.ctl(&["host", "label", "web-1", "role=db"]).exits(0);
+    let end = ["downtime", "end", later["id"].as_str().expect("an id")];
+    fleet.ctl_as("eve", &end).exits(4);
+    fleet.ctl(&end).exits(0);
     let done = |operation: &str| {
         let fits = |r: &&Value| r["operation"] == operation && r["outcome"] == "ok";
         fleet.audit().iter().filter(fits).count()
     };
-    assert_eq!((done("health.acknowledge"), done("downtime.add"), done("downtime.end")), (1, 1, 1));
+    assert_eq!((done("health.acknowledge"), done("downtime.add"), done("downtime.end")), (1, 2, 2));
 }
 
 #[test]

@@ -108,12 +108,21 @@ impl Enrolment for Enrolling {
             replace: token.replace,
         };
         let enrolled = app.store.enroll(id, new, now.as_microsecond()).await;
+        if enrolled.is_ok() {
+            // Whoever has the name's former key is no longer the host, whatever becomes of the record.
+            if let Some(former) = app.links.get(&host).filter(|l| l.key != facts.key) {
+                former.cut.cancel();
+            }
+            app.links.forget_twin(&host);
+            if token.replace {
+                // What the former machine measured is not what this one does.
+                app.figures.forget(&host);
+            }
+        }
         let outcome = if enrolled.is_ok() { "ok" } else { "refused" };
         let outcome = Entry { kind: "outcome", outcome: outcome.into(), ..intent };
         app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
         match enrolled {
-            // What the former machine measured is not what this one does.
-            Ok(()) if token.replace => app.figures.forget(&host),
             Ok(()) => {}
             Err(EnrollError::Taken) => {
                 let message = format!("there is a host {host} already");
@@ -127,11 +136,6 @@ impl Enrolment for Enrolling {
             Err(EnrollError::Token) => return Err(refused()),
             Err(EnrollError::Store(error)) => return Err(unstored(error)),
         }
-        // Whoever has the name's former key is no longer the host.
-        if let Some(former) = app.links.get(&host).filter(|l| l.key != facts.key) {
-            former.cut.cancel();
-        }
-        app.links.forget_twin(&host);
         tracing::info!(%host, from = %self.from, "enrolled");
         Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
     }

@@ -262,7 +262,7 @@ impl Fleet for Api {
             if !revoked {
                 return Err(unknown(&host));
             }
-            self.0.health.forget(&host);
+            // How it was is kept: what takes its name is compared with what people were told.
             Ok(cut)
         };
         let cut = self.change(&caller, "host.revoke", host.as_str(), detail, revoke).await?;
@@ -284,6 +284,7 @@ impl Fleet for Api {
                 self.0.links.get(&host).inspect(|link| link.cut.cancel());
                 self.0.health.forget(&host);
                 self.0.figures.forget(&host);
+                self.0.outlooks.forget(&host);
                 self.0.links.forget_twin(&host);
                 return Ok(());
             }

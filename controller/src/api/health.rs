@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
 use crate::{
-    authz::{Caller, What},
+    authz::{Caller, Role, What},
     health::{
         absence::{Absence, absences, connection},
         problems::{Known, Problem, problems, severity},
@@ -40,6 +40,8 @@ const COMMENT: usize = 500;
 impl From<Problem> for wire::Problem {
     fn from(problem: Problem) -> Self {
         let host = match problem.hosts.as_slice() {
+            // What is the controller's own is no host's.
+            [] => "controller".to_owned(),
             [one] => one.to_string(),
             many => format!("{} hosts", many.len()),
         };
@@ -271,7 +273,7 @@ impl Health for Api {
         let hosts: Selector = request.on.parse().map_err(invalid)?;
         if hosts.is_of_the_moment() {
             return Err(invalid(
-                "a downtime is for hosts, however they are: no check(…), stopped or unreachable",
+                "a downtime is for hosts, however they are: no check(…), and no state=…",
             ));
         }
         // Which hosts it covers later must not go beyond what its maker may silence.
@@ -339,10 +341,17 @@ impl Health for Api {
                 .hint("list them with: hostlerctl downtime list")
                 .into());
         };
+        let mut any = false;
         for host in self.0.store.hosts().await.map_err(unstored)? {
             if downtime.hosts.matches(&host.candidate()) {
                 self.may_silence(&caller, &host, "downtime.end").await?;
+                any = true;
             }
+        }
+        // One that covers no host now is its maker's, and theirs who may silence all.
+        let own = downtime.made_by == caller.name.to_string();
+        if !any && (caller.role < Role::Operator || caller.scope.is_some() && !own) {
+            self.authorise(&caller, What::Silence, None, "downtime.end", &id).await?;
         }
         let work = async { self.0.store.end_downtime(&id, now).await.map_err(unstored) };
         let detail = serde_json::json!({ "on": downtime.hosts.to_string() });

@@ -35,6 +35,7 @@ use hostler_proto::{
 };
 use tonic::{Request, Status};
 
+use self::outcomes::Outcomes;
 use crate::{
     audit::{Auditor, Entry},
     authz::{Caller, Candidate, What, authorise},
@@ -53,7 +54,7 @@ use crate::{
     runs::Runs,
     selector::Selector,
     sessions::Sessions,
-    store::{Change, Connection, HostRow, Store},
+    store::{Change, Connection, HostRow, Store, StoreError},
     vault::Vault,
 };
 
@@ -115,7 +116,7 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
 const PENDING: &str = "pending";
 
 /// A failure of the store, as callers see it.
-fn unstored(error: impl std::fmt::Display) -> Status {
+pub(crate) fn unstored(error: impl std::fmt::Display) -> Status {
     let message = format!("the store cannot be used: {error}");
     Failure::new(ErrorCode::Unreachable, message).hint("look at the controller's log").into()
 }
@@ -131,12 +132,15 @@ fn shortened(subject: &str) -> String {
 
 impl Api {
     /// Who stands behind an operator's certificate; none when it may not come in.
+    ///
+    /// # Errors
+    /// When the store cannot say it.
     pub(crate) async fn caller_of(
         &self,
         name: &PrincipalName,
         peer: &CertificateFacts,
-    ) -> Option<Caller> {
-        match self.0.store.operator(name).await {
+    ) -> Result<Option<Caller>, StoreError> {
+        Ok(match self.0.store.operator(name).await {
             Ok(Some(row)) if row.revoked_us.is_none() && row.key == peer.key.to_string() => {
                 Some(Caller {
                     name: name.clone(),
@@ -151,9 +155,9 @@ impl Api {
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot say who this operator is");
-                None
+                return Err(error);
             }
-        }
+        })
     }
 
     /// A record of the audit that begins with who asks.
@@ -229,7 +233,13 @@ impl Api {
             detail: serde_json::json!({ "summary": summary }).to_string(),
             ..intent
         };
-        self.0.auditor.record_all(vec![outcome]).await.map_err(operations::unaudited)?;
+        // It is done and cannot be undone by hiding it: its answer may hold what is told only once.
+        if let Err(error) = self.0.auditor.record_all(vec![outcome.clone()]).await {
+            tracing::error!(%error, operation, subject, "its outcome is not in the audit yet");
+            let mut outcomes = Outcomes::new(self.0.auditor.clone(), self.0.store.clone());
+            outcomes.add([outcome]);
+            tokio::spawn(outcomes.write_all());
+        }
         done
     }
 

@@ -6,7 +6,7 @@
 mod chain;
 mod looks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hostler_core::clock::Clock;
 use thiserror::Error;
@@ -25,6 +25,10 @@ const WAITING: usize = 1024;
 pub const LOOK: &str = "look";
 /// Records in one commit, about.
 const GROUP: usize = 10_000;
+/// Longest text that an index holds, in characters: PostgreSQL takes 2,704 bytes.
+const INDEXED: usize = 500;
+/// While nothing can be written it is tried so often whether something can.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Records that are read at a time while the chain is walked.
 const PAGE: u32 = 1000;
 
@@ -58,6 +62,27 @@ pub enum AuditError {
     /// The controller is stopping.
     #[error("the audit is closed")]
     Closed,
+}
+
+impl Entry {
+    /// What every store takes: no text holds a NUL, and what is looked for is not endless.
+    fn kept(self) -> Self {
+        let text = |text: String, longest: usize| match text.chars().nth(longest).is_some() {
+            true => text.chars().filter(|c| *c != '\0').take(longest).chain(['…']).collect(),
+            false if text.contains('\0') => text.replace('\0', ""),
+            false => text,
+        };
+        Self {
+            principal: text(self.principal, INDEXED),
+            role: text(self.role, INDEXED),
+            invocation: text(self.invocation, INDEXED),
+            operation: text(self.operation, INDEXED),
+            subject: text(self.subject, INDEXED),
+            outcome: text(self.outcome, INDEXED),
+            detail: text(self.detail, usize::MAX),
+            ..self
+        }
+    }
 }
 
 type Waiting = (Vec<Entry>, oneshot::Sender<Result<(), AuditError>>);
@@ -119,6 +144,7 @@ impl Auditor {
     /// When they are not: what they stand for must not happen then.
     pub async fn record_all(&self, entries: Vec<Entry>) -> Result<(), AuditError> {
         let (done, recorded) = oneshot::channel();
+        let entries = entries.into_iter().map(Entry::kept).collect();
         self.way.send((entries, done)).await.map_err(|_| AuditError::Closed)?;
         recorded.await.map_err(|_| AuditError::Closed)?
     }
@@ -129,7 +155,7 @@ impl Auditor {
         if !self.looks.is_new(&entry, self.clock.now().as_microsecond()) {
             return;
         }
-        let entry = Entry { kind: LOOK, outcome: "ok".to_owned(), ..entry };
+        let entry = Entry { kind: LOOK, outcome: "ok".to_owned(), ..entry }.kept();
         let (who, at) = (entry.principal.clone(), entry.operation.clone());
         if self.way.try_send((vec![entry], oneshot::channel().0)).is_err() {
             tracing::warn!(%who, %at, "a look was not recorded: the audit has no room for it");
@@ -179,20 +205,67 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
-        while let Some((mut entries, first)) = waiting.recv().await {
-            let mut answers = vec![first];
-            while entries.len() < GROUP
-                && let Ok((more, answer)) = waiting.try_recv()
+        loop {
+            let first = tokio::select! {
+                first = waiting.recv() => first,
+                () = tokio::time::sleep(AGAIN), if self.trouble.borrow().is_some() => {
+                    self.recover().await;
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
+            let mut count = first.0.len();
+            let mut group = vec![first];
+            while count < GROUP
+                && let Ok(more) = waiting.try_recv()
             {
-                entries.extend(more);
-                answers.push(answer);
+                count += more.0.len();
+                group.push(more);
             }
-            let written = self.write(entries).await.map_err(|e| AuditError::Store(Arc::new(e)));
-            self.trouble.send_replace(written.as_ref().err().map(|e| e.to_string().into()));
-            for answer in answers {
-                // Who no longer waits has its record nevertheless.
-                let _ = answer.send(written.clone());
+            self.write_group(group).await;
+        }
+    }
+
+    /// Writes what many wait for in one commit; where one of them is why that fails, each for itself.
+    async fn write_group(&mut self, mut group: Vec<Waiting>) {
+        let all = group.iter().flat_map(|(entries, _)| entries).cloned().collect();
+        match self.write(all).await {
+            Err(error) if error.is_of_content() && group.len() > 1 => {
+                for one in group {
+                    Box::pin(self.write_group(vec![one])).await;
+                }
             }
+            written => {
+                // What only this record is to blame for is no trouble of the others.
+                let trouble = written.as_ref().err().filter(|error| !error.is_of_content());
+                self.trouble.send_replace(trouble.map(|error| error.to_string().into()));
+                let written = written.map_err(|e| AuditError::Store(Arc::new(e)));
+                for (_, answer) in group.drain(..) {
+                    // Who no longer waits has its record nevertheless.
+                    let _ = answer.send(written.clone());
+                }
+            }
+        }
+    }
+
+    /// Tries whether records can be written again, with one that tells why they could not.
+    async fn recover(&mut self) {
+        let Some(why) = self.trouble.borrow().clone() else { return };
+        let summary = format!("records could be written again; before: {why}");
+        let entry = Entry {
+            kind: "change",
+            principal: "controller".to_owned(),
+            operation: "audit.write".to_owned(),
+            outcome: "ok".to_owned(),
+            detail: serde_json::json!({ "summary": summary }).to_string(),
+            ..Entry::default()
+        };
+        match self.write(vec![entry.kept()]).await {
+            Ok(()) => {
+                tracing::info!("the audit can be written again");
+                self.trouble.send_replace(None);
+            }
+            Err(error) => drop(self.trouble.send_replace(Some(error.to_string().into()))),
         }
     }
 

@@ -23,6 +23,8 @@ const MOST: usize = 500;
 const TEXT: usize = 1000;
 /// The same of what a figure is of, which is kept for each host and for months.
 const FIGURE_TEXT: usize = 200;
+/// Longest name of an agent's memory, which is a part of the keys of notices; agents use 36.
+const MEMORY: usize = 64;
 /// Clocks that differ by less are taken to be the same: so long can a report be under way.
 const SKEW_US: i64 = 5_000_000;
 /// An agent that told nothing at all for so long is silent itself.
@@ -35,7 +37,8 @@ const SILENT: &str = "its agent is linked and tells nothing of its checks any mo
 impl Fleet {
     /// Takes in what an agent tells; gives what is to be written down, if anything is.
     pub fn hear(&self, host: &HostName, report: HealthReport, now_us: i64) -> Option<News> {
-        let memory = short(report.memory);
+        let memory: String =
+            report.memory.chars().filter(char::is_ascii_graphic).take(MEMORY).collect();
         let mut fleet = self.lock();
         let known = fleet.entry(host.clone()).or_default();
         let anew = known.memory != memory;
@@ -181,15 +184,16 @@ impl Fleet {
                     ..Turn::default()
                 });
             }
-            if turns.is_empty() {
-                continue;
-            }
             // One cause is one notice: that of the host, which needs no other to be well.
             let untold = turns.iter().filter(|_| silent).map(|t| t.check.clone()).collect();
-            if silent && !std::mem::replace(&mut known.silent, true) {
+            // Also when nothing changes for its checks: it was told that its host is linked again.
+            let any = !known.checks.is_empty();
+            if silent && any && !std::mem::replace(&mut known.silent, true) {
                 turns.insert(0, of_agent(Status::Ok, Status::Unknown, now_us));
             }
-            news.push(News { untold, turns, ..known.news(host) });
+            if !turns.is_empty() {
+                news.push(News { untold, turns, ..known.news(host) });
+            }
         }
         news
     }

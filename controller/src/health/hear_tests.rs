@@ -298,3 +298,26 @@ fn what_figures_are_of_is_short_and_has_no_nul() {
     assert_eq!((disk.figures[0].subject.as_str(), disk.figures[0].unit.len()), ("ab", FIGURE_TEXT));
     assert!(harmless(state("no name", Status::Ok)).is_none());
 }
+
+#[test]
+fn an_agent_that_stays_silent_after_it_was_linked_anew_is_told_of_again() {
+    let fleet = Fleet::default();
+    let every = CheckState { interval_s: 60, ..state("disk", Status::Ok) };
+    fleet.hear(&web(), report(vec![every], vec![], true), 0);
+    assert_eq!(fleet.lapse(&[web()], 6 * MINUTE)[0].turns.len(), 2);
+    fleet.arrived(&web(), 7 * MINUTE);
+    assert!(fleet.lapse(&[web()], 8 * MINUTE).is_empty());
+    let news = fleet.lapse(&[web()], 12 * MINUTE);
+    let at = 12 * MINUTE;
+    assert_eq!(told(&news[0]), [("", Status::Ok, Status::Unknown, at)], "of the host alone");
+    assert!(fleet.lapse(&[web()], 13 * MINUTE).is_empty(), "once");
+}
+
+#[test]
+fn the_name_of_a_memory_fits_into_a_key() {
+    let fleet = Fleet::default();
+    let memory = format!("m\n{}", "ü".repeat(900) + &"x".repeat(900));
+    let strange = HealthReport { memory, ..report(vec![], vec![turn(1, true)], true) };
+    let news = fleet.hear(&web(), strange, 1).expect("news");
+    assert_eq!(news.memory.len(), MEMORY);
+}

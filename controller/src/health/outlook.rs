@@ -46,6 +46,11 @@ impl Outlooks {
         }
     }
 
+    /// Forgets a host.
+    pub fn forget(&self, host: &HostName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+    }
+
     /// What runs out soon on hosts, the first first. What is a problem already is told as such.
     pub fn of<'h>(
         &self,

@@ -73,8 +73,30 @@ async fn write(store: Store, mut news: mpsc::Receiver<News>) {
         // Again until it is done: the agent will not tell it again.
         while let Err(error) = store.record_health(&group).await {
             tracing::error!(%error, hosts = group.len(), "health could not be stored");
+            if error.is_of_content() {
+                write_singly(&store, &mut group).await;
+                if group.is_empty() {
+                    break;
+                }
+            }
             tokio::time::sleep(AGAIN).await;
         }
         group.clear();
     }
+}
+
+/// Writes news one by one, and takes out those that are written or never will be: what one host tells
+/// does not keep that of others from being written.
+async fn write_singly(store: &Store, group: &mut Vec<News>) {
+    let mut rest = Vec::new();
+    for news in group.drain(..) {
+        match store.record_health(std::slice::from_ref(&news)).await {
+            Ok(()) => {}
+            Err(error) if error.is_of_content() => {
+                tracing::error!(host = %news.host, %error, "what this host tells cannot be stored");
+            }
+            Err(_) => rest.push(news),
+        }
+    }
+    *group = rest;
 }

@@ -20,7 +20,7 @@ use crate::{
         absence::{Absence, GOING_DOWN_US, absences},
         problems::{Known, next_of_check, next_of_host, severity},
     },
-    store::{Fate, HostRow, NoticeRow, StoreError, Told},
+    store::{Connection, Fate, HostRow, NoticeRow, StoreError, Told},
 };
 
 /// How often it is looked for notices.
@@ -31,6 +31,8 @@ const GROUP: u32 = 200;
 const RETRY_US: i64 = 5_000_000;
 /// How often such a wait is doubled, at most: that of a notice, and that of its target.
 const DOUBLED: (i64, i64) = (7, 4);
+/// How long one of a check waits whose host is away, until it is looked at again.
+const AWAY_US: i64 = 30_000_000;
 /// How long a notice waits whose reason was told with another host's.
 const REASON_US: i64 = 120_000_000;
 /// How long one waits that is told with its cause, until it is looked at again.
@@ -150,8 +152,11 @@ impl Postman {
         let now_us = self.office.clock.now().as_microsecond();
         self.write_rest(now_us).await;
         let store = &self.office.store;
-        let mut notices = store.due_notices(&self.target.name, now_us, GROUP).await?;
-        let more = notices.len() >= GROUP as usize;
+        // Those that were delivered and could not be written down yet are no reason not to see others.
+        let delivered = u32::try_from(self.unwritten.len()).unwrap_or(u32::MAX);
+        let most = GROUP.saturating_add(delivered);
+        let mut notices = store.due_notices(&self.target.name, now_us, most).await?;
+        let more = notices.len() >= most as usize;
         notices.retain(|notice| !self.is_delivered(&notice.id));
         let of_host = |n: &NoticeRow| n.check.is_empty();
         let mut sight = Sight { now_us, ..Sight::default() };
@@ -234,6 +239,10 @@ impl Postman {
             }
             Verdict::Later(due_us) => Some(due_us),
             Verdict::Now if ends => None,
+            // Of a host that is away only that is told.
+            Verdict::Now if !notice.check.is_empty() && host.connection == Connection::Down => {
+                Some(now_us + AWAY_US)
+            }
             // Most hosts that go down boot anew, and are back.
             Verdict::Now if absence == Some(&Absence::GoingDown) => {
                 Some(host.since_us.saturating_add(GOING_DOWN_US))

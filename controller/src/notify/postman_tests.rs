@@ -535,6 +535,22 @@ async fn many_notices_that_are_not_told_take_one_round_after_the_other_at_once()
     assert_eq!((scene.waiting().await, hook.told().len()), (0, 0));
 }
 
+#[tokio::test]
+async fn of_a_check_whose_host_is_away_nothing_is_told_until_it_is_back() {
+    let hook = Hook::listen(200).await;
+    let mut scene = Scene::new(&[("hook", "webhook", &hook)]).await;
+    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
+    let mut postman = scene.postman();
+    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
+    scene.meddle("UPDATE hosts SET connection = 'down'").await;
+    round(&mut postman).await;
+    assert_eq!((hook.told().len(), scene.waiting().await), (0, 1));
+    scene.meddle("UPDATE hosts SET connection = 'up'").await;
+    scene.clock.advance(Duration::from_micros(AWAY_US.unsigned_abs()));
+    round(&mut postman).await;
+    assert_eq!((hook.told().len(), scene.waiting().await), (1, 0));
+}
+
 fn host(name: &str) -> HostName {
     name.parse().expect("name")
 }

@@ -149,8 +149,9 @@ impl Sender {
         let request = request.body(Full::new(Bytes::from(body.to_string())))?;
         let status = match self.http.request(request).await {
             Ok(response) => response.status(),
-            Err(error) if error.is_connect() => return Err(error.into()),
-            Err(error) => return Err(unconfirmed(error)),
+            // The library's own words do not say what kept it from connecting.
+            Err(error) if error.is_connect() => return Err(in_full(&error).into()),
+            Err(error) => return Err(unconfirmed(in_full(&error))),
         };
         let said = format!("it answers with {status}");
         match status {
@@ -159,6 +160,12 @@ impl Sender {
             _ => Err(said.into()),
         }
     }
+}
+
+/// An error with what caused it, which never holds the URL.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 async fn in_time(sending: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {

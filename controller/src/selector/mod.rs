@@ -99,7 +99,9 @@ impl Selector {
 
     /// Whether it depends on what changes by itself, so that nothing lasting can be said with it.
     pub fn is_of_the_moment(&self) -> bool {
-        self.asks_for_health() || self.asks_for_absence()
+        let state =
+            |expr: &Expr| matches!(expr, Expr::Is { key, .. } | Expr::Has(key) if key == "state");
+        self.asks_for_health() || self.0.mentions(&state)
     }
 
     /// A sentence for the first host that is named and does not exist.

@@ -7,7 +7,7 @@ use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use hostler_proto::name::HostName;
 use sqlx::Row;
 
-use super::{StoreError, transaction::Transaction};
+use super::{Store, StoreError, transaction::Transaction};
 
 /// Length of a day, which is UTC's.
 pub(super) const DAY_US: i64 = 86_400_000_000;
@@ -61,24 +61,31 @@ impl Days {
         query.execute(&mut **transaction).await?;
         Ok(())
     }
+}
 
-    /// The days of a host since the one that holds some time, the newest first.
-    pub(super) async fn since(
-        self,
-        pool: &sqlx::AnyPool,
+impl Store {
+    /// The days of a host since the one that holds some time, the newest first. One that cannot be read
+    /// is left out.
+    pub(super) async fn days(
+        &self,
+        of: Days,
         host: &HostName,
         since_us: i64,
     ) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
         let text = format!(
             "SELECT day_us, data FROM {} WHERE host = $1 AND day_us > $2 ORDER BY day_us DESC",
-            self.table()
+            of.table()
         );
         let since_us = since_us.saturating_sub(DAY_US);
-        let rows = sqlx::query(&text).bind(host.as_str()).bind(since_us).fetch_all(pool).await?;
+        let rows =
+            sqlx::query(&text).bind(host.as_str()).bind(since_us).fetch_all(&self.pool).await?;
         let read = |row: &sqlx::any::AnyRow| {
-            Ok((row.try_get("day_us")?, unpacked(&row.try_get::<Vec<u8>, _>("data")?)?))
+            let day_us: i64 = row.try_get("day_us")?;
+            let data = unpacked(&row.try_get::<Vec<u8>, _>("data")?)
+                .map_err(|e| StoreError::Damaged(format!("day {day_us} of {host}: {e}")))?;
+            Ok((day_us, data))
         };
-        rows.iter().map(read).collect()
+        self.readable(&rows, read)
     }
 }
 

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 
 use hostler_proto::name::HostName;
-use sqlx::Row;
 
 use super::{
     Store, StoreError,
     days::{Days, day},
-    transaction::Transaction,
 };
 use crate::health::figures::{Counted, HOUR_US, Hour, Key, Point};
 
@@ -58,8 +56,14 @@ impl Store {
     /// # Errors
     /// When the store refuses, or is damaged.
     pub async fn add_hours(&self, hours: &[Hour]) -> Result<(), StoreError> {
+        let done = self.try_add_hours(hours).await;
+        // Perhaps the commit was done and its answer lost.
+        done.inspect_err(|_| self.series.forget())
+    }
+
+    async fn try_add_hours(&self, hours: &[Hour]) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        let mut numbers = self.numbers().await?;
+        let mut numbers = (*self.series.known(&self.pool).await?).clone();
         for hour in hours {
             let day_us = day(hour.begins_us);
             let of_day = u8::try_from((hour.begins_us - day_us) / HOUR_US).unwrap_or(u8::MAX);
@@ -69,7 +73,11 @@ impl Store {
             let mut before: HashMap<u32, Entry> =
                 before.into_iter().map(|entry| (entry.series, entry)).collect();
             for Counted { key, mean, most, share } in &hour.values {
-                let series = number(&mut transaction, &mut numbers, key).await?;
+                let series = numbers.number(&mut transaction, key, day_us).await?;
+                let Some(series) = series else {
+                    self.left_out("there are too many kinds of figures".to_owned());
+                    continue;
+                };
                 let (mean, most) = match before.remove(&series) {
                     Some(old) => (old.mean + (mean - old.mean) * share, most.max(old.most)),
                     None => (*mean, *most),
@@ -84,22 +92,8 @@ impl Store {
             Days::Figures.write(&mut transaction, &hour.host, day_us, &data).await?;
         }
         transaction.commit().await?;
+        self.series.set(numbers.into());
         Ok(())
-    }
-
-    async fn numbers(&self) -> Result<HashMap<Key, u32>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM series").fetch_all(&self.pool).await?;
-        let read = |row: &sqlx::any::AnyRow| -> Result<(Key, u32), StoreError> {
-            let number: i64 = row.try_get("number")?;
-            let key = Key {
-                check: row.try_get("check_name")?,
-                name: row.try_get("name")?,
-                subject: row.try_get("subject")?,
-                unit: row.try_get("unit")?,
-            };
-            Ok((key, u32::try_from(number).unwrap_or(u32::MAX)))
-        };
-        rows.iter().map(read).collect()
     }
 
     /// The hours of a host since some time, by series, in their order.
@@ -111,23 +105,22 @@ impl Store {
         host: &HostName,
         since_us: i64,
     ) -> Result<HashMap<Key, Vec<Point>>, StoreError> {
-        let keys: HashMap<u32, Key> =
-            self.numbers().await?.into_iter().map(|(key, number)| (number, key)).collect();
+        let known = self.series.known(&self.pool).await?;
         let mut series: HashMap<Key, Vec<Point>> = HashMap::new();
-        for (day_us, data) in Days::Figures.since(&self.pool, host, since_us).await?.iter().rev() {
+        for (day_us, data) in self.days(Days::Figures, host, since_us).await?.iter().rev() {
             for entry in entries(data) {
                 let at_us = day_us + i64::from(entry.hour) * HOUR_US;
-                let Some(key) = keys.get(&entry.series).filter(|_| at_us >= since_us) else {
+                let Some(key) = known.key(entry.series).filter(|_| at_us >= since_us) else {
                     continue;
                 };
                 let point = Point { at_us, mean: entry.mean.into(), most: entry.most.into() };
-                series.entry(key.clone()).or_default().push(point);
+                series.entry((**key).clone()).or_default().push(point);
             }
         }
         Ok(series)
     }
 
-    /// Takes days out that were over before some time.
+    /// Takes days out that were over before some time, and what nobody measures since then.
     ///
     /// # Errors
     /// When the store refuses.
@@ -135,30 +128,9 @@ impl Store {
         let _writer = self.write().await;
         let query = sqlx::query("DELETE FROM figure_days WHERE day_us < $1").bind(day(before_us));
         query.execute(&self.writes).await?;
+        let query = sqlx::query("DELETE FROM series WHERE day_us < $1").bind(day(before_us));
+        query.execute(&self.writes).await?;
+        self.series.forget();
         Ok(())
     }
-}
-
-/// The number of a series, which is given it when it has none.
-async fn number(
-    transaction: &mut Transaction<'_>,
-    numbers: &mut HashMap<Key, u32>,
-    key: &Key,
-) -> Result<u32, StoreError> {
-    if let Some(number) = numbers.get(key) {
-        return Ok(*number);
-    }
-    let number = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-    sqlx::query(
-        "INSERT INTO series (number, check_name, name, subject, unit) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(i64::from(number))
-    .bind(key.check.as_str())
-    .bind(key.name.as_str())
-    .bind(key.subject.as_str())
-    .bind(key.unit.as_str())
-    .execute(&mut **transaction)
-    .await?;
-    numbers.insert(key.clone(), number);
-    Ok(number)
 }

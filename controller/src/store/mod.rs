@@ -14,6 +14,7 @@ mod hosts;
 mod notices;
 mod operators;
 mod roster;
+mod series;
 mod tokens;
 mod transaction;
 mod turns;
@@ -107,6 +108,7 @@ pub struct Store {
     /// Damage that was told of.
     damages: Arc<std::sync::Mutex<HashSet<String>>>,
     roster: Arc<roster::Roster>,
+    series: series::Numbers,
     /// Who is told of what changes.
     targets: Arc<Vec<String>>,
     sqlite: bool,
@@ -117,10 +119,10 @@ impl StoreError {
     /// not as it should be.
     pub fn is_of_content(&self) -> bool {
         match self {
-            // Class 22 are data exceptions.
-            Self::Database(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.len() == 5 && code.starts_with("22"))
-            }
+            // Class 22 are data exceptions, class 54 limits of the program: a row too long for an index.
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                code.len() == 5 && (code.starts_with("22") || code.starts_with("54"))
+            }),
             Self::Damaged(_) => true,
             _ => false,
         }
@@ -184,8 +186,8 @@ impl Store {
         let pool = options.connect(&full).await.map_err(unopened)?;
         let writes = writes.connect_lazy(&full).map_err(unopened)?;
         let audit_readers = Arc::new(Semaphore::new(AUDIT_READERS));
-        let (writer, damages, roster, targets) = Default::default();
-        Ok(Self { pool, writes, writer, audit_readers, damages, roster, targets, sqlite })
+        let (writer, damages, roster, series, targets) = Default::default();
+        Ok(Self { pool, writes, writer, audit_readers, damages, roster, series, targets, sqlite })
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {
@@ -211,16 +213,19 @@ impl Store {
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
             match read(row) {
-                Err(StoreError::Damaged(what)) => {
-                    let mut told = self.damages.lock().unwrap_or_else(PoisonError::into_inner);
-                    if told.len() < DAMAGES && told.insert(what.clone()) {
-                        tracing::error!(what, "the store is damaged; this is left out");
-                    }
-                }
+                Err(StoreError::Damaged(what)) => self.left_out(what),
                 done => all.push(done?),
             }
         }
         Ok(all)
+    }
+
+    /// Tells the log, once, that something is left out since it cannot be read.
+    fn left_out(&self, what: String) {
+        let mut told = self.damages.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < DAMAGES && told.insert(what.clone()) {
+            tracing::error!(what, "the store is damaged; this is left out");
+        }
     }
 
     async fn write(&self) -> MutexGuard<'_, ()> {

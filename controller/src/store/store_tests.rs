@@ -589,6 +589,8 @@ on_both! {
 
 #[path = "known_tests.rs"]
 mod known;
+#[path = "written_tests.rs"]
+mod written;
 
 /// The process of the server that holds the claim of this database, if any.
 async fn holder(store: &Store) -> Option<i64> {

@@ -133,8 +133,12 @@ impl Store {
         let mut turns: Vec<_> = rows.iter().map(TurnRow::read).collect::<Result<_, _>>()?;
         let asked =
             |turn: &Turn| turn.at_us >= since_us && check.is_none_or(|check| check == turn.check);
-        for (_, data) in Days::Turns.since(&self.pool, host, since_us).await? {
-            turns.extend(decoded(&data)?.into_iter().filter(asked).map(TurnRow::from));
+        for (day_us, data) in self.days(Days::Turns, host, since_us).await? {
+            let Ok(of_day) = decoded(&data) else {
+                self.left_out(format!("the changes of {host} in its day {day_us}"));
+                continue;
+            };
+            turns.extend(of_day.into_iter().filter(asked).map(TurnRow::from));
         }
         // What an agent told late lies among what was told in time.
         turns.sort_by(|a, b| (b.at_us, &a.check).cmp(&(a.at_us, &b.check)));
