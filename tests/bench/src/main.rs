@@ -24,6 +24,7 @@ use hostler_core::{
 };
 use hostler_proto::wire::{FleetStatusRequest, RunRequest, run_event};
 use hostlerctl::{connect::Controller, context::Context};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::time::Instant;
 
 use crate::{
@@ -156,7 +157,7 @@ async fn measure_checks(arguments: &Arguments, count: usize, beat: Duration) -> 
     if compressed {
         tokio::time::sleep(window).await;
     }
-    let before = stored(&dir)?;
+    let before = stored(&dir).await?;
     let busy = process.busy_percent(window).await?;
     let mut times = Vec::new();
     for _ in 0..5 {
@@ -176,28 +177,29 @@ async fn measure_checks(arguments: &Arguments, count: usize, beat: Duration) -> 
     );
     if compressed {
         process.stop()?;
-        let grown = mib(stored(&dir)?.saturating_sub(before));
+        let grown = mib(stored(&dir).await?.saturating_sub(before));
         println!(
             "        an hour of 60 such beats, with its figures, made the store grow by {grown:.1} \
              MiB: {:.0} MiB a day; it has {:.0} MiB in all",
             grown * 24.0,
-            mib(stored(&dir)?),
+            mib(stored(&dir).await?),
         );
     }
     drop(links);
     Ok(())
 }
 
-/// The size of the store, with what is not in its main file yet.
-fn stored(dir: &Path) -> Result<u64, Error> {
-    let mut size = 0;
-    for file in std::fs::read_dir(dir.join("state"))? {
-        let file = file?;
-        if file.file_name().to_string_lossy().starts_with("store.sqlite") {
-            size += file.metadata()?.len();
-        }
-    }
-    Ok(size)
+/// What of the store is in use, in bytes: neither what was freed in its file nor what its log keeps.
+async fn stored(dir: &Path) -> Result<u64, Error> {
+    let options = SqliteConnectOptions::new().filename(dir.join("state/store.sqlite"));
+    let mut store = SqliteConnection::connect_with(&options).await?;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut store).await?;
+    let mut number = async |pragma: &str| -> Result<u64, Error> {
+        let row = sqlx::query(pragma).fetch_one(&mut store).await?;
+        Ok(u64::try_from(row.try_get::<i64, _>(0)?)?)
+    };
+    let pages = number("PRAGMA page_count").await? - number("PRAGMA freelist_count").await?;
+    Ok(pages * number("PRAGMA page_size").await?)
 }
 
 async fn measure(arguments: &Arguments, count: usize) -> Result<(), Error> {
