@@ -4,6 +4,7 @@
 mod applications;
 pub mod remembered;
 mod served;
+mod written;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +15,9 @@ use self::served::Served;
 use crate::{
     host::{
         files,
-        processes::{Seen, Users, with_arguments, working_directory},
+        processes::{Seen, Users, in_container, with_arguments, working_directory},
     },
-    ops::net,
+    ops::{net, pm2},
     stack::Stack,
 };
 
@@ -53,10 +54,10 @@ pub struct Found {
     pub redis: BTreeMap<String, String>,
     /// Applications of Celery workers.
     pub celery: BTreeMap<String, Workers>,
-    /// Homes of PM2 daemons.
-    pub pm2: BTreeSet<String>,
-    /// nginx runs.
-    pub nginx: bool,
+    /// Homes of PM2 daemons, with the unit.
+    pub pm2: BTreeMap<String, String>,
+    /// The unit of nginx, where it runs; empty where it runs in none.
+    pub nginx: Option<String>,
     /// Checkouts from which processes run.
     pub git: BTreeSet<PathBuf>,
     /// Python environments from which processes run, and those of checkouts.
@@ -106,17 +107,6 @@ impl Tool {
         let parts = [&tool.command, &tool.app, &tool.directory, &tool.user];
         parts.iter().all(|p| !p.is_empty() && !p.contains(char::is_control)).then_some(tool)
     }
-
-    /// The lines of a stack file.
-    fn lines(&self) -> [String; 4] {
-        let line = |key: &str, value: &str| format!("{key} = {}\n", quoted(value));
-        [
-            line("command", &self.command),
-            line("app", &self.app),
-            line("directory", &self.directory),
-            line("user", &self.user),
-        ]
-    }
 }
 
 impl Found {
@@ -132,7 +122,10 @@ impl Found {
         }
         found.backups = applications::backups(&found.git).collect();
         // Without the kernel's list nothing is suggested.
-        found.served(net::listening().unwrap_or_default());
+        let mut listeners = net::listening().unwrap_or_default();
+        // A container may share this host's network.
+        listeners.retain(|l| !l.pids.first().is_some_and(|pid| in_container(*pid)));
+        found.served(listeners);
         found
     }
 
@@ -157,10 +150,10 @@ impl Found {
                     self.redis.insert(address, unit.clone());
                 }
             }
-            _ if title.starts_with("nginx: master") => self.nginx = true,
-            _ if title.starts_with("PM2 ") && title.contains("God Daemon (") => {
-                let home = title.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
-                self.pm2.insert(home.to_owned());
+            _ if title.starts_with("nginx: master") => self.nginx = Some(unit.clone()),
+            _ if title.starts_with("PM2 ") => {
+                let home = pm2::home(&title, seen.uid).map(ToOwned::to_owned);
+                self.pm2.extend(home.map(|home| (home, unit.clone())));
             }
             _ if title.contains("celery") && words.contains(&"worker") => {
                 let app = words.iter().skip_while(|w| !["-A", "--app"].contains(w)).nth(1).copied();
@@ -188,94 +181,6 @@ impl Found {
 
     fn redis_name<'a>(&self, address: &'a str) -> &'a str {
         if self.redis.len() == 1 { "main" } else { address }
-    }
-
-    /// The stack file, with a comment wherever somebody has to decide.
-    pub fn to_toml(&self) -> String {
-        let mut text = String::from(
-            "# What is on this host and how it is checked, as `hostler-agent discover` found it.\n\
-             # docs/checks.md explains every key; try it with: hostler-agent check-config\n",
-        );
-        let mut add = |part: String| text.push_str(&part);
-        for unit in &self.units {
-            add(format!("\n[[unit]]\nname = {}\n", quoted(unit)));
-        }
-        for (port, (socket, unit)) in &self.postgres {
-            let name =
-                if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
-            add(format!(
-                "\n# A role for the agent: CREATE ROLE hostler LOGIN; GRANT pg_monitor TO hostler;\n\
-                 # its password in a file of mode 0600. The socket is in {socket:?}.\n\
-                 [[postgres]]\nname = \"{name}\"\nurl = \"postgres://hostler@127.0.0.1:{port}/postgres\"\n\
-                 password_file = \"/etc/hostler/postgres.password\"\n{}",
-                after(unit)
-            ));
-        }
-        for (address, unit) in &self.redis {
-            let name = self.redis_name(address);
-            add(format!(
-                "\n[[redis]]\nname = {}\nurl = {}\n\
-                 # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
-                quoted(name),
-                quoted(&format!("redis://{address}/0")),
-                after(unit)
-            ));
-        }
-        for (app, workers) in &self.celery {
-            let tool = workers.tool.as_ref().map(Tool::lines);
-            let hint = |lines: &[String; 4]| format!("# {}", lines.join("# "));
-            let broker = match (self.redis.len(), tool) {
-                (0, Some(lines)) => lines.concat(),
-                (1, tool) => {
-                    let other =
-                        "   # its broker; where it is another than this Redis, in place of it:";
-                    let tool = tool.as_ref().map(|lines| format!("{other}\n{}", hint(lines)));
-                    format!("broker = \"main\"{}", tool.unwrap_or_else(|| "\n".to_owned()))
-                }
-                (_, tool) => format!(
-                    "broker = \"\"   # name of the [[redis]] that is its broker; where it is none, in \
-                     place of it\n{}",
-                    tool.as_ref().map_or_else(
-                        || "# command, app, directory and user: docs/checks.md\n".to_owned(),
-                        hint
-                    )
-                ),
-            };
-            let unit = after(&workers.unit);
-            add(format!("\n[[celery]]\nname = {}\n{broker}{unit}", quoted(app)));
-        }
-        if !self.pm2.is_empty() {
-            add(
-                "\n[pm2]\napps = []   # names that must be there; all that are there are watched\n"
-                    .into(),
-            );
-        }
-        if self.nginx {
-            add("\n[nginx]\naccess_log = \"/var/log/nginx/access.log\"\n\
-                 # status_url = \"http://127.0.0.1/nginx_status\"   # where stub_status is served\n"
-                .into());
-        }
-        add(served::suggestions(&self.served));
-        for path in &self.git {
-            let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
-            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
-            add(format!("\n[[git]]\nname = {name}\npath = {path}\n"));
-        }
-        for (kind, paths) in [("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)] {
-            for (name, path) in applications::named(paths) {
-                let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
-                add(format!("\n[[{kind}]]\nname = {name}\npath = {path}\n"));
-            }
-        }
-        for (name, path) in applications::named(&self.backups) {
-            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
-            add(format!(
-                "\n[[backups]]\nname = {name}\ndirectory = {path}\n\
-                 newer_than = \"26h\"   # age that the newest must not reach\n\
-                 # pattern = \"*.dump\"   # names that they have\n"
-            ));
-        }
-        text
     }
 
     /// What runs and the stack file does not name, and what it names and does not run; one sentence
@@ -335,23 +240,11 @@ impl Found {
         if !self.pm2.is_empty() && stack.pm2.is_none() {
             said.push("a PM2 daemon runs and is not in the stack file".to_owned());
         }
-        if self.nginx && stack.nginx.is_none() {
+        if self.nginx.is_some() && stack.nginx.is_none() {
             said.push("nginx runs and is not in the stack file".to_owned());
         }
         said
     }
-}
-
-fn after(unit: &str) -> String {
-    match unit.strip_suffix(".service") {
-        Some(short) => format!("after = [{}]\n", quoted(&format!("unit:{short}"))),
-        None => String::new(),
-    }
-}
-
-/// A string of TOML. Who names directories and processes must not write the stack file.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 /// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
@@ -369,14 +262,19 @@ fn checkout(directory: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
-    fn seen(unit: &str) -> Seen {
+    /// A directory that this user owns, in the place of a PM2 home.
+    pub(super) const HOME: &str = env!("CARGO_MANIFEST_DIR");
+
+    pub(super) fn seen(unit: &str) -> Seen {
         Seen {
             pid: 0,
             parent: 1,
             command: String::new(),
-            uid: 0,
+            uid: std::fs::metadata(HOME).expect("a directory").uid(),
             unit: unit.into(),
             ticks: 0,
             started: 0,
@@ -386,7 +284,7 @@ mod tests {
         }
     }
 
-    fn found(processes: &[(&str, &str)]) -> Found {
+    pub(super) fn found(processes: &[(&str, &str)]) -> Found {
         let mut found = Found::default();
         for (unit, line) in processes {
             let words: Vec<String> = line.split(' ').map(ToOwned::to_owned).collect();
@@ -395,11 +293,12 @@ mod tests {
         found
     }
 
-    fn omnidoc() -> Found {
+    pub(super) fn omnidoc() -> Found {
+        let pm2 = format!("PM2 v7.0.4: God Daemon ({HOME})");
         found(&[
             ("redis-server.service", "/usr/bin/redis-server 127.0.0.1:6379"),
             ("omnidoc-celery.service", "/opt/x/bin/python /opt/x/bin/celery -A omnidoc.app worker"),
-            ("pm2-omnidoc.service", "PM2 v7.0.4: God Daemon (/home/x/.pm2)"),
+            ("pm2-omnidoc.service", &pm2),
             ("nginx.service", "nginx: master process /usr/sbin/nginx"),
             ("systemd-journald.service", "/lib/systemd/systemd-journald"),
             ("session-1.scope", "bash"),
@@ -419,74 +318,20 @@ mod tests {
                 "redis-server.service"
             ]
         );
-        assert!(found.redis.contains_key("127.0.0.1:6379") && found.nginx);
-        assert!(found.celery.contains_key("omnidoc") && found.pm2.contains("/home/x/.pm2"));
+        assert!(found.redis.contains_key("127.0.0.1:6379"));
+        assert_eq!(found.nginx.as_deref(), Some("nginx.service"));
+        assert_eq!(found.pm2, [(HOME.to_owned(), "pm2-omnidoc.service".to_owned())].into());
+        assert!(found.celery.contains_key("omnidoc"));
     }
 
     #[test]
-    fn the_file_that_is_written_is_a_stack_file_that_says_the_same() {
-        let mut found = omnidoc();
-        found
-            .postgres
-            .insert(5432, ("/run/postgresql".into(), "postgresql@15-main.service".into()));
-        found.units.insert("postgresql@15-main.service".into());
-        found.git.insert("/opt/omnidoc".into());
-        found.virtualenvs.extend(["/opt/omnidoc/.venv".into(), "/opt/other/.venv".into()]);
-        found.frontends.insert("/opt/omnidoc/frontend".into());
-        found.backups.insert("/opt/omnidoc/backups".into());
-        let text = found.to_toml();
-        let stack: Stack = toml::from_str(&text).expect(&text);
-        assert_eq!(found.differences(&stack), Vec::<String>::new());
-        let catalogue = hostler_proto::catalogue::Catalogue::embedded();
-        crate::checks::definition::checks(&stack, true, catalogue).expect("checks");
-        let nothing = found.differences(&Stack::default());
-        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");
-    }
-
-    #[test]
-    fn workers_without_a_redis_beside_them_are_asked_by_their_own_tool() {
-        let line = "/opt/x/bin/python /opt/x/bin/celery -A shop.app worker";
-        let words: Vec<&str> = line.split(' ').collect();
-        let own = Seen { pid: std::process::id(), uid: 65534, ..seen("shop.service") };
-        let tool = Tool::new(&words, "shop.app", &own).expect("a tool");
-        let directory = std::env::current_dir().expect("directory").display().to_string();
-        assert_eq!((tool.command.as_str(), &tool.directory), ("/opt/x/bin/celery", &directory));
-        let mut found = Found::default();
-        let workers = Workers { unit: "shop.service".into(), tool: Some(tool.clone()) };
-        found.celery.insert("shop".into(), workers);
-        let celery = |found: &Found| {
-            let text = found.to_toml();
-            toml::from_str::<Stack>(&text).expect(&text).celery.remove(0)
-        };
-        let asked = celery(&found);
-        assert_eq!((asked.app.as_deref(), asked.broker), (Some("shop.app"), None));
-        assert_eq!(asked.command.as_deref(), Some(Path::new("/opt/x/bin/celery")));
-        found.redis.insert("127.0.0.1:6379".into(), String::new());
-        let asked = celery(&found);
-        assert_eq!((asked.broker.as_deref(), asked.command), (Some("main"), None));
-        assert!(found.to_toml().contains("# command = \"/opt/x/bin/celery\"\n# app"));
-        assert_eq!(Tool::new(&words, "shop\napp", &own), None, "it would end its comment");
-    }
-
-    #[test]
-    fn a_name_that_would_write_the_stack_file_is_a_name_and_nothing_else() {
-        let evil = "a\"\n[[plugin]]\nname = \"x\"\ncommand = [\"/bin/id\"]\n# '''\"\"\"\\";
-        let path = PathBuf::from(format!("/opt/{evil}"));
-        let mut found = Found::default();
-        found.units.insert(format!("{evil}.service"));
-        found.postgres.insert(5432, (evil.to_owned(), format!("{evil}.service")));
-        found.redis.insert(evil.to_owned(), format!("{evil}.service"));
-        found.celery.insert(evil.to_owned(), Workers::default());
-        let paths =
-            [&mut found.git, &mut found.virtualenvs, &mut found.frontends, &mut found.backups];
-        for paths in paths {
-            paths.insert(path.clone());
+    fn whoever_calls_a_process_like_a_pm2_daemon_and_owns_no_home_of_one_is_none() {
+        for title in [
+            "PM2 v9: God Daemon (/nonexistent/.pm2)",
+            "PM2 v9: God Daemon (/nonexistent/.pm2) 100",
+            "PM2 v9: God Daemon (relative)",
+        ] {
+            assert_eq!(found(&[("session-1.scope", title)]).pm2, BTreeMap::new(), "{title}");
         }
-        let text = found.to_toml();
-        let stack: Stack = toml::from_str(&text).expect(&text);
-        assert!(stack.plugins.is_empty());
-        assert_eq!(stack.units[0].name, format!("{evil}.service"));
-        assert_eq!((&stack.git[0].path, &stack.virtualenvs[0].path), (&path, &path));
-        assert_eq!((&stack.frontends[0].path, &stack.backups[0].directory), (&path, &path));
     }
 }

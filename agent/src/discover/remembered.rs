@@ -37,8 +37,10 @@ const UNITS: [&str; 8] = [
 struct Remembered {
     units: BTreeSet<String>,
     redis: BTreeMap<String, String>,
-    pm2: BTreeSet<String>,
-    nginx: bool,
+    /// Homes of PM2 daemons, with the unit.
+    daemons: BTreeMap<String, String>,
+    /// The unit of nginx.
+    proxy: Option<String>,
 }
 
 impl Found {
@@ -53,12 +55,13 @@ impl Found {
     /// starts at boot. What somebody started by hand may end.
     pub fn stack(&self) -> Stack {
         let unit = |name: &String| Unit { name: name.clone(), after: Vec::new() };
-        let pm2 = (!self.pm2.is_empty()).then(|| Pm2 { apps: Vec::new() });
+        // One in a container or started by hand is not this host's to judge.
+        let own = |unit: &String| self.at_boot.contains(unit);
+        let pm2 = self.pm2.values().any(own).then(|| Pm2 { apps: Vec::new() });
         // Its configuration can be tested by root alone.
         let root = rustix::process::geteuid().is_root();
-        let nginx = (self.nginx && root).then(Nginx::default);
-        // One in a container or started by hand is not this host's to judge.
-        let redis = self.redis.iter().filter(|(_, unit)| self.at_boot.contains(*unit));
+        let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(Nginx::default);
+        let redis = self.redis.iter().filter(|(_, unit)| own(unit));
         let redis = redis.map(|(address, unit)| Redis {
             name: self.redis_name(address).to_owned(),
             url: format!("redis://{address}/0"),
@@ -86,9 +89,15 @@ impl Found {
                 self.redis.entry(address).or_insert(unit);
             }
         }
-        self.nginx |= before.nginx && starts("nginx.service");
-        if !before.pm2.is_empty() && self.units.iter().any(|u| u.starts_with("pm2")) {
-            self.pm2.extend(before.pm2);
+        // What somebody started by hand meanwhile stands in for the one that starts at boot.
+        let by_hand = |now: Option<&String>| now.is_none_or(|unit| !starts(unit));
+        if before.proxy.as_deref().is_some_and(starts) && by_hand(self.nginx.as_ref()) {
+            self.nginx = before.proxy;
+        }
+        for (home, unit) in before.daemons {
+            if starts(&unit) && by_hand(self.pm2.get(&home)) {
+                self.pm2.insert(home, unit);
+            }
         }
     }
 
@@ -96,8 +105,8 @@ impl Found {
         Remembered {
             units: self.units.clone(),
             redis: self.redis.clone(),
-            pm2: self.pm2.clone(),
-            nginx: self.nginx,
+            daemons: self.pm2.clone(),
+            proxy: self.nginx.clone(),
         }
     }
 }
@@ -163,6 +172,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::discover::tests;
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
@@ -173,19 +183,46 @@ mod tests {
         let before = Remembered {
             units: set(&["app.service", "gone.service", "pm2-x.service"]),
             redis: [("127.0.0.1:6379".to_owned(), "redis-server.service".to_owned())].into(),
-            pm2: set(&["/home/x/.pm2"]),
-            nginx: true,
+            daemons: [("/home/x/.pm2".to_owned(), "pm2-x.service".to_owned())].into(),
+            proxy: Some("nginx.service".to_owned()),
         };
         let starts = |unit: &str| !["gone.service", "adhoc.service"].contains(&unit);
         let mut found = Found { units: set(&["db.service", "adhoc.service"]), ..Found::default() };
         found.remember(before, &starts);
         let all = ["adhoc.service", "app.service", "db.service", "pm2-x.service"];
         assert_eq!(found.units, set(&all));
-        assert!(found.nginx && found.redis.contains_key("127.0.0.1:6379"));
-        assert_eq!(found.pm2, set(&["/home/x/.pm2"]));
+        assert!(found.nginx.is_some() && found.redis.contains_key("127.0.0.1:6379"));
+        assert_eq!(found.pm2["/home/x/.pm2"], "pm2-x.service");
         let stack = found.stack();
+        assert!(stack.pm2.is_some());
         let units: Vec<_> = stack.units.iter().map(|unit| unit.name.as_str()).collect();
         assert_eq!(units, ["app.service", "db.service", "pm2-x.service"], "nobody starts adhoc");
+    }
+
+    #[test]
+    fn what_runs_in_no_unit_that_starts_at_boot_is_not_judged() {
+        let look = |unit: &str| {
+            let mut found = tests::found(&[
+                (unit, "nginx: master process /usr/sbin/nginx"),
+                (unit, &format!("PM2 v7.0.4: God Daemon ({})", tests::HOME)),
+            ]);
+            assert_eq!((found.pm2.len(), found.nginx.as_deref()), (1, Some(unit)));
+            found.remember(Remembered::default(), &|unit| unit == "web.service");
+            found
+        };
+        let judged = |found: &Found| {
+            let stack = found.stack();
+            (stack.pm2.is_some(), stack.nginx.is_some())
+        };
+        let root = rustix::process::geteuid().is_root();
+        assert_eq!(judged(&look("web.service")), (true, root));
+        for unit in ["session-1.scope", "docker-1.scope", "other.service", ""] {
+            assert_eq!(judged(&look(unit)), (false, false), "{unit}");
+        }
+        // Started anew by hand it is still the one that is to come back at boot.
+        let mut by_hand = look("session-1.scope");
+        by_hand.remember(look("web.service").remembered(), &|unit| unit == "web.service");
+        assert_eq!(judged(&by_hand), (true, root));
     }
 
     #[test]
@@ -193,11 +230,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = path(directory.path());
         assert_eq!(read(&file), Remembered::default());
-        let found = Remembered { units: set(&["a.service"]), nginx: true, ..Default::default() };
+        let found = Remembered { units: set(&["a.service"]), ..Default::default() };
         save(&file, &found).expect("saved");
         assert_eq!(read(&file), found);
         let mode = fs::metadata(&file).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        // As an older agent wrote it, which did not know the units of all.
+        fs::write(&file, r#"{"units":["a.service"],"pm2":["/x"],"nginx":true}"#).expect("written");
+        assert_eq!(read(&file), found);
         fs::write(&file, "{").expect("written");
         assert_eq!(read(&file), Remembered::default());
     }

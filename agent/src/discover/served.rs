@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_proto::ops::Listener;
 
-use super::{Found, SYSTEM, after, quoted};
+use super::{
+    Found, SYSTEM,
+    written::{after, quoted},
+};
 
 /// Suggestions that are made.
 const MOST: usize = 20;

@@ -37,14 +37,25 @@ pub fn all() -> Vec<Seen> {
     all_processes().into_iter().flatten().flatten().filter_map(|p| seen(&p)).collect()
 }
 
-/// Every process that has a command line, with it.
+/// Every process of this host that has a command line, with it. Those of containers are left out: the
+/// units, paths and names that they go by are not this host's.
 pub fn with_arguments() -> Vec<(Seen, Vec<String>)> {
     let all = all_processes().into_iter().flatten().flatten();
     let read = |p: Process| {
         let arguments = p.cmdline().ok().filter(|a| !a.is_empty())?;
-        Some((seen(&p)?, arguments))
+        let seen = seen(&p)?;
+        (!in_container(seen.pid)).then_some((seen, arguments))
     };
     all.filter_map(read).collect()
+}
+
+/// Whether a process has another number where it lives: in a PID namespace of its own, as every kind of
+/// container has one. A mount namespace tells nothing: services of this host have those, too.
+pub fn in_container(pid: u32) -> bool {
+    // Unlike the namespace itself, everybody may read this of everybody's process.
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
 }
 
 /// The directory that a process works in.
@@ -191,6 +202,7 @@ mod tests {
         let seen = all().into_iter().find(|p| p.pid == own).expect("own process");
         assert!(seen.memory > 1 << 20 && seen.threads >= 1);
         assert!(sockets().values().any(|pids| pids.contains(&own)));
+        assert!(!in_container(own) && with_arguments().iter().any(|(seen, _)| seen.pid == own));
         assert_eq!(Users::read().name(0), "root");
         assert_eq!((account("root"), account("roo")), (Some((0, 0)), None));
         drop(listener);

@@ -12,7 +12,7 @@ pub(crate) mod net;
 mod nginx;
 mod pip;
 mod plugin;
-mod pm2;
+pub(crate) mod pm2;
 mod pnpm;
 mod postgres;
 mod redis;

@@ -2,3 +2,5 @@
 
 mod rpc;
 mod status;
+
+pub(crate) use status::home;

@@ -48,25 +48,41 @@ impl Probe for Pm2Status {
             report.daemons.push(daemon);
         }
         if report.daemons.is_empty() && cx.host.stack.pm2.is_some() && request.app.is_empty() {
-            let finding = Finding::new(Status::Critical, "pm2", "no PM2 daemon runs");
-            findings
-                .push(finding.why("the stack file says that there is one").next("systemd status"));
+            let units: Vec<&str> = cx.host.stack.units.iter().map(|u| u.name.as_str()).collect();
+            findings.push(missing(&units));
         }
         Ok(judge(report, findings, &request.app))
     }
 }
 
-/// The daemons, by the title that each gives itself: `PM2 v7.0.4: God Daemon (/home/x/.pm2)`.
+/// What is said where the checks want a daemon and there is none. Without a stack file they want the one
+/// that ran before in a unit that starts at boot.
+fn missing(units: &[&str]) -> Finding {
+    let unit = units.iter().find(|name| name.starts_with("pm2"));
+    let next = unit.map_or("systemd status".to_owned(), |unit| format!("systemd status {unit}"));
+    Finding::new(Status::Critical, "pm2", "no PM2 daemon runs")
+        .why(
+            "the stack file names PM2; or there is none, and a daemon ran here before in a unit that \
+             starts at boot",
+        )
+        .next(next)
+}
+
+/// The home of the PM2 daemon that a process is, by the title that each gives itself:
+/// `PM2 v7.0.4: God Daemon (/home/x/.pm2)`. Blocks on the disk.
+pub(crate) fn home(title: &str, uid: u32) -> Option<&str> {
+    let home = title.strip_prefix("PM2 ")?.split_once("God Daemon (")?.1.split(')').next()?;
+    // Any process can call itself so; its directory must be its own user's.
+    let owner = std::fs::metadata(home).ok()?.uid();
+    (home.starts_with('/') && owner == uid).then_some(home)
+}
+
 fn daemons() -> Vec<Pm2Daemon> {
     let users = processes::Users::read();
     let all = processes::with_arguments().into_iter();
     all.filter_map(|(seen, arguments)| {
         let title = arguments.join(" ");
-        let home = title.split_once("God Daemon (")?.1.split(')').next()?;
-        // Any process can call itself so; its directory must be its own user's.
-        let owner = std::fs::metadata(home).ok()?.uid();
-        let own = owner == seen.uid && title.starts_with("PM2 ");
-        own.then(|| Pm2Daemon {
+        home(&title, seen.uid).map(|home| Pm2Daemon {
             home: home.to_owned(),
             pid: seen.pid,
             user: users.name(seen.uid),
@@ -197,6 +213,26 @@ mod tests {
         assert_eq!(seen("errored", 15, true).status, Status::Critical);
         assert_eq!(seen("online", 15, true).status, Status::Warning);
         assert_eq!(seen("online", 0, false).status, Status::Warning);
+    }
+
+    #[test]
+    fn a_process_is_a_daemon_only_where_its_user_owns_the_home_in_its_title() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = rustix::process::geteuid().as_raw();
+        let at = directory.path().display();
+        let title = format!("PM2 v9: God Daemon ({at}) 100");
+        assert_eq!(home(&title, own), directory.path().to_str());
+        assert_eq!(home(&title, own + 1), None, "somebody else's home");
+        assert_eq!(home("PM2 v9: God Daemon (/nonexistent/.pm2)", own), None);
+        assert_eq!(home(&format!("vim PM2 God Daemon ({at})"), own), None);
+    }
+
+    #[test]
+    fn a_daemon_that_is_missing_leads_to_its_unit_and_is_not_said_to_be_in_a_stack_file() {
+        let finding = missing(&["app.service", "pm2-app.service"]);
+        assert_eq!(finding.next, "systemd status pm2-app.service");
+        assert!(finding.why.contains("or there is none"), "{finding:?}");
+        assert_eq!(missing(&[]).next, "systemd status");
     }
 
     #[test]

@@ -1,0 +1,257 @@
+//! What was found, as a stack file that somebody can go through.
+
+use super::{Found, Tool, Workers, applications, served};
+
+impl Found {
+    /// The stack file, with a comment wherever somebody has to decide.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::from(
+            "# What is on this host and how it is checked, as `hostler-agent discover` found it.\n\
+             # docs/checks.md explains every key; try it with: hostler-agent check-config\n",
+        );
+        let mut add = |part: String| text.push_str(&part);
+        for unit in &self.units {
+            add(format!("\n[[unit]]\nname = {}\n", quoted(unit)));
+        }
+        for (port, (socket, unit)) in &self.postgres {
+            let name =
+                if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
+            add(format!(
+                "\n# A role for the agent: CREATE ROLE hostler LOGIN; GRANT pg_monitor TO hostler;\n\
+                 # its password in a file of mode 0600. The socket is in {socket:?}.\n\
+                 [[postgres]]\nname = \"{name}\"\nurl = \"postgres://hostler@127.0.0.1:{port}/postgres\"\n\
+                 password_file = \"/etc/hostler/postgres.password\"\n{}",
+                after(unit)
+            ));
+        }
+        for (address, unit) in &self.redis {
+            let name = self.redis_name(address);
+            add(format!(
+                "\n[[redis]]\nname = {}\nurl = {}\n\
+                 # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
+                quoted(name),
+                quoted(&format!("redis://{address}/0")),
+                after(unit)
+            ));
+        }
+        for (app, workers) in &self.celery {
+            add(self.workers(app, workers));
+        }
+        if !self.pm2.is_empty() {
+            add(
+                "\n[pm2]\napps = []   # names that must be there; all that are there are watched\n"
+                    .into(),
+            );
+        }
+        if self.nginx.is_some() {
+            add("\n[nginx]\naccess_log = \"/var/log/nginx/access.log\"\n\
+                 # status_url = \"http://127.0.0.1/nginx_status\"   # where stub_status is served\n"
+                .into());
+        }
+        add(served::suggestions(&self.served));
+        for path in &self.git {
+            let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
+            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
+            add(format!("\n[[git]]\nname = {name}\npath = {path}\n"));
+        }
+        for (kind, paths) in [("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)] {
+            for (name, path) in applications::named(paths) {
+                let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
+                add(format!("\n[[{kind}]]\nname = {name}\npath = {path}\n"));
+            }
+        }
+        for (name, path) in applications::named(&self.backups) {
+            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
+            add(format!(
+                "\n[[backups]]\nname = {name}\ndirectory = {path}\n\
+                 newer_than = \"26h\"   # age that the newest must not reach\n\
+                 # pattern = \"*.dump\"   # names that they have\n"
+            ));
+        }
+        text
+    }
+
+    /// Workers: as a comment where nobody but people can tell how they are asked.
+    fn workers(&self, app: &str, workers: &Workers) -> String {
+        let (name, unit) = (quoted(app), after(&workers.unit));
+        let entry = |how: &str| format!("[[celery]]\nname = {name}\n{how}{unit}");
+        let tool = workers.tool.as_ref().map(|tool| tool.lines().concat());
+        match (self.redis.len(), tool) {
+            (0, Some(tool)) => format!("\n{}", entry(&tool)),
+            (1, None) => format!("\n{}", entry("broker = \"main\"\n")),
+            (1, Some(tool)) => {
+                let other = "   # its broker; where it is another than this Redis, in place of it:";
+                let how = format!("broker = \"main\"{other}\n{}", commented(&tool));
+                format!("\n{}", entry(&how))
+            }
+            (_, tool) => {
+                let other = "# command, app, directory and user: docs/checks.md\n".to_owned();
+                let other = tool.map_or(other, |tool| commented(&tool));
+                let how = format!(
+                    "broker = \"\"   # name of the [[redis]] that is its broker; where it is none, in \
+                     place of it:\n{other}"
+                );
+                format!(
+                    "\n# Celery workers run here. Say how they are asked, and take away the #:\n{}",
+                    commented(&entry(&how))
+                )
+            }
+        }
+    }
+}
+
+/// Each line as a comment.
+fn commented(lines: &str) -> String {
+    lines.lines().map(|line| format!("# {line}\n")).collect()
+}
+
+impl Tool {
+    /// The lines of a stack file.
+    fn lines(&self) -> [String; 4] {
+        let line = |key: &str, value: &str| format!("{key} = {}\n", quoted(value));
+        [
+            line("command", &self.command),
+            line("app", &self.app),
+            line("directory", &self.directory),
+            line("user", &self.user),
+        ]
+    }
+}
+
+pub(super) fn after(unit: &str) -> String {
+    match unit.strip_suffix(".service") {
+        Some(short) => format!("after = [{}]\n", quoted(&format!("unit:{short}"))),
+        None => String::new(),
+    }
+}
+
+/// A string of TOML. Who names directories and processes must not write the stack file.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::{
+        checks::definition,
+        discover::tests::{omnidoc, seen},
+        host::processes::Seen,
+        stack::Stack,
+    };
+
+    fn checked(stack: &Stack) {
+        let catalogue = hostler_proto::catalogue::Catalogue::embedded();
+        definition::checks(stack, true, catalogue).expect("checks");
+    }
+
+    #[test]
+    fn the_file_that_is_written_is_a_stack_file_that_says_the_same() {
+        let mut found = omnidoc();
+        found
+            .postgres
+            .insert(5432, ("/run/postgresql".into(), "postgresql@15-main.service".into()));
+        found.units.insert("postgresql@15-main.service".into());
+        found.git.insert("/opt/omnidoc".into());
+        found.virtualenvs.extend(["/opt/omnidoc/.venv".into(), "/opt/other/.venv".into()]);
+        found.frontends.insert("/opt/omnidoc/frontend".into());
+        found.backups.insert("/opt/omnidoc/backups".into());
+        let text = found.to_toml();
+        let stack: Stack = toml::from_str(&text).expect(&text);
+        assert_eq!(found.differences(&stack), Vec::<String>::new());
+        checked(&stack);
+        let nothing = found.differences(&Stack::default());
+        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");
+    }
+
+    #[test]
+    fn workers_without_a_redis_beside_them_are_asked_by_their_own_tool() {
+        let line = "/opt/x/bin/python /opt/x/bin/celery -A shop.app worker";
+        let words: Vec<&str> = line.split(' ').collect();
+        let own = Seen { pid: std::process::id(), uid: 65534, ..seen("shop.service") };
+        let tool = Tool::new(&words, "shop.app", &own).expect("a tool");
+        let directory = std::env::current_dir().expect("directory").display().to_string();
+        assert_eq!((tool.command.as_str(), &tool.directory), ("/opt/x/bin/celery", &directory));
+        let mut found = Found::default();
+        let workers = Workers { unit: "shop.service".into(), tool: Some(tool.clone()) };
+        found.celery.insert("shop".into(), workers);
+        let celery = |found: &Found| {
+            let text = found.to_toml();
+            toml::from_str::<Stack>(&text).expect(&text).celery.remove(0)
+        };
+        let asked = celery(&found);
+        assert_eq!((asked.app.as_deref(), asked.broker), (Some("shop.app"), None));
+        assert_eq!(asked.command.as_deref(), Some(Path::new("/opt/x/bin/celery")));
+        found.redis.insert("127.0.0.1:6379".into(), String::new());
+        let asked = celery(&found);
+        assert_eq!((asked.broker.as_deref(), asked.command), (Some("main"), None));
+        assert!(found.to_toml().contains("# command = \"/opt/x/bin/celery\"\n# app"));
+        assert_eq!(Tool::new(&words, "shop\napp", &own), None, "it would end its comment");
+    }
+
+    #[test]
+    fn workers_of_which_nobody_can_tell_the_broker_are_a_comment_in_a_file_that_can_be_used() {
+        let tool = Tool {
+            command: "/opt/x/bin/celery".into(),
+            app: "shop.app".into(),
+            directory: "/opt/x".into(),
+            user: "shop".into(),
+        };
+        for (servers, tool) in [(2, Some(tool)), (2, None), (0, None)] {
+            let mut found = Found::default();
+            found.units.insert("shop.service".into());
+            for server in 0..servers {
+                found.redis.insert(format!("127.0.0.1:{}", 6379 + server), String::new());
+            }
+            found.celery.insert("shop".into(), Workers { unit: "shop.service".into(), tool });
+            let text = found.to_toml();
+            let stack: Stack = toml::from_str(&text).expect(&text);
+            checked(&stack);
+            assert!(stack.celery.is_empty() && text.contains("\n# [[celery]]\n"), "{text}");
+            let said = found.differences(&stack);
+            assert_eq!(said, ["Celery workers run and are not in the stack file"]);
+            if servers == 0 {
+                continue;
+            }
+            // Once somebody has said which, it is one.
+            let decided = text.replace("# broker = \"\"", "# broker = \"127.0.0.1:6380\"");
+            let (before, block) = decided.split_once("# [[celery]]\n").expect("a block");
+            let block: String =
+                block.lines().map(|l| format!("{}\n", l.trim_start_matches("# "))).collect();
+            let block = block.split("command").next().expect("its beginning");
+            let text = format!("{before}[[celery]]\n{block}");
+            checked(&toml::from_str(&text).expect(&text));
+        }
+    }
+
+    #[test]
+    fn a_name_that_would_write_the_stack_file_is_a_name_and_nothing_else() {
+        let evil = "a\"\n[[plugin]]\nname = \"x\"\ncommand = [\"/bin/id\"]\n# '''\"\"\"\\";
+        let path = PathBuf::from(format!("/opt/{evil}"));
+        let mut found = Found::default();
+        found.units.insert(format!("{evil}.service"));
+        found.postgres.insert(5432, (evil.to_owned(), format!("{evil}.service")));
+        found.redis.insert(evil.to_owned(), format!("{evil}.service"));
+        found.celery.insert(evil.to_owned(), Workers::default());
+        let paths =
+            [&mut found.git, &mut found.virtualenvs, &mut found.frontends, &mut found.backups];
+        for paths in paths {
+            paths.insert(path.clone());
+        }
+        let written = |found: &Found| {
+            let text = found.to_toml();
+            let stack: Stack = toml::from_str(&text).expect(&text);
+            assert!(stack.plugins.is_empty());
+            stack
+        };
+        let stack = written(&found);
+        assert_eq!(stack.units[0].name, format!("{evil}.service"));
+        assert_eq!((&stack.git[0].path, &stack.virtualenvs[0].path), (&path, &path));
+        assert_eq!((&stack.frontends[0].path, &stack.backups[0].directory), (&path, &path));
+        // With several servers the workers are a comment, which ends where it has to.
+        found.redis.insert("127.0.0.1:6379".into(), String::new());
+        assert!(written(&found).celery.is_empty());
+    }
+}
