@@ -3,7 +3,11 @@
 
 use std::collections::HashSet;
 
-use crate::host::processes::{Seen, with_arguments};
+use crate::{
+    host::processes::{Seen, with_arguments},
+    ops::systemd::full_name,
+    stack::Celery,
+};
 
 /// The main process of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub(super) struct Local {
     pub solo: bool,
     /// The application, as it was given to `celery -A`.
     pub app: String,
+    /// The stack file names its unit for the application that is looked at.
+    pub own: bool,
     /// Its node name, `%h` for this host.
     node: String,
     host: String,
@@ -33,7 +39,7 @@ impl Local {
     pub(super) fn example(name: &str, stopped: bool, solo: bool) -> Self {
         let unit = "celery.service".to_owned();
         let (node, host) = (name.to_owned(), String::new());
-        Self { pid: 7, unit, stopped, solo, app: "shop".to_owned(), node, host }
+        Self { pid: 7, unit, stopped, solo, app: "shop".to_owned(), own: false, node, host }
     }
 
     fn of(seen: &Seen, arguments: &[String], host: &str) -> Option<Self> {
@@ -80,10 +86,24 @@ impl Local {
             stopped: matches!(seen.state, 'T' | 't'),
             solo: value("--pool", "-P").is_some_and(|pool| pool == "solo"),
             app: value("--app", "-A").unwrap_or_default(),
+            own: false,
             node: if node.contains('@') { node } else { format!("{node}@%h") },
             host: host.to_owned(),
         })
     }
+}
+
+/// Leaves out the workers of other applications of the stack file, and marks those that are this one's:
+/// as far as it names the units of either.
+pub(super) fn sort_out(workers: &mut Vec<Local>, entry: &Celery, all: &[Celery]) {
+    let names = |entry: &Celery, worker: &Local| {
+        let mut units = entry.after.iter().filter_map(|after| after.strip_prefix("unit:"));
+        !worker.unit.is_empty() && units.any(|unit| full_name(unit) == worker.unit)
+    };
+    for worker in workers.iter_mut() {
+        worker.own = names(entry, worker);
+    }
+    workers.retain(|worker| worker.own || !all.iter().any(|other| names(other, worker)));
 }
 
 /// The workers of this host; of each its main process. Blocks on /proc.
@@ -135,6 +155,24 @@ mod tests {
         let main = main.expect("a worker");
         assert!(main.name() == "mail@web-1" && main.solo && main.app == "app");
         assert!(of("[celeryd: mail@web-1:ForkPoolWorker-1]").is_none());
+    }
+
+    #[test]
+    fn workers_in_units_of_other_applications_are_left_out() {
+        let entry = |name: &str, unit: &str| Celery {
+            name: name.to_owned(),
+            after: vec!["redis:main".to_owned(), format!("unit:{unit}")],
+            ..Celery::default()
+        };
+        let worker = |unit: &str| Local {
+            unit: unit.to_owned(),
+            ..Local::example("celery@h1", false, false)
+        };
+        let all = [entry("shop", "shop-celery"), entry("mail", "mail.service")];
+        let mut seen = vec![worker("mail.service"), worker("shop-celery.service"), worker("")];
+        sort_out(&mut seen, &all[0], &all);
+        let left: Vec<_> = seen.iter().map(|w| (w.unit.as_str(), w.own)).collect();
+        assert_eq!(left, [("shop-celery.service", true), ("", false)]);
     }
 
     #[test]

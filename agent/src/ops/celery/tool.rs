@@ -37,7 +37,7 @@ pub(super) struct Tool<'h> {
     pub(super) name: &'h str,
     command: &'h Path,
     pub(super) app: &'h str,
-    entry: &'h Celery,
+    pub(super) entry: &'h Celery,
     user: (u32, u32),
     variables: Vec<(String, OsString)>,
 }

@@ -32,7 +32,7 @@ impl Probe for CeleryWorkers {
     ) -> Result<Answer<Report>, Failure> {
         let mut app = match App::connect(cx, &request.app).await? {
             App::Redis(app) => app,
-            App::Tool(tool) => return by_tool(&tool, millis(request.timeout_ms)).await,
+            App::Tool(tool) => return by_tool(&tool, millis(request.timeout_ms), cx).await,
         };
         let seen = look(&mut app, millis(request.timeout_ms)).await;
         let mut seen = seen.map_err(|t| app.failed(&t))?;
@@ -42,9 +42,11 @@ impl Probe for CeleryWorkers {
         }
         if seen.stats.missing() > 0 {
             seen.local = blocking(|| Ok(local::workers())).await?;
+            let all = &cx.host.stack.celery;
+            local::sort_out(&mut seen.local, app.entry, all);
             // Of several applications nobody can tell whose a process is, unless its name is bound.
-            if cx.host.stack.celery.len() > 1 {
-                seen.local.retain(|worker| seen.silent.contains(&worker.name()));
+            if all.len() > 1 {
+                seen.local.retain(|worker| worker.own || seen.silent.contains(&worker.name()));
             }
         }
         Ok(judge(app.name, seen))
@@ -52,7 +54,11 @@ impl Probe for CeleryWorkers {
 }
 
 /// What Celery's own tool tells, and what this host's processes add to it.
-async fn by_tool(tool: &Tool<'_>, longest: Duration) -> Result<Answer<Report>, Failure> {
+async fn by_tool(
+    tool: &Tool<'_>,
+    longest: Duration,
+    cx: &Context,
+) -> Result<Answer<Report>, Failure> {
     let stats = tool.ask("stats", longest).await?;
     // One after the other: each is a Python that has imported the application.
     let names: Vec<&String> = stats.by_worker.keys().collect();
@@ -64,6 +70,7 @@ async fn by_tool(tool: &Tool<'_>, longest: Duration) -> Result<Answer<Report>, F
         ),
     };
     let mut local = blocking(|| Ok(local::workers())).await?;
+    local::sort_out(&mut local, tool.entry, &cx.host.stack.celery);
     local.retain(|worker| worker.app == tool.app && !worker.name().contains('%'));
     let silent = local.iter().map(Local::name).filter(|n| !stats.by_worker.contains_key(n));
     let mut seen = Seen { silent: silent.collect(), tool: true, ..Seen::default() };
