@@ -76,8 +76,10 @@ pub struct Answer<R> {
 pub enum Unmeasured {
     /// Nobody is there: the call was refused.
     Away,
-    /// Nothing comes back: it hangs, or packets are lost.
+    /// Nothing comes back, not even a connection: packets are lost, or it hangs.
     Silent,
+    /// It takes connections, and answers nothing.
+    Hung,
     /// It was not let in, not understood, not asked.
     Otherwise,
 }

@@ -8,6 +8,7 @@ pub mod logs;
 pub mod mounts;
 pub mod owner;
 pub mod past;
+pub mod place;
 pub mod postgres;
 pub mod processes;
 pub mod redis;

@@ -19,6 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::place;
 use crate::stack::Postgres;
 
 /// Longest for a connection.
@@ -62,6 +63,8 @@ pub enum Trouble {
     Unreachable(String),
     /// Nothing comes back from there.
     Silent(String),
+    /// It takes connections, and answers nothing.
+    Hung(String),
     /// It does not let us in.
     Denied(String),
     /// It has no free connection left.
@@ -85,7 +88,9 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) | Self::Silent(why) => write!(f, "does not answer: {why}"),
+            Self::Unreachable(why) | Self::Silent(why) | Self::Hung(why) => {
+                write!(f, "does not answer: {why}")
+            }
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Full(why) => write!(f, "has no free connection: {why}"),
             Self::Limited(why) => write!(f, "gives the agent no further connection: {why}"),
@@ -106,6 +111,7 @@ impl Trouble {
             Self::Unreachable(_) | Self::Silent(_) => {
                 "see whether it runs: systemd status postgresql"
             }
+            Self::Hung(_) => "it hangs, or is stopped by a signal",
             Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
             Self::Full(_) => {
                 "on the host a superuser still gets in (psql as postgres, by \
@@ -128,9 +134,11 @@ impl Trouble {
     /// The failure of an operation that cannot go on.
     pub fn failure(&self, server: &str) -> Failure {
         let code = match self {
-            Self::Unreachable(_) | Self::Silent(_) | Self::Busy(_) | Self::Full(_) => {
-                ErrorCode::Unreachable
-            }
+            Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Hung(_)
+            | Self::Busy(_)
+            | Self::Full(_) => ErrorCode::Unreachable,
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
             Self::Limited(_) => ErrorCode::LimitExceeded,
             Self::Taken => ErrorCode::Busy,
@@ -228,7 +236,15 @@ impl Session {
         let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
         let Ok(connected) = connecting.await else {
             let after = CONNECT.as_secs();
-            return Err(Trouble::Silent(format!("no connection within {after} s")));
+            // On a socket of this host no packets can be lost.
+            let taken = options.get_socket().is_some()
+                || place::takes_connections(options.get_host(), options.get_port()).await;
+            return Err(match taken {
+                true => Trouble::Hung(format!(
+                    "it takes connections, and said nothing within {after} s"
+                )),
+                false => Trouble::Silent(format!("no connection within {after} s")),
+            });
         };
         let connection = connected?;
         let took = began.elapsed();

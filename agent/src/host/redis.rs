@@ -5,10 +5,11 @@ use std::{fmt, time::Duration};
 
 use hostler_proto::wire::{ErrorCode, Failure};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisError, TlsCertificates, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue,
+    IntoConnectionInfo, Pipeline, RedisError, TlsCertificates, aio::MultiplexedConnection,
 };
 
+use super::place;
 use crate::stack::Redis;
 
 /// Longest for a connection.
@@ -40,6 +41,8 @@ pub enum Trouble {
     Unreachable(String),
     /// Nothing comes back from there.
     Silent(String),
+    /// It takes connections, and answers nothing.
+    Hung(String),
     /// Its certificate does not show that it is the one.
     Untrusted(String),
     /// It does not let us in: no password, a wrong one, no such user.
@@ -59,7 +62,9 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) | Self::Silent(why) => write!(f, "does not answer: {why}"),
+            Self::Unreachable(why) | Self::Silent(why) | Self::Hung(why) => {
+                write!(f, "does not answer: {why}")
+            }
             Self::Untrusted(why) => write!(f, "is not trusted: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
@@ -78,6 +83,9 @@ impl Trouble {
             Self::Unreachable(_) | Self::Silent(_) => {
                 "see whether it runs: systemd status redis-server"
             }
+            Self::Hung(_) => {
+                "it hangs, is stopped by a signal, or one command keeps it from all others"
+            }
             Self::Untrusted(_) => "look at ca_file of its [[redis]], and at the host in its url",
             Self::Denied(_) => {
                 "look at username and password_file of its [[redis]] in the stack file"
@@ -93,7 +101,9 @@ impl Trouble {
     /// The failure of an operation that cannot go on.
     pub fn failure(&self, server: &str) -> Failure {
         let code = match self {
-            Self::Unreachable(_) | Self::Silent(_) | Self::Loading => ErrorCode::Unreachable,
+            Self::Unreachable(_) | Self::Silent(_) | Self::Hung(_) | Self::Loading => {
+                ErrorCode::Unreachable
+            }
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
             Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
@@ -117,7 +127,9 @@ impl From<RedisError> for Trouble {
             Some("NOPERM") => Self::Forbidden(said()),
             Some("LOADING") => Self::Loading,
             Some(_) => Self::Refused(said()),
-            None if error.is_timeout() => Self::Silent("no answer in time".to_owned()),
+            None if error.is_timeout() => {
+                Self::Hung("it takes connections, and gave no answer in time".to_owned())
+            }
             None => match error.kind() {
                 redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
                 redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
@@ -137,6 +149,22 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+/// Why there is no connection in time: it may not come about, or nothing may be said on it.
+async fn silence(info: &ConnectionInfo) -> Trouble {
+    let taken = match info.addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            place::takes_connections(host, *port).await
+        }
+        // No packets that could be lost.
+        _ => true,
+    };
+    let after = CONNECT.as_secs();
+    match taken {
+        true => Trouble::Hung(format!("it takes connections, and said nothing within {after} s")),
+        false => Trouble::Silent(format!("no connection within {after} s")),
+    }
 }
 
 impl Server {
@@ -171,7 +199,13 @@ impl Server {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(ANSWER));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+            // That time is for the connection and for what is said on it at first.
+            Err(error) if error.is_timeout() => {
+                return Err(silence(client.get_connection_info()).await);
+            }
+            connection => connection?,
+        };
         Ok(Self { connection, client, place, db })
     }
 

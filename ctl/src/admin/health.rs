@@ -50,7 +50,7 @@ pub(super) fn commands() -> Vec<Command> {
             .arg(
                 Arg::new("service")
                     .value_name("SERVICE")
-                    .help("A unit, or a server of the host's stack file [default: everything]"),
+                    .help("A unit, what the host's stack file names, or a check [default: everything]"),
             )
             .arg(output()),
         Command::new("history")

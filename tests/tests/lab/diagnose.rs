@@ -175,8 +175,7 @@ fn a_database_that_hangs_or_has_no_connection_left_is_told_apart_from_one_that_i
     let lab = Lab::take();
     let fleet = fleet(&lab);
     lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "postgresql@15-main"]);
-    let found =
-        until(&fleet, &["postgres"], "its unit runs, and packets to 127.0.0.1:5432 are lost");
+    let found = until(&fleet, &["postgres"], "postgres \"main\" is hung: its process");
     assert_eq!(next(&found), "net port-owner 5432", "{found}");
     lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "postgresql@15-main"]);
     well(&fleet, &["postgres"]);

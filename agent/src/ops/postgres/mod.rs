@@ -18,6 +18,7 @@ use hostler_proto::wire::{Failure, Finding, Status};
 use crate::{
     host::{
         Host,
+        place::Place,
         postgres::{Session, Trouble},
     },
     operation::{Answer, Unmeasured},
@@ -41,10 +42,12 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         | Trouble::Taken => Status::Unknown,
         _ => Status::Critical,
     };
+    let place = Place::of(&entry.url, 5432);
     let next = match trouble {
         Trouble::Unreachable(_) | Trouble::Silent(_) => {
             format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
         }
+        Trouble::Hung(_) if place.is_here() => format!("net port-owner {}", place.port),
         // On a full server every operation would need the connection that there is none of.
         Trouble::Busy(_) | Trouble::Full(_) => log(entry),
         _ => String::new(),
@@ -54,6 +57,7 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     let why = match trouble {
         Trouble::Unreachable(_) => Unmeasured::Away,
         Trouble::Silent(_) => Unmeasured::Silent,
+        Trouble::Hung(_) => Unmeasured::Hung,
         _ => Unmeasured::Otherwise,
     };
     Answer { unmeasured: Some(why), ..answer }

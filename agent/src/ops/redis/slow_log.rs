@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use redis::Value;
 
-use super::connect;
+use super::{connect, slow};
 use crate::{
     host::redis::Trouble,
     operation::{Answer, Context, Probe},
@@ -55,6 +55,9 @@ impl Probe for RedisSlowLog {
             let summary = format!("redis \"{name}\" does not allow {command} to the agent");
             Finding::new(Status::Unknown, command, summary).why("docs/checks.md has the ACL")
         });
+        let now_s = cx.host.clock.now().as_second();
+        let slow = slow::judge(&name, &answer.data, &request, now_s);
+        let answer = slow.into_iter().fold(answer, Answer::finding);
         Ok(hidden.fold(answer, Answer::finding))
     }
 }

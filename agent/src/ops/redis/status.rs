@@ -11,7 +11,10 @@ use hostler_proto::{
 
 use super::{entry, info::Info};
 use crate::{
-    host::redis::{Server, Trouble},
+    host::{
+        place::Place,
+        redis::{Server, Trouble},
+    },
     operation::{Answer, Context, Probe, Unmeasured},
 };
 
@@ -54,14 +57,19 @@ impl Probe for RedisStatus {
                     _ => (Status::Critical, trouble.hint()),
                 };
                 let finding = Finding::new(status, name, summary).why(why);
+                let place = Place::of(&entry.url, 6379);
                 let finding = finding.next(match trouble {
-                    Trouble::Unreachable(_) | Trouble::Silent(_) => "systemd status redis-server",
-                    _ => "",
+                    Trouble::Unreachable(_) | Trouble::Silent(_) => {
+                        "systemd status redis-server".to_owned()
+                    }
+                    Trouble::Hung(_) if place.is_here() => format!("net port-owner {}", place.port),
+                    _ => String::new(),
                 });
                 let answer = Answer::unmeasured(finding).evidence("redis", entry.url.clone());
                 let why = match trouble {
                     Trouble::Unreachable(_) => Unmeasured::Away,
                     Trouble::Silent(_) => Unmeasured::Silent,
+                    Trouble::Hung(_) => Unmeasured::Hung,
                     _ => Unmeasured::Otherwise,
                 };
                 Ok(Answer { unmeasured: Some(why), ..answer })

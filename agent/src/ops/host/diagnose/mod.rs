@@ -2,31 +2,29 @@
 //! a person would, and follows what it finds: the unit, its last words, the port that is taken, the
 //! server that it needs, the disk, memory. Each step is an operation that the policy allows.
 
+mod applications;
 mod clues;
 mod servers;
+mod target;
+mod unit;
 
 use std::collections::BTreeSet;
 
 use hostler_proto::{
-    operation::{
-        CeleryWorkers, DiskUsage, HostDiagnose, HostResources, NetPortOwner, Operation,
-        SystemdStatus,
-    },
+    operation::{DiskUsage, HostDiagnose, HostResources, Operation, SystemdStatus},
     ops::{
-        CeleryWorkersRequest, DiagnosisStep, DiskUsageRequest, HostDiagnoseRequest, HostDiagnosis,
-        HostResourcesRequest, NetPortOwnerRequest, SystemdStatusRequest,
+        DiagnosisStep, DiskUsageRequest, HostDiagnoseRequest, HostDiagnosis, HostResourcesRequest,
+        SystemdStatusRequest,
     },
     wire::{Failure, Finding, Status},
 };
 
-use self::clues::{Clue, clue};
+use self::target::{Target, targets};
 use crate::{
     operation::{Answer, Context, Probe, severity},
-    ops::{journal, systemd::full_name},
+    ops::systemd::full_name,
 };
 
-/// Lines of a unit's journal that are looked through.
-const LINES: u32 = 40;
 /// Units that are looked at one by one.
 const UNITS: usize = 10;
 
@@ -35,24 +33,13 @@ impl Probe for HostDiagnose {
         request: HostDiagnoseRequest,
         cx: &Context,
     ) -> Result<Answer<HostDiagnosis>, Failure> {
-        let mut search = Search::new(cx);
-        let stack = &cx.host.stack;
         let service = request.service.as_str();
-        let redis = stack.redis.iter().any(|r| r.name == service) || service == "redis";
-        let postgres = stack.postgres.iter().any(|p| p.name == service) || service == "postgres";
+        let targets = targets(&cx.host.stack, service)?;
+        let mut search = Search::new(cx);
         // A full disk makes everything else look strange.
         search.disk().await;
-        match service {
-            "" => search.everything().await,
-            _ if postgres || redis => {
-                if postgres {
-                    search.postgres(true).await;
-                }
-                if redis {
-                    search.redis().await;
-                }
-            }
-            unit => search.unit(&full_name(unit), true).await,
+        for target in targets {
+            search.target(target).await;
         }
         search.resources().await;
         Ok(search.answer(service))
@@ -127,6 +114,21 @@ impl<'c> Search<'c> {
         }
     }
 
+    /// Looks at what was asked for.
+    async fn target(&mut self, target: Target) {
+        match target {
+            Target::Unit(name) => self.unit(&name, true).await,
+            Target::Postgres(only) => self.postgres(only.as_deref(), true).await,
+            Target::Redis(only) => self.redis(only.as_deref(), true).await,
+            Target::Celery(only) => self.celery(only.as_deref()).await,
+            Target::Http(name) => self.http(&name).await,
+            Target::Pm2 => self.pm2().await,
+            Target::Nginx => self.nginx().await,
+            Target::Everything => self.everything().await,
+            Target::Machine => {}
+        }
+    }
+
     async fn disk(&mut self) {
         let request =
             DiskUsageRequest { warning_percent: 90, critical_percent: 98, ..Default::default() };
@@ -150,184 +152,14 @@ impl<'c> Search<'c> {
         let mut units: BTreeSet<String> =
             troubled.into_iter().flat_map(|a| a.data.units).map(|u| u.name).collect();
         units.extend(self.cx.host.stack.units.iter().map(|u| full_name(&u.name)));
-        self.postgres(false).await;
-        self.redis().await;
+        self.postgres(None, false).await;
+        self.redis(None, true).await;
         for celery in &self.cx.host.stack.celery {
-            let app = celery.name.clone();
-            let shown = format!("celery workers {app}");
-            let answer = self
-                .look::<CeleryWorkers>(&shown, CeleryWorkersRequest { app, timeout_ms: 1000 })
-                .await;
-            self.causes_of(answer, Status::Critical);
+            self.workers(&celery.name, Status::Critical).await;
         }
         for unit in units.into_iter().take(UNITS) {
             self.unit(&unit, false).await;
         }
-    }
-
-    /// A unit, its last words, and what they point at. `asked` when it is what was asked for: then
-    /// what it needs is looked at even when it runs.
-    async fn unit(&mut self, unit: &str, asked: bool) {
-        if !self.seen.insert(unit.to_owned()) {
-            return;
-        }
-        let request = SystemdStatusRequest { unit: vec![unit.to_owned()], ..Default::default() };
-        let Some(answer) =
-            self.look::<SystemdStatus>(&format!("systemd status {unit}"), request).await
-        else {
-            return;
-        };
-        let status = answer.data.units.iter().find(|u| u.name == unit).cloned().unwrap_or_default();
-        let runs = status.active_state == "active" && !status.sub_state.starts_with("auto-restart");
-        // One that waits for its timer, or did its work, is inactive and well.
-        let idle = status.active_state == "inactive" && answer.findings.is_empty();
-        let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs && !idle;
-        if !bad && !asked {
-            return;
-        }
-        let allowed = self.cx.host.policy.operation("journal.read").is_ok();
-        let lines = if allowed { journal::last_lines(unit, LINES).await } else { Vec::new() };
-        let shown = format!("journal read --unit {unit} --lines {LINES}");
-        let (status_word, last) = match last_words(&lines) {
-            Some(last) => (if bad { "critical" } else { "ok" }, last.clone()),
-            None if allowed => ("ok", "nothing".to_owned()),
-            None => ("unknown", "this host's policy does not allow journal.read".to_owned()),
-        };
-        if !allowed {
-            self.unknown.push(Finding::new(Status::Unknown, &shown, &last));
-        }
-        self.steps.push(DiagnosisStep {
-            looked_at: shown.clone(),
-            status: status_word.into(),
-            said: last,
-        });
-        let before = self.causes.len();
-        // The last words count most.
-        let mut clues: Vec<(Clue, String)> = Vec::new();
-        for line in lines.iter().rev() {
-            if let Some(clue) = clue(line)
-                && !clues
-                    .iter()
-                    .any(|(c, _)| std::mem::discriminant(c) == std::mem::discriminant(&clue))
-            {
-                clues.push((clue, line.clone()));
-            }
-        }
-        if status.result == "oom-kill" {
-            clues.insert(0, (Clue::NoMemory, format!("{unit} was ended for lack of memory")));
-        }
-        for (clue, line) in clues.into_iter().filter(|_| bad || asked).take(3) {
-            Box::pin(self.follow(unit, bad, clue, &line)).await;
-        }
-        if bad && self.causes.len() == before {
-            for finding in answer.findings {
-                // Its last words were looked at, and say nothing: what is left is to start it.
-                let finding = match finding.summary == format!("{unit} is stopped") {
-                    true => finding.next(format!("systemd start {unit}")),
-                    false => finding,
-                };
-                self.cause(finding);
-            }
-        }
-    }
-
-    async fn follow(&mut self, unit: &str, bad: bool, clue: Clue, line: &str) {
-        let level = if bad { Status::Critical } else { Status::Warning };
-        let line: String = line.chars().take(200).collect();
-        match clue {
-            Clue::PortTaken(port) => self.port_taken(unit, port, &line).await,
-            Clue::Refused(port) => {
-                let name = |text: &str| line.to_lowercase().contains(text);
-                let redis = port == Some(6379) || name("redis");
-                let postgres = port == Some(5432) || name("postgres") || name("psycopg");
-                if redis {
-                    self.redis().await;
-                }
-                if postgres || !redis {
-                    self.postgres(false).await;
-                }
-            }
-            Clue::NoSpace => {
-                let summary = format!("{unit} found no space on its disk");
-                let finding = Finding::new(level, unit, summary).why(line).next("disk usage");
-                self.cause(finding);
-            }
-            Clue::Credentials => {
-                let summary = format!("a server does not let {unit} in");
-                let finding = Finding::new(level, unit, summary)
-                    .why(format!("user or password of its configuration is wrong: {line}"))
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::Permission(said) => {
-                let summary = format!("{unit} may not use a file that it needs");
-                let finding = Finding::new(level, unit, summary)
-                    .why(said)
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::Missing(said) => {
-                let summary = format!("{unit} misses a program, module or file");
-                let finding = Finding::new(level, unit, summary)
-                    .why(said)
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::NoMemory => {
-                let summary = format!("{unit} found no memory");
-                let finding =
-                    Finding::new(level, unit, summary).why(line).next("host processes --by memory");
-                self.cause(finding);
-            }
-            Clue::TooManyFiles => {
-                let summary = format!("{unit} has no file descriptor left");
-                let finding = Finding::new(level, unit, summary)
-                    .why("its LimitNOFILE is too low, or it does not close what it opens");
-                self.cause(finding);
-            }
-            Clue::Configuration(said) => {
-                let summary = format!("the configuration of {unit} has a mistake");
-                let next = if unit.starts_with("nginx") { "nginx test" } else { "" };
-                self.cause(Finding::new(level, unit, summary).why(said).next(next));
-            }
-        }
-    }
-
-    async fn port_taken(&mut self, unit: &str, port: Option<u16>, line: &str) {
-        let Some(port) = port else {
-            let summary = format!("the port of {unit} is taken by another process");
-            let finding =
-                Finding::new(Status::Critical, unit, summary).why(line).next("net listeners");
-            self.cause(finding);
-            return;
-        };
-        let request = NetPortOwnerRequest { port: port.into() };
-        let owner = self.look::<NetPortOwner>(&format!("net port-owner {port}"), request).await;
-        let owners = owner.map(|a| a.data.listeners).unwrap_or_default();
-        let other = owners.iter().find(|l| l.unit != unit);
-        let finding = match other {
-            Some(owner) => {
-                let (command, pid) = (&owner.command, owner.pids.first().copied().unwrap_or(0));
-                let whose = match owner.unit.as_str() {
-                    "" => String::new(),
-                    unit => format!(" of {unit}"),
-                };
-                let summary =
-                    format!("port {port} of {unit} is taken by {command} (pid {pid}){whose}");
-                let next = match owner.unit.ends_with(".service") {
-                    true => format!("systemd stop {}", owner.unit),
-                    false => format!("net port-owner {port}"),
-                };
-                Finding::new(Status::Critical, unit, summary).why(line).next(next)
-            }
-            None => {
-                let summary = format!("port {port} of {unit} was taken and is free now");
-                Finding::new(Status::Critical, unit, summary)
-                    .why(line)
-                    .next(format!("systemd start {unit}"))
-            }
-        };
-        self.cause(finding);
     }
 
     fn answer(mut self, service: &str) -> Answer<HostDiagnosis> {
@@ -356,11 +188,6 @@ fn unmeasured(shown: &str, findings: &[Finding], said: &str) -> Vec<Finding> {
     }
 }
 
-/// The last line of a unit's own: what systemd says after it, that it ended, is seen from its state.
-fn last_words(lines: &[String]) -> Option<&String> {
-    lines.iter().rev().find(|line| !line.starts_with("systemd[1]: ")).or(lines.last())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -369,6 +196,34 @@ mod tests {
 
     use super::*;
     use crate::host::Host;
+
+    #[tokio::test]
+    async fn of_several_servers_only_the_one_that_was_named_is_looked_at() {
+        let mut host = Host::showing(std::path::Path::new("/nonexistent"));
+        let all = ["disk.*", "host.*", "systemd.*", "postgres.*", "redis.*"];
+        host.policy.deny = all.map(str::to_owned).to_vec();
+        let entry = |kind: &str, name: &str| format!("[[{kind}]]\nname = \"{name}\"\nurl = \"\"\n");
+        let stack = [("postgres", "main"), ("postgres", "second"), ("redis", "a"), ("redis", "b")];
+        let stack = stack.map(|(kind, name)| entry(kind, name)).concat();
+        host.stack = toml::from_str(&stack).expect("a stack file");
+        let (events, _receiver) = tokio::sync::mpsc::channel(64);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        for (service, expected) in [
+            ("main", vec!["postgres ping main"]),
+            ("postgres:second", vec!["postgres ping second"]),
+            ("redis:b", vec!["redis status b"]),
+            ("redis", vec!["redis status a", "redis status b"]),
+            ("postgres", vec!["postgres ping main", "postgres ping second"]),
+        ] {
+            let asked = HostDiagnoseRequest { service: service.to_owned() };
+            let answer = HostDiagnose::observe(asked, &cx).await.expect("an answer");
+            let looked = answer.data.steps.iter().map(|step| step.looked_at.as_str());
+            let servers: Vec<&str> = looked
+                .filter(|what| what.starts_with("postgres ") || what.starts_with("redis "))
+                .collect();
+            assert_eq!(servers, expected, "{service}");
+        }
+    }
 
     fn context() -> Context {
         let (events, _) = tokio::sync::mpsc::channel(1);
@@ -414,18 +269,5 @@ mod tests {
         assert_eq!(answer.status, Status::Unknown);
         assert!(answer.findings[0].summary.contains("does not allow disk.usage"), "{answer:?}");
         assert!(answer.findings[0].why.contains("policy.operations"), "{answer:?}");
-    }
-
-    #[test]
-    fn the_last_words_are_the_programs_own() {
-        let lines = [
-            "python3[12]: cannot bind 0.0.0.0:8000",
-            "systemd[1]: web.service: Main process exited, code=exited, status=1/FAILURE",
-            "systemd[1]: web.service: Failed with result 'exit-code'.",
-        ]
-        .map(ToOwned::to_owned);
-        assert_eq!(last_words(&lines), Some(&lines[0]));
-        assert_eq!(last_words(&lines[1..]), Some(&lines[2]));
-        assert_eq!(last_words(&[]), None);
     }
 }

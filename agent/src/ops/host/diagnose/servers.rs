@@ -2,27 +2,34 @@
 //! them down.
 
 use hostler_proto::{
-    operation::{PostgresConnections, PostgresLocks, PostgresPing, RedisStatus, SystemdStatus},
+    operation::{
+        NetPortOwner, PostgresConnections, PostgresLocks, PostgresPing, RedisSlowLog, RedisStatus,
+        SystemdStatus,
+    },
     ops::{
-        PostgresConnectionsRequest, PostgresLocksRequest, PostgresPingRequest, RedisStatusRequest,
-        SystemdStatusRequest,
+        NetPortOwnerRequest, PostgresConnectionsRequest, PostgresLocksRequest, PostgresPingRequest,
+        RedisSlowLogRequest, RedisStatusRequest, SystemdStatusRequest,
     },
     wire::{Finding, Status},
 };
 
 use super::Search;
 use crate::{
+    host::{blocking, place::Place, processes},
     operation::{Answer, Unmeasured},
     ops::systemd::full_name,
 };
 
+/// Entries of a slow log that are read: as many as it has by default (slowlog-max-len).
+const SLOW_ENTRIES: u32 = 128;
 /// A standby that is so far behind is looked at.
 const LAG_S: u32 = 60;
 
 impl Search<'_> {
-    /// Every server of the stack; its unit when it does not answer, and what slows it down.
-    pub(super) async fn postgres(&mut self, slow: bool) {
-        for entry in &self.cx.host.stack.postgres {
+    /// A server of the stack, or every one; its unit when it does not answer, and what slows it down.
+    pub(super) async fn postgres(&mut self, only: Option<&str>, slow: bool) {
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        for entry in self.cx.host.stack.postgres.iter().filter(|entry| wanted(&entry.name)) {
             let server = entry.name.clone();
             if !self.seen.insert(format!("postgres:{server}")) {
                 continue;
@@ -37,12 +44,7 @@ impl Search<'_> {
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {
                 let unit = self.server_of(&entry.after, "postgresql").await;
-                let lost =
-                    ping.as_ref().and_then(|a| lost("postgres", &server, a, &entry.url, unit));
-                match lost {
-                    Some(finding) => self.cause(finding),
-                    None => self.causes_of(ping, Status::Critical),
-                }
+                self.silent("postgres", &server, ping, Place::of(&entry.url, 5432), unit).await;
                 continue;
             }
             let request = PostgresConnectionsRequest {
@@ -65,8 +67,10 @@ impl Search<'_> {
         }
     }
 
-    pub(super) async fn redis(&mut self) {
-        for entry in &self.cx.host.stack.redis {
+    /// The same of Redis; `slow` to look for what slows it down.
+    pub(super) async fn redis(&mut self, only: Option<&str>, slow: bool) {
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        for entry in self.cx.host.stack.redis.iter().filter(|entry| wanted(&entry.name)) {
             let server = entry.name.clone();
             if !self.seen.insert(format!("redis:{server}")) {
                 continue;
@@ -78,19 +82,80 @@ impl Search<'_> {
                 lag_warning_s: 30,
             };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
-            let away = |why: &Unmeasured| matches!(why, Unmeasured::Away | Unmeasured::Silent);
-            let lost = match answer.as_ref().filter(|a| a.unmeasured.as_ref().is_some_and(away)) {
-                Some(answer) => {
+            let Some(answer) = answer else { continue };
+            match answer.unmeasured {
+                Some(Unmeasured::Away | Unmeasured::Silent | Unmeasured::Hung) => {
                     let unit = self.server_of(&entry.after, "redis-server").await;
-                    lost("redis", &server, answer, &entry.url, unit)
+                    let place = Place::of(&entry.url, 6379);
+                    self.silent("redis", &server, Some(answer), place, unit).await;
                 }
-                None => None,
-            };
-            match lost {
-                Some(finding) => self.cause(finding),
-                None => self.causes_of(answer, Status::Warning),
+                Some(Unmeasured::Otherwise) => self.causes_of(Some(answer), Status::Warning),
+                None => {
+                    self.causes_of(Some(answer), Status::Warning);
+                    if slow {
+                        self.slow_commands(&server).await;
+                    }
+                }
             }
         }
+    }
+
+    /// One that answers can be slow: a command that takes long is seen after it only.
+    async fn slow_commands(&mut self, server: &str) {
+        let request = RedisSlowLogRequest {
+            server: server.to_owned(),
+            lines: SLOW_ENTRIES,
+            slow_ms: 100,
+            within_s: 600,
+        };
+        let shown = format!("redis slow-log {server}");
+        let mut answer = self.look::<RedisSlowLog>(&shown, request).await;
+        for finding in answer.iter_mut().flat_map(|answer| &mut answer.findings) {
+            finding.next.clone_from(&shown);
+        }
+        self.causes_of(answer, Status::Warning);
+    }
+
+    /// What is said of a server that does not answer, once its unit was looked at.
+    async fn silent<R>(
+        &mut self,
+        kind: &str,
+        server: &str,
+        answer: Option<Answer<R>>,
+        place: Place,
+        unit: ItsUnit,
+    ) {
+        let Some(answer) = answer else { return };
+        let why = answer.summary.clone();
+        let found = match answer.unmeasured {
+            _ if unit == ItsUnit::Troubled => None,
+            Some(Unmeasured::Silent) => Some(lost(kind, server, why, &place, unit)),
+            Some(Unmeasured::Hung) => {
+                let stopped = match place.is_here() {
+                    true => self.stopped(place.port).await,
+                    false => None,
+                };
+                Some(hung(kind, server, why, &place, stopped))
+            }
+            // One that refuses calls says so at once.
+            _ => None,
+        };
+        match found {
+            Some(finding) => self.cause(finding),
+            None => {
+                let least = if kind == "redis" { Status::Warning } else { Status::Critical };
+                self.causes_of(Some(answer), least);
+            }
+        }
+    }
+
+    /// The process that holds a port of this host, where a signal stopped it.
+    async fn stopped(&mut self, port: u16) -> Option<u32> {
+        let request = NetPortOwnerRequest { port: port.into() };
+        let owner = self.look::<NetPortOwner>(&format!("net port-owner {port}"), request).await?;
+        let pid = *owner.data.listeners.first()?.pids.first()?;
+        let seen = blocking(move || Ok(processes::one(pid))).await.ok()??;
+        matches!(seen.state, 'T' | 't').then_some(pid)
     }
 
     /// The units of a server that does not answer: those that its check is after, or the usual one.
@@ -133,38 +198,35 @@ enum ItsUnit {
     NotHere,
 }
 
-/// What is said of a server that lets calls go unheard, though its unit is not why. One that refuses them
-/// says so at once.
-fn lost<R>(
-    kind: &str,
-    server: &str,
-    answer: &Answer<R>,
-    url: &str,
-    unit: ItsUnit,
-) -> Option<Finding> {
-    if unit == ItsUnit::Troubled || answer.unmeasured != Some(Unmeasured::Silent) {
-        return None;
-    }
-    let (place, port) = place(url, if kind == "redis" { 6379 } else { 5432 });
-    let lost = format!("packets to {place}:{port} are lost: a firewall, or it hangs");
+/// What is said of a server to which there is no connection, though its unit is not why.
+fn lost(kind: &str, server: &str, why: String, place: &Place, unit: ItsUnit) -> Finding {
+    let lost = format!("packets to {place} are lost: a firewall, or it hangs");
     let (summary, next) = match unit {
         ItsUnit::Runs => {
             let summary = format!("{kind} \"{server}\": its unit runs, and {lost}");
-            (summary, format!("net port-owner {port}"))
+            (summary, format!("net port-owner {}", place.port))
         }
         _ => (format!("{kind} \"{server}\": {lost}"), String::new()),
     };
-    Some(Finding::new(Status::Critical, server, summary).why(&answer.summary).next(next))
+    Finding::new(Status::Critical, server, summary).why(why).next(next)
 }
 
-/// Host and port of a URL.
-fn place(url: &str, usual: u16) -> (String, u16) {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    let port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) = port.unwrap_or((place, usual));
-    (if host.is_empty() { "127.0.0.1" } else { host }.to_owned(), port)
+/// What is said of one that takes connections and answers nothing.
+fn hung(kind: &str, server: &str, why: String, place: &Place, stopped: Option<u32>) -> Finding {
+    let next = match place.is_here() {
+        true => format!("net port-owner {}", place.port),
+        false => String::new(),
+    };
+    let (summary, why) = match stopped {
+        Some(pid) => (
+            format!("{kind} \"{server}\" is hung: its process {pid} is stopped"),
+            "a signal stopped it; SIGCONT lets it go on".to_owned(),
+        ),
+        None => {
+            (format!("{kind} \"{server}\" hangs: {place} takes connections and says nothing"), why)
+        }
+    };
+    Finding::new(Status::Critical, server, summary).why(why).next(next)
 }
 
 #[cfg(test)]
@@ -173,20 +235,30 @@ mod tests {
 
     #[test]
     fn a_server_whose_packets_are_lost_leads_to_who_holds_its_port() {
-        let url = "postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable";
-        let answer = |why| Answer { unmeasured: Some(why), ..Answer::ok("no connection", ()) };
-        let lost = |why, unit| lost("postgres", "main", &answer(why), url, unit);
-        let found = lost(Unmeasured::Silent, ItsUnit::Runs).expect("a finding");
+        let place = Place::of("postgres://hostler@127.0.0.1:5433/postgres", 5432);
+        let lost = |unit| lost("postgres", "main", "no connection".to_owned(), &place, unit);
+        let found = lost(ItsUnit::Runs);
         assert!(
             found.summary.contains("runs, and packets to 127.0.0.1:5433 are lost"),
             "{found:?}"
         );
         assert_eq!(found.next, "net port-owner 5433");
-        let elsewhere = lost(Unmeasured::Silent, ItsUnit::NotHere).expect("a finding");
-        assert_eq!(elsewhere.next, "", "its port is another host's");
-        assert_eq!(lost(Unmeasured::Away, ItsUnit::Runs), None);
-        assert_eq!(lost(Unmeasured::Silent, ItsUnit::Troubled), None);
-        assert_eq!(place("redis://:pw@db.example/0", 6379), ("db.example".into(), 6379));
-        assert_eq!(place("redis://[::1]:7000/0", 6379), ("[::1]".into(), 7000));
+        assert_eq!(lost(ItsUnit::NotHere).next, "", "its port is another host's");
+    }
+
+    #[test]
+    fn one_that_takes_connections_and_says_nothing_is_told_from_one_whose_packets_are_lost() {
+        let of = |url: &str, stopped| {
+            hung("redis", "main", "why".to_owned(), &Place::of(url, 6379), stopped)
+        };
+        let found = of("redis://127.0.0.1:7000/0", None);
+        assert_eq!(
+            found.summary,
+            "redis \"main\" hangs: 127.0.0.1:7000 takes connections and says nothing"
+        );
+        assert_eq!(found.next, "net port-owner 7000");
+        assert_eq!(of("redis://192.0.2.7/0", None).next, "", "its port is another host's");
+        let stopped = of("redis://127.0.0.1/0", Some(7));
+        assert!(stopped.summary.ends_with("its process 7 is stopped"), "{stopped:?}");
     }
 }

@@ -1,0 +1,177 @@
+//! What is asked of applications: an endpoint, Celery workers, PM2, nginx; and what each of them needs.
+
+use hostler_proto::{
+    operation::{CeleryQueues, CeleryWorkers, HttpCheck, NetPortOwner, NginxTest, Pm2Status},
+    ops::{
+        CeleryQueuesRequest, CeleryWorkersRequest, HttpCheckRequest, NetPortOwnerRequest,
+        NginxTestRequest, Pm2StatusRequest,
+    },
+    wire::{Finding, Status},
+};
+
+use super::{Search, target::targets};
+use crate::{
+    host::place::Place,
+    ops::systemd::full_name,
+    stack::{Http, Way},
+};
+
+impl Search<'_> {
+    /// An endpoint of the stack, and what its check is after.
+    pub(super) async fn http(&mut self, name: &str) {
+        let stack = &self.cx.host.stack;
+        let Some(entry) = stack.http.iter().find(|entry| entry.name == name) else { return };
+        if !self.seen.insert(format!("http:{name}")) {
+            return;
+        }
+        let request = HttpCheckRequest {
+            url: entry.url.clone(),
+            status: entry.status.unwrap_or_default(),
+            expect: entry.expect.clone(),
+            timeout_s: 10,
+            slow_ms: 2000,
+            certificate_days: 21,
+        };
+        let answer = self.look::<HttpCheck>(&format!("http check {}", entry.url), request).await;
+        let bad = answer.as_ref().is_none_or(|answer| answer.status != Status::Ok);
+        self.needs(&entry.after).await;
+        if bad && entry.after.is_empty() {
+            self.behind(entry).await;
+        }
+        // What it needs lies deeper.
+        self.causes_of(answer, Status::Warning);
+    }
+
+    /// Who should answer at an endpoint of this host, where the stack file does not say what it needs.
+    async fn behind(&mut self, entry: &Http) {
+        let usual = if entry.url.starts_with("https:") { 443 } else { 80 };
+        let place = Place::of(&entry.url, usual);
+        if !place.is_here() {
+            return;
+        }
+        let (shown, port) = (format!("net port-owner {}", place.port), place.port.into());
+        let owner = self.look::<NetPortOwner>(&shown, NetPortOwnerRequest { port }).await;
+        let Some(owner) = owner else { return };
+        match owner.data.listeners.first() {
+            None => {
+                let summary = format!("nobody listens on {place}, where {} is", entry.name);
+                let finding = Finding::new(Status::Critical, &entry.name, summary)
+                    .why("what serves it does not run, or listens elsewhere");
+                self.cause(finding.next("systemd status"));
+            }
+            Some(listener) if listener.unit.ends_with(".service") => {
+                Box::pin(self.unit(&listener.unit, true)).await;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// An application of Celery, or every one: its broker, its workers, what waits, and what they are after.
+    pub(super) async fn celery(&mut self, only: Option<&str>) {
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        for entry in self.cx.host.stack.celery.iter().filter(|entry| wanted(&entry.name)) {
+            if !self.seen.insert(format!("celery:{}", entry.name)) {
+                continue;
+            }
+            let over_redis = match entry.way() {
+                Ok(Way::Redis(broker)) => {
+                    self.redis(Some(broker), false).await;
+                    true
+                }
+                _ => false,
+            };
+            self.workers(&entry.name, Status::Warning).await;
+            if over_redis {
+                let (warning, critical) = (1000, 10_000);
+                let request = CeleryQueuesRequest { app: entry.name.clone(), warning, critical };
+                let shown = format!("celery queues {}", entry.name);
+                let answer = self.look::<CeleryQueues>(&shown, request).await;
+                self.causes_of(answer, Status::Warning);
+            }
+            self.needs(&entry.after).await;
+        }
+    }
+
+    /// The workers of an application.
+    pub(super) async fn workers(&mut self, app: &str, least: Status) {
+        let request = CeleryWorkersRequest { app: app.to_owned(), timeout_ms: 1000 };
+        let shown = format!("celery workers {app}");
+        let answer = self.look::<CeleryWorkers>(&shown, request).await;
+        self.causes_of(answer, least);
+    }
+
+    /// The applications under PM2, and the units of its daemons.
+    pub(super) async fn pm2(&mut self) {
+        let stack = &self.cx.host.stack;
+        let app = stack.pm2.as_ref().map(|pm2| pm2.apps.clone()).unwrap_or_default();
+        let answer = self.look::<Pm2Status>("pm2 status", Pm2StatusRequest { app }).await;
+        self.causes_of(answer, Status::Warning);
+        for unit in stack.units.iter().filter(|unit| unit.name.starts_with("pm2")) {
+            self.unit(&full_name(&unit.name), true).await;
+        }
+    }
+
+    /// nginx: what its configuration says is why it does not run.
+    pub(super) async fn nginx(&mut self) {
+        let answer = self.look::<NginxTest>("nginx test", NginxTestRequest {}).await;
+        self.causes_of(answer, Status::Warning);
+        self.unit("nginx.service", true).await;
+    }
+
+    /// What a check is after.
+    async fn needs(&mut self, after: &[String]) {
+        for check in after {
+            // A check that cannot be followed is none that would explain this one.
+            for target in targets(&self.cx.host.stack, check).unwrap_or_default() {
+                Box::pin(self.target(target)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use hostler_proto::{operation::HostDiagnose, ops::HostDiagnoseRequest};
+    use tokio_util::sync::CancellationToken;
+
+    use crate::{
+        host::Host,
+        operation::{Context, Probe},
+    };
+
+    #[tokio::test]
+    async fn an_endpoint_that_does_not_answer_leads_to_what_it_needs_or_to_its_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        for (after, expected) in [
+            ("", vec!["http check", "net port-owner"]),
+            ("after = [\"redis:main\", \"http:backend\"]", vec!["http check", "redis status main"]),
+        ] {
+            let mut host = Host::showing(Path::new("/nonexistent"));
+            host.policy.deny = ["disk.*", "host.*", "systemd.*"].map(str::to_owned).to_vec();
+            let stack = format!(
+                "[[redis]]\nname = \"main\"\nurl = \"redis://127.0.0.1:{port}\"\n\
+                 [[http]]\nname = \"backend\"\nurl = \"http://127.0.0.1:{port}/\"\n{after}\n"
+            );
+            host.stack = toml::from_str(&stack).expect("a stack file");
+            let (events, _receiver) = tokio::sync::mpsc::channel(64);
+            let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+            let asked = HostDiagnoseRequest { service: "http:backend".to_owned() };
+            let answer = HostDiagnose::observe(asked, &cx).await.expect("an answer");
+            let looked: Vec<&str> =
+                answer.data.steps.iter().map(|step| step.looked_at.as_str()).collect();
+            for what in expected {
+                assert!(looked.iter().any(|l| l.starts_with(what)), "{what}: {looked:?}");
+            }
+            let first = &answer.findings[0];
+            let deepest = match after {
+                "" => format!("nobody listens on 127.0.0.1:{port}, where backend is"),
+                _ => "redis \"main\" does not answer: ".to_owned(),
+            };
+            assert!(first.summary.starts_with(&deepest), "{answer:?}");
+        }
+    }
+}
