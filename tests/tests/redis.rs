@@ -1,7 +1,12 @@
 //! Redis and Valkey servers of several versions, with TLS, with users of few rights, with replicas.
 //! `tests/run` brings the programs; HOSTLER_TEST_REDIS names them.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
@@ -347,6 +352,59 @@ fn a_celery_probe_that_ends_in_the_middle_leaves_nothing_at_the_broker() {
     fleet.take_agent("db-1").stop();
     eventually("its binding is gone", || bindings().trim().is_empty());
     assert_eq!(own.cli(&["keys", "*reply.celery.pidbox"]).trim(), "", "nor a list of answers");
+}
+
+#[test]
+fn a_server_that_has_no_room_is_told_from_one_that_asks_for_another_password() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let start = |name: &str| Redis::start(&redis(), &directory.path().join(name), &[]);
+    let (open, locked) = (start("open"), start("locked"));
+    locked.cli(&["config", "set", "requirepass", "secret-1"]);
+    let fleet = fleet(&|fleet| {
+        let password = format!("password_file = \"{}\"", fleet.path("password").display());
+        let wrong = format!("password_file = \"{}\"", fleet.path("stack.toml").display());
+        server("main", locked.port, "")
+            + &server("open", open.port, "")
+            + &server("locked", locked.port, &password)
+            + &server("wrong", locked.port, &wrong)
+            + &celery("")
+    });
+    let said = |args: &[&str], code| {
+        let answer = asked(&fleet, args, code);
+        let failure = answer["error"]["message"].as_str().map(ToOwned::to_owned);
+        failure.unwrap_or_else(|| answer["summary"].as_str().expect("a summary").to_owned())
+    };
+    asked(&fleet, &["redis", "status", "locked"], 0);
+    let wrong = said(&["redis", "status", "wrong"], 1);
+    assert!(wrong.contains("does not let the agent in: "), "{wrong}");
+    // Its questions go in one piece.
+    let workers = asked(&fleet, &["celery", "workers", "app"], 1).to_string();
+    let denied = "does not let the agent in: NOAUTH Authentication required.";
+    assert!(workers.contains(denied), "{workers}");
+
+    locked.cli(&["-a", "secret-1", "--no-auth-warning", "config", "set", "maxclients", "1"]);
+    open.cli(&["config", "set", "maxclients", "1"]);
+    let held = [&open, &locked].map(|server| {
+        let mut held = None;
+        eventually("the one place is taken", || {
+            let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("connected");
+            let mut answer = [0; 64];
+            stream.write_all(b"PING\r\n").expect("asked");
+            let taken = stream.read(&mut answer).is_ok_and(|n| {
+                let answer = String::from_utf8_lossy(&answer[..n]);
+                !answer.contains("max number of clients") && n > 0
+            });
+            held = taken.then_some(stream);
+            taken
+        });
+        held
+    });
+    for name in ["open", "locked"] {
+        let full = said(&["redis", "status", name], 1);
+        let no_room = "has no free connection: ERR max number of clients reached";
+        assert_eq!(full, format!("redis \"{name}\" {no_room}"));
+    }
+    drop(held);
 }
 
 #[test]

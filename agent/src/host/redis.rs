@@ -8,6 +8,10 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisError, TlsCertificates, aio::MultiplexedConnection,
 };
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpStream, UnixStream},
+};
 
 use super::place;
 use crate::stack::Redis;
@@ -16,6 +20,10 @@ use crate::stack::Redis;
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longest for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a server may take for what it says unasked, and how much of it is heard.
+const UNASKED: Duration = Duration::from_millis(500);
+const HEARD: u64 = 256;
 
 /// A server that is connected.
 #[derive(Clone)]
@@ -47,6 +55,8 @@ pub enum Trouble {
     Untrusted(String),
     /// It does not let us in: no password, a wrong one, no such user.
     Denied(String),
+    /// It has as many clients as it takes.
+    Full(String),
     /// It let us in, and does not allow this.
     Forbidden(String),
     /// It reads its data and answers later.
@@ -67,6 +77,7 @@ impl fmt::Display for Trouble {
             }
             Self::Untrusted(why) => write!(f, "is not trusted: {why}"),
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
+            Self::Full(why) => write!(f, "has no free connection: {why}"),
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
             Self::Loading => f.write_str("still loads its data and serves nobody"),
             Self::Refused(why) => write!(f, "answers with an error: {why}"),
@@ -90,6 +101,10 @@ impl Trouble {
             Self::Denied(_) => {
                 "look at username and password_file of its [[redis]] in the stack file"
             }
+            Self::Full(_) => {
+                "new clients are turned away: on the host `ss -tnp` shows who holds its connections; \
+                 a pool in that program, or more maxclients, keeps it from coming back"
+            }
             Self::Forbidden(_) => "docs/checks.md has the ACL that the agent needs",
             Self::Loading => "wait until it has; its log says how far it is",
             Self::Refused(_) => "look at the server's log",
@@ -101,9 +116,11 @@ impl Trouble {
     /// The failure of an operation that cannot go on.
     pub fn failure(&self, server: &str) -> Failure {
         let code = match self {
-            Self::Unreachable(_) | Self::Silent(_) | Self::Hung(_) | Self::Loading => {
-                ErrorCode::Unreachable
-            }
+            Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Hung(_)
+            | Self::Loading
+            | Self::Full(_) => ErrorCode::Unreachable,
             Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
             Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
@@ -114,31 +131,47 @@ impl Trouble {
     }
 }
 
+/// How a server begins that has as many clients as it takes.
+const FULL: &str = "max number of clients";
+
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        let said = || match (error.code(), error.detail()) {
-            (Some(code), Some(detail)) => format!("{code} {detail}"),
-            (Some(code), None) => code.to_owned(),
-            (None, Some(detail)) => detail.to_owned(),
-            (None, None) => error.to_string(),
-        };
-        match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => Self::Denied(said()),
-            Some("NOPERM") => Self::Forbidden(said()),
-            Some("LOADING") => Self::Loading,
-            Some(_) => Self::Refused(said()),
-            None if error.is_timeout() => {
-                Self::Hung("it takes connections, and gave no answer in time".to_owned())
-            }
-            None => match error.kind() {
-                redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
-                redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
-                _ if error.is_io_error() => match innermost(&error) {
-                    why if why.contains("certificate") => Self::Untrusted(why),
-                    why => Self::Unreachable(why),
-                },
-                _ => Self::Refused(said()),
+        // Of many questions the first refusal counts; together they have no code.
+        let refusals = error.clone().into_server_errors();
+        if let Some((_, first)) = refusals.as_deref().and_then(<[_]>::first) {
+            return Self::refused(first.code(), first.details());
+        }
+        if let Some(code) = error.code() {
+            return Self::refused(code, error.detail());
+        }
+        let said = || error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
+        if error.is_timeout() {
+            return Self::Hung("it takes connections, and gave no answer in time".to_owned());
+        }
+        match error.kind() {
+            redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
+            redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
+            _ if error.is_io_error() => match innermost(&error) {
+                why if why.contains("certificate") => Self::Untrusted(why),
+                why => Self::Unreachable(why),
             },
+            _ => Self::Refused(said()),
+        }
+    }
+}
+
+impl Trouble {
+    /// What a server's own no means.
+    fn refused(code: &str, detail: Option<&str>) -> Self {
+        let said = detail.map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"));
+        match (code, detail.unwrap_or_default()) {
+            ("NOAUTH" | "WRONGPASS", _) => Self::Denied(said),
+            ("NOPERM", _) => Self::Forbidden(said),
+            ("LOADING", _) => Self::Loading,
+            (_, detail) if detail.starts_with(FULL) => Self::Full(said),
+            // The library gives the refusal of a database no code.
+            (_, detail) if detail.starts_with("Authentication required") => Self::Denied(said),
+            _ => Self::Refused(said),
         }
     }
 }
@@ -165,6 +198,28 @@ async fn silence(info: &ConnectionInfo) -> Trouble {
         true => Trouble::Hung(format!("it takes connections, and said nothing within {after} s")),
         false => Trouble::Silent(format!("no connection within {after} s")),
     }
+}
+
+/// What a full server says to whoever comes, unasked; none where it waits for a question.
+async fn turned_away(addr: &ConnectionAddr) -> Option<String> {
+    let heard = async {
+        let mut said = Vec::new();
+        match addr {
+            ConnectionAddr::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.ok()?;
+                stream.take(HEARD).read_to_end(&mut said).await.ok()?;
+            }
+            ConnectionAddr::Unix(path) => {
+                let stream = UnixStream::connect(path).await.ok()?;
+                stream.take(HEARD).read_to_end(&mut said).await.ok()?;
+            }
+            // Before the handshake nothing can be said.
+            _ => return None,
+        }
+        let said = String::from_utf8_lossy(&said);
+        said.contains(FULL).then(|| said.trim().trim_start_matches('-').to_owned())
+    };
+    tokio::time::timeout(UNASKED, heard).await.ok().flatten()
 }
 
 impl Server {
@@ -199,14 +254,28 @@ impl Server {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(ANSWER));
-        let connection = match client.get_multiplexed_async_connection_with_config(&config).await {
-            // That time is for the connection and for what is said on it at first.
-            Err(error) if error.is_timeout() => {
-                return Err(silence(client.get_connection_info()).await);
+        let connected = async {
+            let mut connection =
+                client.get_multiplexed_async_connection_with_config(&config).await?;
+            if entry.password_file.is_none() && db == 0 {
+                // Nothing was asked so far, and what the server said unasked was not heard.
+                match redis::cmd("PING").query_async::<String>(&mut connection).await {
+                    Err(error) if error.is_io_error() => return Err(error),
+                    _ => {}
+                }
             }
-            connection => connection?,
+            Ok(connection)
         };
-        Ok(Self { connection, client, place, db })
+        match connected.await {
+            Ok(connection) => Ok(Self { connection, client, place, db }),
+            // That time is for the connection and for what is said on it at first.
+            Err(error) if error.is_timeout() => Err(silence(client.get_connection_info()).await),
+            // What a full server says is lost with the connection, or taken for a wrong password.
+            Err(error) => match turned_away(client.get_connection_info().addr()).await {
+                Some(said) => Err(Trouble::Full(said)),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// Asks one thing.
