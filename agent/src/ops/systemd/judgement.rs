@@ -7,6 +7,8 @@ use crate::{amount, operation::severity};
 
 /// Restarts by systemd itself from which a unit counts as one that keeps crashing.
 pub(super) const MANY_RESTARTS: u32 = 3;
+/// Restarts from which one that waits for its next start counts as one that keeps crashing.
+const TWICE: u32 = 2;
 /// How long a unit must have stayed up until earlier crashes no longer count.
 const FORGIVEN_S: u64 = 600;
 /// One that was restarted often and is up for less keeps crashing: it is well in none of its moments.
@@ -25,6 +27,11 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
     let finding = |severity: Status, summary: String, why: &str| {
         Some(Finding::new(severity, name, summary).why(why).next(&journal))
     };
+    if status.sub_state.starts_with("auto-restart") && status.restarts < TWICE {
+        // It keeps nothing yet: what comes next tells.
+        let summary = format!("{name} has crashed, and systemd starts it again: {}", ending(unit));
+        return finding(Status::Critical, summary, "its users are not served until it is back");
+    }
     if status.sub_state.starts_with("auto-restart") {
         let summary = format!(
             "{name} keeps crashing: restarted {}, last run ended with {}",
@@ -221,6 +228,11 @@ mod tests {
         assert_eq!(severity_of(&unit("a.service", "activating", "auto-restart")), Status::Critical);
         let mut crashing = unit("a.service", "active", "running");
         crashing.status.restarts = 41;
+        crashing.status.sub_state = "auto-restart".into();
+        let said = judge(&crashing, false).expect("a finding").summary;
+        let last = "last run ended with no reason given";
+        assert_eq!(said, format!("a.service keeps crashing: restarted 41 times, {last}"));
+        crashing.status.sub_state = "running".into();
         let mut up_for = |seconds| {
             crashing.status.since_s = seconds;
             judge(&crashing, false).map(|f| (f.status(), f.summary, f.why))
@@ -233,6 +245,23 @@ mod tests {
         assert_eq!(said, "a.service was restarted 41 times by systemd, steady for 7 min");
         assert!(why.ends_with("`systemd restart a.service` clears this"), "{why}");
         assert_eq!(up_for(600), None);
+    }
+
+    #[test]
+    fn a_first_crash_is_told_as_one() {
+        let mut crashed = unit("a.service", "activating", "auto-restart");
+        crashed.status.result = "exit-code".into();
+        crashed.status.exit_status = Some(1);
+        for restarts in [0, 1] {
+            crashed.status.restarts = restarts;
+            let finding = judge(&crashed, false).expect("a finding");
+            assert_eq!(finding.status(), Status::Critical);
+            let said = "a.service has crashed, and systemd starts it again: exit status 1";
+            assert_eq!(finding.summary, said);
+        }
+        crashed.status.restarts = 2;
+        let said = judge(&crashed, false).expect("a finding").summary;
+        assert!(said.starts_with("a.service keeps crashing: restarted 2 times"), "{said}");
     }
 
     #[test]
