@@ -33,6 +33,8 @@ pub struct Check {
     pub path: String,
     /// Its parameters, encoded.
     pub request: Bytes,
+    /// How long one run may take.
+    pub deadline: Duration,
     /// How often and how sure.
     pub pace: Pace,
     /// Checks that it needs to be well.
@@ -382,6 +384,7 @@ fn check(name: String, draft: Draft, catalogue: &Catalogue) -> Result<Check, Inv
         operation: spec.name.clone(),
         path: spec.path.clone(),
         request: request.into(),
+        deadline: spec.deadline,
         pace: draft.pace,
         after: draft.after,
         name: name.parse()?,

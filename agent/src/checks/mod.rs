@@ -42,6 +42,15 @@ use crate::{dispatch::Dispatcher, operation::severity, ops::systemd::host_stoppi
 
 /// Checks that run at the same time; the others wait.
 const CONCURRENT: usize = 4;
+/// How long a check holds the others up: what hangs, as on a network mount whose server is gone, gives its
+/// slot back then and hangs by itself. None runs twice at a time, so their number is a bound still.
+const HOLDS_UP: Duration = Duration::from_secs(12);
+/// What may take minutes runs programs and reads files, as many at a time as memory and disk can bear...
+const HEAVY: usize = 2;
+/// ... by its deadline it is told apart...
+const MINUTES: Duration = Duration::from_secs(300);
+/// ... and it holds up others of its kind alone, but not for as long as its deadline.
+const HOLDS_UP_HEAVY: Duration = Duration::from_secs(120);
 /// First runs are spread over this, or over the interval when that is shorter.
 const SETTLE: Duration = Duration::from_secs(15);
 /// Findings of a check that are told.
@@ -62,6 +71,7 @@ struct Inner {
     path: PathBuf,
     state: Mutex<State>,
     slots: Semaphore,
+    heavy: Semaphore,
     /// Something is to be saved.
     unsaved: Notify,
     /// Number of the last turn that is saved, and may be told.
@@ -129,6 +139,7 @@ impl Checks {
             path,
             state,
             slots: Semaphore::new(CONCURRENT),
+            heavy: Semaphore::new(HEAVY),
             unsaved: Notify::new(),
             saved,
             leaving: CancellationToken::new(),
@@ -191,9 +202,19 @@ impl Checks {
         let mut due = Instant::now() + wait;
         loop {
             tokio::time::sleep_until(due).await;
-            let Ok(slot) = self.0.slots.acquire().await else { return };
-            let result = self.run(check).await;
+            let (slots, holds_up) = match check.deadline >= MINUTES {
+                true => (&self.0.heavy, HOLDS_UP_HEAVY),
+                false => (&self.0.slots, HOLDS_UP),
+            };
+            let Ok(slot) = slots.acquire().await else { return };
+            let running = self.run(check);
+            tokio::pin!(running);
+            let result = tokio::time::timeout(holds_up, &mut running).await;
             drop(slot);
+            let result = match result {
+                Ok(result) => result,
+                Err(_) => running.await,
+            };
             let soft = self.take(check, result);
             let wait = if soft { check.pace.retry } else { check.pace.interval };
             // A run that took longer than the interval does not make the next ones pile up.

@@ -29,6 +29,7 @@ fn plugin(name: &str, plugin: &str, pace: Pace) -> Check {
         operation: spec.name.clone(),
         path: spec.path.clone(),
         request,
+        deadline: spec.deadline,
         pace,
         after: Vec::new(),
     }
@@ -142,6 +143,38 @@ async fn no_check_runs_twice_at_a_time_however_long_it_takes() {
     until(&|| said().matches("end").count() > 2).await;
     stop.cancel();
     assert!(!said().contains("begin\nbegin"), "{}", said());
+}
+
+/// What runs until a file is there, and that file.
+fn hangs(directory: &Path) -> (Plugin, std::path::PathBuf) {
+    let go = directory.join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", go.display());
+    let command = ["/bin/sh", "-c", &script].map(ToOwned::to_owned).to_vec();
+    (Plugin { name: "hangs".into(), command, after: Vec::new() }, go)
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_hang_hold_up_the_others_for_seconds_and_heavy_ones_hold_up_their_kind_alone() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (hanging, go) = hangs(directory.path());
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let pace = Pace { interval: second, retry: second, attempts: 3 };
+    for (deadline, name) in [(minute, "light"), (minute * 10, "heavy")] {
+        let hung =
+            (0..20).map(|n| Check { deadline, ..plugin(&format!("hung-{n}"), "hangs", pace) });
+        let list = hung.chain([absent("quick", minute, minute)]).collect();
+        let plugins = vec![hanging.clone()];
+        let (checks, stop) = (checks(directory.path(), list, plugins), CancellationToken::new());
+        let began = Instant::now();
+        checks.start(&TaskTracker::new(), "web-1", &stop);
+        let longest = if deadline < MINUTES { HOLDS_UP * 6 } else { SETTLE + second };
+        while checks.ran("quick") == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(began.elapsed() < longest, "{name}: {:?}", began.elapsed());
+        }
+        stop.cancel();
+    }
+    std::fs::write(go, "").expect("written");
 }
 
 #[tokio::test]
