@@ -12,6 +12,9 @@ use crate::{
     ops::systemd::clock_synchronised,
 };
 
+/// What a host runs in whose kernel, and hence clock, is another's.
+const CONTAINER: &str = "container";
+
 impl Probe for HostFacts {
     async fn observe(
         _: ops::HostFactsRequest,
@@ -25,8 +28,22 @@ impl Probe for HostFacts {
             answer.data.time_synchronised = synchronised;
             answer = answer.evidence("dbus", "org.freedesktop.timedate1: NTPSynchronized");
         }
-        Ok(answer)
+        let clock = clock(&answer.data);
+        Ok(clock.into_iter().fold(answer, Answer::finding))
     }
+}
+
+/// What is wrong with a clock that nothing sets. That of a container is its host's, which sets it.
+fn clock(facts: &ops::HostFacts) -> Option<Finding> {
+    let own = !facts.time_synchronised && facts.virtualisation != CONTAINER;
+    own.then(|| {
+        Finding::new(Status::Warning, "clock", "nothing keeps the clock synchronised")
+            .why(
+                "it drifts: certificates of hosts whose clocks disagree are refused, and times in logs \
+                 do not fit; let chrony or systemd-timesyncd run",
+            )
+            .next("systemd status systemd-timesyncd")
+    })
 }
 
 fn read() -> Result<Answer<ops::HostFacts>, Failure> {
@@ -59,7 +76,7 @@ fn read() -> Result<Answer<ops::HostFacts>, Failure> {
         machine_id: maybe("/etc/machine-id"),
         virtualisation: match maybe("/run/systemd/container").as_str() {
             "" => maybe("/sys/class/dmi/id/sys_vendor"),
-            _ => "container".to_owned(),
+            _ => CONTAINER.to_owned(),
         },
     };
     let days = facts.uptime_s / 86_400;
@@ -91,6 +108,19 @@ pub(super) fn meminfo(text: &str, key: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_nothing_sets_is_worth_a_warning_where_it_is_the_hosts_own() {
+        let facts = |time_synchronised, virtualisation: &str| ops::HostFacts {
+            time_synchronised,
+            virtualisation: virtualisation.into(),
+            ..ops::HostFacts::default()
+        };
+        let finding = clock(&facts(false, "QEMU")).expect("a finding");
+        assert_eq!(finding.status(), Status::Warning);
+        assert_eq!(finding.next, "systemd status systemd-timesyncd");
+        assert_eq!((clock(&facts(true, "QEMU")), clock(&facts(false, CONTAINER))), (None, None));
+    }
 
     #[test]
     fn this_machine_tells_what_the_kernel_says() {
