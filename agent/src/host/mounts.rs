@@ -8,11 +8,60 @@ use std::{
 use hostler_proto::wire::{ErrorCode, Failure};
 use procfs::process::{MountInfo, Process};
 
-/// File systems of networks, which have no block device and yet hold files.
-const NETWORKED: [&str; 9] =
-    ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "virtiofs", "zfs"];
+/// File systems that hold files and have no block device of this host: those of networks and of clusters.
+const NETWORKED: [&str; 20] = [
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "pvfs2",
+    "smb3",
+    "smbfs",
+    "virtiofs",
+    "zfs",
+];
+/// What programs serve with FUSE is storage, but for these: they show something else as files, or once
+/// more what is stored elsewhere.
+const SHOWN: [&str; 8] = [
+    "fuse-overlayfs",
+    "gvfsd-fuse",
+    "lxcfs",
+    "portal",
+    "snapfuse",
+    "squashfuse",
+    "squashfuse_ll",
+    "vmware-vmblock",
+];
+/// File systems in memory below these are no place where programs of the host leave files: they are the
+/// kernel's, systemd's, of one login, or of containers.
+const NO_PLACE: [&str; 13] = [
+    "/proc",
+    "/run/containerd",
+    "/run/containers",
+    "/run/credentials",
+    "/run/docker",
+    "/run/host",
+    "/run/netns",
+    "/run/snapd",
+    "/run/user",
+    "/sys",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/kubelet",
+];
 
-/// A mounted file system that is backed by storage.
+/// A mounted file system that files are left on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Where.
@@ -30,7 +79,7 @@ pub struct Mount {
     pub number: String,
 }
 
-/// The mounts that are backed by storage, each file system once: of several mounts of the same one
+/// The mounts that are backed by storage, or by memory where programs leave files, each file system once: of several mounts of the same one
 /// (bind mounts) the shortest path stays. One that others cover is left out: its path leads to those.
 /// Blocks for about a millisecond.
 ///
@@ -42,14 +91,7 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
         .iter()
         .filter_map(|m| {
             let device = m.mount_source.clone().unwrap_or_default();
-            let networked = NETWORKED.contains(&m.fs_type.as_str());
-            // A file that is mounted over another is no place to look for space. What somebody else
-            // serves is not looked at here: whoever does may be gone.
-            let served = networked || m.fs_type.starts_with("fuse");
-            let stored = device.starts_with('/') && (served || !m.mount_point.is_file());
-            let root = m.mount_point == Path::new("/");
-            let counts = (networked || stored || root) && !is_covered(m, &read);
-            counts.then(|| Mount {
+            (holds_files(m) && !is_covered(m, &read)).then(|| Mount {
                 point: m.mount_point.to_string_lossy().into_owned(),
                 device,
                 kind: m.fs_type.clone(),
@@ -63,6 +105,29 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
     let mut seen = HashSet::new();
     mounts.retain(|m| seen.insert((m.number.clone(), m.device.clone())));
     Ok(mounts)
+}
+
+/// Whether files are left on what is mounted there.
+fn holds_files(mount: &MountInfo) -> bool {
+    let served = mount.fs_type == "fuse" || mount.fs_type.starts_with("fuse.");
+    let kind = mount.fs_type.strip_prefix("fuse.").unwrap_or(&mount.fs_type);
+    if served && (SHOWN.contains(&kind) || kind.ends_with(".AppImage")) {
+        return false;
+    }
+    // What somebody else serves is not looked at here: whoever does may be gone.
+    if served || NETWORKED.contains(&kind) || mount.mount_point == Path::new("/") {
+        return true;
+    }
+    let stored = match kind {
+        "tmpfs" => {
+            let whole = mount.root == "/" && !mount.mount_options.contains_key("ro");
+            let dev = mount.mount_point == Path::new("/dev");
+            whole && !dev && !NO_PLACE.iter().any(|place| mount.mount_point.starts_with(place))
+        }
+        _ => mount.mount_source.as_ref().is_some_and(|device| device.starts_with('/')),
+    };
+    // A file that is mounted over another is no place to look for space.
+    stored && !mount.mount_point.is_file()
 }
 
 /// Whether a path leads to another mount than to the one that is there: one that was mounted over it or
@@ -103,8 +168,8 @@ fn table() -> Result<Vec<MountInfo>, Failure> {
 /// The file system of a path, as far as mounts show it.
 #[derive(Debug)]
 pub struct Around {
-    /// Numbers of all mounts of that file system.
-    pub ids: HashSet<i32>,
+    /// Number of its device, as every mount of it has it, in whatever namespace.
+    pub number: Option<String>,
     /// Where other file systems are mounted below the path.
     pub others_below: Vec<String>,
 }
@@ -118,13 +183,9 @@ pub fn around(path: &Path) -> Result<Around, Failure> {
     // Of several mounts at one place the last one counts.
     let own = table.iter().filter(|m| path.starts_with(&m.mount_point));
     let own = own.max_by_key(|m| m.mount_point.as_os_str().len()).map(|m| m.majmin.clone());
-    let same = |m: &&MountInfo| Some(&m.majmin) == own.as_ref();
     let below = table.iter().map(|m| &m.mount_point).filter(|p| *p != path && p.starts_with(path));
     let others: BTreeSet<String> = below.map(|p| p.to_string_lossy().into_owned()).collect();
-    Ok(Around {
-        ids: table.iter().filter(same).map(|m| m.mnt_id).collect(),
-        others_below: others.into_iter().collect(),
-    })
+    Ok(Around { number: own, others_below: others.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -152,6 +213,47 @@ mod tests {
     }
 
     #[test]
+    fn whatever_holds_files_counts_and_what_only_looks_like_files_does_not() {
+        let holds = |kind: &str, device: &str, point: &str| {
+            let line = format!("1 0 0:7 / {point} rw - {kind} {device} rw");
+            holds_files(&MountInfo::from_line(&line).expect("a line"))
+        };
+        for (kind, device) in [
+            ("fuse.sshfs", "user@host:/export"),
+            ("fuse.glusterfs", "gluster:/volume"),
+            ("fuse.ceph-fuse", "ceph-fuse"),
+            ("fuse.s3fs", "s3fs"),
+            ("fuse.rclone", "remote:bucket"),
+            ("fuse.mergerfs", "a:b"),
+            ("fuse", "/dev/fuse"),
+            ("fuseblk", "/dev/sdb1"),
+            ("lustre", "10.0.0.1@tcp:/scratch"),
+            ("beegfs", "beegfs_nodev"),
+            ("nfs4", "server:/export"),
+            ("ext4", "/dev/sda1"),
+            ("tmpfs", "tmpfs"),
+        ] {
+            assert!(holds(kind, device, "/srv/x"), "{kind}");
+        }
+        for (kind, device, point) in [
+            ("fuse.lxcfs", "lxcfs", "/var/lib/lxcfs"),
+            ("fuse.portal", "portal", "/run/user/0/doc"),
+            ("fuse.snapfuse", "/var/lib/snapd/snaps/core_1.snap", "/snap/core/1"),
+            ("fuse.Tool.AppImage", "Tool.AppImage", "/tmp/.mount_Tool"),
+            ("fusectl", "fusectl", "/sys/fs/fuse/connections"),
+            ("overlay", "overlay", "/var/lib/docker/overlay2/1/merged"),
+            ("tmpfs", "tmpfs", "/run/credentials/a.service"),
+            ("tmpfs", "shm", "/var/lib/docker/containers/1/mounts/shm"),
+            ("tmpfs", "tmpfs", "/dev"),
+        ] {
+            assert!(!holds(kind, device, point), "{kind} {point}");
+        }
+        assert!(["/tmp", "/run", "/run/lock", "/dev/shm"].iter().all(|p| holds("tmpfs", "t", p)));
+        let line = "1 0 0:7 /systemd/inaccessible/dir /srv ro - tmpfs tmpfs rw";
+        assert!(!holds_files(&MountInfo::from_line(line).expect("a line")), "a part of /run");
+    }
+
+    #[test]
     fn a_directory_lies_on_the_nearest_mount_above_it() {
         let mounts = mounts().expect("read");
         let Some(root) = mounts.iter().find(|m| m.point == "/") else { return };
@@ -160,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn every_file_system_is_listed_once_and_none_that_lives_in_memory() {
+    fn every_file_system_is_listed_once_and_none_of_the_kernel() {
         let mounts = mounts().expect("read");
         let mut devices: Vec<_> = mounts.iter().map(|m| (&m.number, &m.device)).collect();
         devices.sort_unstable();
         devices.dedup();
         assert_eq!(devices.len(), mounts.len());
-        assert!(mounts.iter().all(|m| m.kind != "tmpfs" && m.kind != "proc"));
+        assert!(mounts.iter().all(|m| m.kind != "sysfs" && m.kind != "proc"));
     }
 }

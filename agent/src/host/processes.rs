@@ -1,9 +1,6 @@
 //! Processes and the sockets they hold, read from /proc. Everything here blocks for milliseconds.
 
-use std::{
-    collections::{HashMap, HashSet},
-    os::unix::fs::MetadataExt,
-};
+use std::{collections::HashMap, os::unix::fs::MetadataExt};
 
 use procfs::process::{FDTarget, Process, all_processes};
 
@@ -127,18 +124,29 @@ pub struct Deleted {
     pub pid: u32,
 }
 
-/// Deleted files on some mounts that are still open, each once. Those of other users' processes are
-/// seen only by root.
-pub fn deleted(mounts: &HashSet<i32>) -> Vec<Deleted> {
+/// Deleted files on a file system, by its number, that are still open, each once. Those of other users'
+/// processes are seen only by root.
+pub fn deleted(number: &str) -> Vec<Deleted> {
     let mut found = HashMap::new();
+    // Every namespace has mounts of its own, this process and the services of systemd among them.
+    let mut numbers = Numbers::default();
     for process in all_processes().into_iter().flatten().flatten() {
         let Ok(pid) = u32::try_from(process.pid()) else { continue };
+        let mut read = false;
         for fd in process.fd().into_iter().flatten().flatten() {
             let FDTarget::Path(path) = fd.target else { continue };
             let path = path.to_string_lossy();
             let Some(path) = path.strip_suffix(" (deleted)") else { continue };
+            let Some(id) = mount(pid, fd.fd) else { continue };
+            if !numbers.0.contains_key(&id) && !std::mem::replace(&mut read, true) {
+                numbers.add(&process);
+            }
+            // Asked first: a file on a dead network mount never tells how large it is.
+            if numbers.0.get(&id).is_none_or(|of_it| of_it != number) {
+                continue;
+            }
             let Ok(file) = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.fd)) else { continue };
-            if file.nlink() == 0 && mount(pid, fd.fd).is_some_and(|id| mounts.contains(&id)) {
+            if file.nlink() == 0 {
                 // Blocks of stat(2) have 512 bytes, whatever the file system's are.
                 let bytes = file.blocks().saturating_mul(512);
                 found.entry((file.dev(), file.ino())).or_insert(Deleted {
@@ -152,8 +160,20 @@ pub fn deleted(mounts: &HashSet<i32>) -> Vec<Deleted> {
     found.into_values().collect()
 }
 
-/// Number of the mount that a descriptor was opened through. The device of a file tells less: on
-/// an overlay it is that of one of the layers.
+/// Numbers of file systems by those of their mounts, which are never the same in two namespaces. The device
+/// of a file tells less: on an overlay it is that of one of the layers.
+#[derive(Default)]
+struct Numbers(HashMap<i32, String>);
+
+impl Numbers {
+    /// Adds those that a process sees.
+    fn add(&mut self, process: &Process) {
+        let mounts = process.mountinfo().map(|m| m.0).unwrap_or_default();
+        self.0.extend(mounts.into_iter().map(|m| (m.mnt_id, m.majmin)));
+    }
+}
+
+/// Number of the mount that a descriptor was opened through.
 fn mount(pid: u32, fd: i32) -> Option<i32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -50,25 +50,40 @@ impl Probe for DiskTree {
         let _gone = stop.clone().drop_guard();
         let (count, token, top) = (Arc::clone(&seen), stop.clone(), root.clone());
         let depth = request.depth as usize;
-        let mut walk = Box::pin(blocking(move || walk(&top, depth, &count, &token)));
-        let mut beat = tokio::time::interval(BEAT);
-        let sums = loop {
-            tokio::select! {
-                done = &mut walk => break done?,
-                _ = beat.tick() => {
-                    let doing = format!("measuring {}", root.display());
-                    cx.progress(doing, seen.load(Ordering::Relaxed), 0, "files");
-                }
-                () = cx.cancelled.cancelled() => stop.cancel(),
-            }
-        };
-        if stop.is_cancelled() {
-            return Err(Failure::new(ErrorCode::Cancelled, "disk.tree was cancelled"));
-        }
+        let walk = blocking(move || {
+            let mounted =
+                mounts::around(&top)?.others_below.into_iter().map(PathBuf::from).collect();
+            walk(&top, depth, mounted, &count, &token)
+        });
+        let doing = format!("measuring {}", root.display());
+        let sums = watched(walk, cx, || {
+            cx.progress(doing.as_str(), seen.load(Ordering::Relaxed), 0, "files");
+        });
+        let sums = sums.await?;
         let top = request.top as usize;
         let shown = root.clone();
         let data = blocking(move || report(&shown, sums, top)).await?;
         Ok(judge(&root, data))
+    }
+}
+
+/// Waits for the walk, and tells how far it is. Who cancels it does not wait for it: a call to a file
+/// system whose server is gone never comes back.
+async fn watched<T>(
+    walk: impl Future<Output = Result<T, Failure>>,
+    cx: &Context,
+    tell: impl Fn(),
+) -> Result<T, Failure> {
+    let mut beat = tokio::time::interval(BEAT);
+    tokio::pin!(walk);
+    loop {
+        tokio::select! {
+            done = &mut walk => return done,
+            _ = beat.tick() => tell(),
+            () = cx.cancelled.cancelled() => {
+                return Err(Failure::new(ErrorCode::Cancelled, "disk.tree was cancelled"));
+            }
+        }
     }
 }
 
@@ -129,10 +144,12 @@ impl Drop for Share {
 }
 
 /// Walks on as many threads as there are processors, within the file system of `root`, and
-/// follows no link. Blocks for as long as that takes or until it is cancelled.
+/// follows no link. What is `mounted` below is not even looked at. Blocks for as long as that takes or
+/// until it is cancelled.
 fn walk(
     root: &Path,
     depth: usize,
+    mounted: HashSet<PathBuf>,
     seen: &AtomicU64,
     stop: &CancellationToken,
 ) -> Result<Sums, Failure> {
@@ -154,6 +171,7 @@ fn walk(
         .standard_filters(false)
         .follow_links(false)
         .same_file_system(true)
+        .filter_entry(move |entry| !mounted.contains(entry.path()))
         .threads(threads)
         .build_parallel();
     let (to, shares) = mpsc::channel();
@@ -236,7 +254,7 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
         .take(top)
         .map(|(bytes, path)| ops::FileSize { path: path.to_string_lossy().into_owned(), bytes });
     let around = mounts::around(root)?;
-    let mut deleted = processes::deleted(&around.ids);
+    let mut deleted = around.number.map(|n| processes::deleted(&n)).unwrap_or_default();
     deleted.sort_by_key(|d| Reverse(d.bytes));
     deleted.truncate(DELETED);
     Ok(ops::DiskTree {
@@ -307,9 +325,11 @@ fn judge(root: &Path, data: ops::DiskTree) -> Answer<ops::DiskTree> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Host;
 
     fn measure(root: &Path, depth: usize) -> Sums {
-        walk(root, depth, &AtomicU64::new(0), &CancellationToken::new()).expect("walk")
+        let stop = CancellationToken::new();
+        walk(root, depth, HashSet::new(), &AtomicU64::new(0), &stop).expect("walk")
     }
 
     #[test]
@@ -371,7 +391,7 @@ mod tests {
         let open = std::fs::File::open(&path).expect("open");
         let mounts = mounts::around(&dir.path().canonicalize().expect("real")).expect("mounts");
         std::fs::remove_file(&path).expect("removed");
-        let deleted = processes::deleted(&mounts.ids);
+        let deleted = processes::deleted(&mounts.number.expect("a file system"));
         let found = deleted.iter().find(|d| Path::new(&d.path) == path).expect("found");
         assert_eq!((found.pid, found.bytes >= 4 << 20), (std::process::id(), true));
         drop(open);
@@ -382,7 +402,36 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let seen = AtomicU64::new(0);
-        walk(Path::new("/usr"), 1, &seen, &stop).expect("ended");
+        walk(Path::new("/usr"), 1, HashSet::new(), &seen, &stop).expect("ended");
         assert!(seen.load(Ordering::Relaxed) < 1000);
+    }
+
+    #[tokio::test]
+    async fn who_cancels_does_not_wait_for_a_walk_that_hangs_and_nobody_else_does() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (events, _read) = tokio::sync::mpsc::channel(1);
+        let cancelled = CancellationToken::new();
+        let host = Arc::new(Host::showing(directory.path()));
+        let cx = Context::new(host, cancelled.clone(), events);
+        cancelled.cancel();
+        // On one thread: a loop that does not wait would never let the time pass.
+        let hangs = watched(std::future::pending::<Result<(), Failure>>(), &cx, || {});
+        let ended = tokio::time::timeout(Duration::from_secs(20), hangs).await.expect("ended");
+        assert_eq!(ended.expect_err("no result").code(), ErrorCode::Cancelled);
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_not_looked_at() {
+        let dir = tempfile::tempdir().expect("directory");
+        let root = dir.path();
+        for file in ["a/big", "b/big"] {
+            std::fs::create_dir_all(root.join(file).parent().expect("a directory")).expect("made");
+            std::fs::write(root.join(file), vec![1; 1 << 20]).expect("written");
+        }
+        let (seen, stop) = (AtomicU64::new(0), CancellationToken::new());
+        let mounted = HashSet::from([root.join("b")]);
+        let sums = walk(root, 1, mounted, &seen, &stop).expect("walk");
+        assert_eq!((sums.total.entries, seen.load(Ordering::Relaxed)), (3, 3));
+        assert!(!sums.directories.contains_key(Path::new("b")), "{sums:?}");
     }
 }

@@ -50,7 +50,7 @@ impl Probe for DiskUsage {
         let all = blocking(mounts).await?;
         for wanted in &request.mount {
             if !all.iter().any(|m| m.point == *wanted) {
-                let message = format!("no file system with storage is mounted at {wanted}");
+                let message = format!("no file system that holds files is mounted at {wanted}");
                 return Err(Failure::new(ErrorCode::NotFound, message)
                     .hint("`disk usage` without a mount point lists all of them"));
             }
@@ -66,7 +66,7 @@ impl Probe for DiskUsage {
         for (mount, said) in mounts.into_iter().zip(said) {
             match said {
                 Said::Space(space) => {
-                    if mount.sealed && !READ_ONLY_BY_NATURE.contains(&mount.kind.as_str()) {
+                    if mount.sealed && !by_nature(&mount.kind, true) {
                         seen.sealed.push(mount.point.clone());
                     }
                     let share = space.used_percent.max(space.inodes_used_percent);
@@ -265,12 +265,18 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// File systems that cannot be written by their nature.
 const READ_ONLY_BY_NATURE: [&str; 4] = ["iso9660", "squashfs", "erofs", "udf"];
 
+/// Whether nobody wants to write there: an image, or what a program serves to be read alone.
+fn by_nature(kind: &str, read_only: bool) -> bool {
+    READ_ONLY_BY_NATURE.contains(&kind)
+        || read_only && (kind == "fuse" || kind.starts_with("fuse."))
+}
+
 fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
     let Seen { data, sealed, silent, failed, inside } = seen;
     let (warning, critical) = (f64::from(warning), f64::from(critical));
     let mut findings = Vec::new();
     for fs in &data.filesystems {
-        if READ_ONLY_BY_NATURE.contains(&fs.r#type.as_str()) {
+        if by_nature(&fs.r#type, fs.read_only) {
             continue;
         }
         let (tree, allowed) = match inside.get(&fs.mount) {
@@ -327,7 +333,7 @@ fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
         findings.push(finding);
     }
     let fullest = data.filesystems.iter().max_by(|a, b| a.used_percent.total_cmp(&b.used_percent));
-    let summary = fullest.map_or("no file system with storage is mounted".to_owned(), |fs| {
+    let summary = fullest.map_or("no file system that holds files is mounted".to_owned(), |fs| {
         let (count, share) = (data.filesystems.len(), fs.used_percent);
         let first = data.filesystems.iter().min_by(|a, b| {
             let left = |fs: &ops::FileSystem| fs.full_in_s.unwrap_or(f64::INFINITY);
@@ -426,6 +432,12 @@ mod tests {
         assert_eq!(judge(sealed, 85, 95).status, Status::Warning);
         let image = ops::FileSystem { r#type: "squashfs".into(), ..filesystem(100.0, 100.0) };
         assert_eq!(status(image), Status::Ok);
+        let served = |read_only| ops::FileSystem {
+            r#type: "fuse.rclone".into(),
+            read_only,
+            ..filesystem(100.0, 100.0)
+        };
+        assert_eq!((status(served(true)), status(served(false))), (Status::Ok, Status::Critical));
     }
 
     #[test]
