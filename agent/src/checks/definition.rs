@@ -1,7 +1,11 @@
 //! Which checks run here: those that come by default with what the stack file names, changed as it
 //! says. A list that exists can be run: every probe is known and its parameters are checked.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hostler_proto::{
@@ -71,6 +75,9 @@ pub enum InvalidCheck {
         /// The name that was probably meant.
         hint: String,
     },
+    /// Checks that each need the next to be well, and the last the first.
+    #[error("these checks each wait for the next: {0}; take one away from its after")]
+    Circle(String),
     /// It cannot be run.
     #[error("check \"{name}\": {problem}")]
     Check {
@@ -232,6 +239,14 @@ impl Drafts {
         for plugin in &stack.plugins {
             let parameters = json!({ "name": plugin.name });
             let name = format!("plugin:{}", plugin.name);
+            let program = plugin.command.first().map_or("", String::as_str);
+            if !program.starts_with('/') {
+                let problem = match program {
+                    "" => "its command is empty".to_owned(),
+                    relative => format!("its program \"{relative}\" is no absolute path"),
+                };
+                return Err(InvalidCheck::Check { name, problem });
+            }
             drafts.add(name, "plugin.run", parameters, pace, &plugin.after)?;
         }
         Ok(drafts)
@@ -292,6 +307,31 @@ impl Drafts {
             draft.after.clone_from(after);
         }
         Ok(())
+    }
+
+    /// A circle of checks that each need the next, where there is one.
+    fn circle(&self) -> Option<String> {
+        // Every check that is looked at is on the way, or was found to lead to none.
+        let mut done = BTreeSet::new();
+        for first in self.0.keys() {
+            let mut way: Vec<(&str, usize)> = vec![(first, 0)];
+            while let Some((name, tried)) = way.last_mut() {
+                let next = self.0.get(*name).and_then(|draft| draft.after.get(*tried));
+                *tried += 1;
+                let Some(next) = next else {
+                    done.extend(way.pop().map(|(name, _)| name));
+                    continue;
+                };
+                if let Some(at) = way.iter().position(|(name, _)| name == next) {
+                    let names = way[at..].iter().map(|(name, _)| *name).chain([next.as_str()]);
+                    return Some(names.collect::<Vec<_>>().join(" after "));
+                }
+                if !done.contains(next.as_str()) {
+                    way.push((next, 0));
+                }
+            }
+        }
+        None
     }
 
     fn no_such(&self, name: &str) -> InvalidCheck {
@@ -361,6 +401,9 @@ pub fn checks(
             let hint = drafts.hint(after);
             return Err(InvalidCheck::After { name: name.clone(), after: after.clone(), hint });
         }
+    }
+    if let Some(circle) = drafts.circle() {
+        return Err(InvalidCheck::Circle(circle));
     }
     drafts.0.into_iter().map(|(name, draft)| check(name, draft, catalogue)).collect()
 }

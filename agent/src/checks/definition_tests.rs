@@ -143,3 +143,27 @@ fn what_cannot_be_run_is_refused_with_the_name_that_was_meant() {
         assert!(said.contains(words), "{text}: {said}");
     }
 }
+
+#[test]
+fn what_can_never_work_is_refused_before_it_is_run() {
+    let plugin = |command: &str| {
+        read(&format!("[[plugin]]\nname = \"load\"\ncommand = {command}")).map(|_| ())
+    };
+    assert!(plugin("[\"nope\"]").expect_err("relative").contains("\"nope\" is no absolute path"));
+    assert!(plugin("[]").expect_err("empty").contains("its command is empty"));
+    assert_eq!(plugin("[\"/usr/bin/true\", \"x\"]"), Ok(()));
+    let swapped = "[check.disk]\nparameters = { warning-percent = 95, critical-percent = 85 }";
+    assert!(read(swapped).expect_err("swapped").contains("it would never warn"));
+}
+
+#[test]
+fn checks_that_wait_for_each_other_are_refused() {
+    let unit = |name: &str, after: &str| {
+        format!("[[unit]]\nname = \"{name}\"\nafter = [\"unit:{after}\"]\n")
+    };
+    let circle = [unit("a", "b"), unit("b", "c"), unit("c", "a"), unit("d", "a")].concat();
+    let refused = read(&circle).expect_err("a circle");
+    assert!(refused.contains("unit:a after unit:b after unit:c after unit:a"), "{refused}");
+    let chain = [unit("a", "b"), unit("b", "c"), unit("d", "b"), "[[unit]]\nname = \"c\"".into()];
+    assert!(read(&chain.concat()).is_ok());
+}
