@@ -139,12 +139,12 @@ impl Trouble {
             | Self::Hung(_)
             | Self::Busy(_)
             | Self::Full(_) => ErrorCode::Unreachable,
-            Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            // It is not the policy that forbids it: what the server is told of the agent is to be mended.
+            Self::Denied(_) | Self::Forbidden(_) | Self::Stack(_) => ErrorCode::PreconditionFailed,
             Self::Limited(_) => ErrorCode::LimitExceeded,
             Self::Taken => ErrorCode::Busy,
             Self::Slow(_) => ErrorCode::Timeout,
             Self::Refused(_) => ErrorCode::HostFault,
-            Self::Stack(_) => ErrorCode::PreconditionFailed,
         };
         Failure::new(code, format!("postgres \"{server}\" {self}")).hint(self.hint())
     }

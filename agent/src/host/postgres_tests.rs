@@ -62,3 +62,11 @@ async fn a_server_is_never_asked_by_more_than_two_sessions_at_a_time() {
     assert!(matches!(Session::open(&gone, "postgres.ping").await, Err(Trouble::Unreachable(_))));
     assert_eq!(turns("localhost:1").available_permits(), AT_ONCE, "who was not let in has no turn");
 }
+
+#[test]
+fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {
+    let said = "password authentication failed".to_owned();
+    for trouble in [Trouble::Denied(said.clone()), Trouble::Forbidden(said)] {
+        assert_eq!(trouble.failure("main").code(), ErrorCode::PreconditionFailed);
+    }
+}

@@ -121,10 +121,10 @@ impl Trouble {
             | Self::Hung(_)
             | Self::Loading
             | Self::Full(_) => ErrorCode::Unreachable,
-            Self::Denied(_) | Self::Forbidden(_) => ErrorCode::PermissionDenied,
+            // It is not the policy that forbids it: what the server is told of the agent is to be mended.
+            Self::Denied(_) | Self::Forbidden(_) | Self::Stack(_) => ErrorCode::PreconditionFailed,
             Self::Untrusted(_) => ErrorCode::Unreachable,
             Self::Refused(_) => ErrorCode::HostFault,
-            Self::Stack(_) => ErrorCode::PreconditionFailed,
             Self::Cancelled => ErrorCode::Cancelled,
         };
         Failure::new(code, format!("redis \"{server}\" {self}")).hint(self.hint())
@@ -320,5 +320,20 @@ impl Server {
         let _: String = self.ask(&["MONITOR"]).await?;
         drop(self.connection);
         Ok(self.client.get_async_monitor().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {
+        let said = "WRONGPASS invalid username-password pair".to_owned();
+        for trouble in [Trouble::Denied(said.clone()), Trouble::Forbidden(said)] {
+            let failure = trouble.failure("main");
+            assert_eq!(failure.code(), ErrorCode::PreconditionFailed, "{failure}");
+            assert!(!failure.hint.is_empty());
+        }
     }
 }

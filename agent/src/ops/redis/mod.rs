@@ -7,6 +7,7 @@ mod monitor;
 mod slow;
 mod slow_log;
 mod status;
+mod words;
 
 use hostler_proto::wire::Failure;
 

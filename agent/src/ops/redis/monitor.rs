@@ -11,7 +11,7 @@ use hostler_proto::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{connect, kind};
+use super::{connect, kind, words::told};
 use crate::operation::{Answer, Context, Probe};
 
 /// Pairs of command and kind that are told.
@@ -73,16 +73,9 @@ impl Probe for RedisMonitor {
 /// `1339518083.107412 [0 127.0.0.1:60866] "get" "user:1"` as command and kind of key.
 fn read(line: &str) -> Option<(String, String)> {
     let (_, words) = line.split_once("] ")?;
-    let mut words = words.trim_start_matches('"').split("\" \"");
-    let clean = |word: &str| word.trim_end_matches('"').to_owned();
-    let command = clean(words.next()?).to_ascii_uppercase();
-    let keyless = ["AUTH", "HELLO", "PING", "CLIENT", "CONFIG", "INFO", "EVAL", "PUBLISH"];
-    let key = match keyless.contains(&command.as_str()) {
-        true => String::new(),
-        false => words.next().map(clean).unwrap_or_default(),
-    };
-    let command: String = command.chars().take(40).collect();
-    Some((command, kind(key.as_bytes())))
+    let words = words.trim_start_matches('"').split("\" \"");
+    let told = told(words.map(|word| word.trim_end_matches('"').to_owned()))?;
+    Some((told.name, kind(told.key.unwrap_or_default().as_bytes())))
 }
 
 #[cfg(test)]
@@ -96,6 +89,8 @@ mod tests {
         assert_eq!(read(line), Some(("SET".into(), "user:*".into())));
         let secret = "1.0 [0 lua] \"auth\" \"hunter2\"";
         assert_eq!(read(secret), Some(("AUTH".into(), String::new())));
+        let echoed = "1.0 [0 127.0.0.1:5] \"ECHO\" \"hunter2\"";
+        assert_eq!(read(echoed), Some(("ECHO".into(), String::new())));
         assert_eq!(read("OK"), None);
     }
 }

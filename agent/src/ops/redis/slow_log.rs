@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use redis::Value;
 
-use super::{connect, slow};
+use super::{connect, slow, words::told};
 use crate::{
     host::redis::Trouble,
     operation::{Answer, Context, Probe},
@@ -90,16 +90,14 @@ fn command(entry: &Value) -> Option<SlowCommand> {
         _ => String::new(),
     };
     let Some(Value::Array(words)) = parts.get(3) else { return None };
-    // The command and its key; what comes after may be a value, or a password.
-    let secret = words.first().is_some_and(|w| text(w).eq_ignore_ascii_case("auth"));
-    let shown = words.iter().take(if secret { 1 } else { 2 }).map(text);
-    let shown: Vec<String> = shown.map(|w| w.chars().take(100).collect()).collect();
+    let shown = told(words.iter().map(text))?;
+    let key = shown.key.iter().flat_map(|key| [' '].into_iter().chain(key.chars().take(100)));
     #[expect(clippy::cast_precision_loss, reason = "microseconds of one command")]
     let took_ms = number(2)? as f64 / 1000.0;
     Some(SlowCommand {
         at_s: number(1)?,
         took_ms,
-        command: shown.join(" "),
+        command: shown.name.chars().chain(key).collect(),
         arguments: u32::try_from(words.len().saturating_sub(1)).unwrap_or(u32::MAX),
         client: parts.get(4).map(text).unwrap_or_default(),
     })
@@ -126,7 +124,12 @@ mod tests {
     fn values_and_passwords_of_slow_commands_are_left_out() {
         let set = command(&entry(&["SET", "user:1", "secret"])).expect("read");
         assert_eq!((set.command.as_str(), set.arguments, set.took_ms), ("SET user:1", 2, 12.5));
-        assert_eq!(command(&entry(&["AUTH", "secret"])).expect("read").command, "AUTH");
+        for words in
+            [&["AUTH", "secret"][..], &["eval", "return 'secret'", "0"], &["ECHO", "secret"]]
+        {
+            let shown = command(&entry(words)).expect("read").command;
+            assert_eq!(shown, words[0].to_ascii_uppercase());
+        }
         assert!(command(&Value::Nil).is_none());
     }
 }
