@@ -73,8 +73,11 @@ impl Collected {
                 report.steps.push(step);
                 News::None
             }
-            event::Event::Line(line) if !self.keep_lines => News::Line(line),
             event::Event::Line(line) => {
+                report.line_count += 1;
+                if !self.keep_lines {
+                    return News::Line(line);
+                }
                 self.kept += line.text.len() + line.source.len() + line.cursor.len();
                 if self.kept <= MAX_LINES {
                     report.lines.push(line);
@@ -246,6 +249,7 @@ mod tests {
         };
         let mut shown = Collected::new(false);
         assert!(matches!(shown.event(line(3)), News::Line(_)));
+        assert_eq!(shown.report("a").expect("a").line_count, 1);
         let mut kept = Collected::new(true);
         assert_eq!(kept.event(line(3)), News::None);
         kept.event(line(MAX_LINES));

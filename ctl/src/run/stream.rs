@@ -194,11 +194,21 @@ impl Shown<'_> {
             Form::Table | Form::Wide if self.spec.follows => {
                 let lines = merged(&reports).map(|(host, line)| log_line(host, line));
                 self.screen.data(&lines.collect::<String>())?;
-                let ill: Vec<_> = reports.into_iter().filter(|r| r.rank().0 < WELL).collect();
+                let (ill, well): (Vec<_>, Vec<_>) =
+                    reports.into_iter().partition(|r| r.rank().0 < WELL);
                 let quiet = follows && !self.collected.is_complete();
+                let plain = crate::screen::Traits { colour: false, ..traits };
                 if !ill.is_empty() && !quiet {
-                    let plain = crate::screen::Traits { colour: false, ..traits };
                     self.screen.tell(table::states(&ill, false, plain).trim_end());
+                    let findings = table::findings(&ill, plain);
+                    if !findings.is_empty() {
+                        self.screen.tell(findings.trim_end());
+                    }
+                }
+                // Nothing at all could as well be a mistake of whoever asked.
+                let silent: Vec<_> = well.into_iter().filter(|r| r.line_count == 0).collect();
+                if !silent.is_empty() && !quiet {
+                    self.screen.say(table::states(&silent, false, plain).trim_end());
                 }
             }
             Form::Table | Form::Wide => {

@@ -20,6 +20,8 @@ pub struct Report {
     pub steps: Vec<PlanStep>,
     /// Log lines, where they are kept instead of being shown as they come.
     pub lines: Vec<LogLine>,
+    /// How many log lines came, kept or shown.
+    pub line_count: u64,
     /// It was told how it ended.
     pub ended: bool,
     /// How far the task is known to have come.
@@ -44,6 +46,7 @@ impl Report {
             end: End::Failure(failure),
             steps: Vec::new(),
             lines: Vec::new(),
+            line_count: 0,
             ended: false,
             delivery: Delivery::Unspecified,
         }

@@ -237,7 +237,7 @@ fn evidence(reports: &[Report]) -> String {
 }
 
 /// What deserves attention, the worst first.
-fn findings(reports: &[Report], traits: Traits) -> String {
+pub fn findings(reports: &[Report], traits: Traits) -> String {
     let mut all: Vec<_> = reports
         .iter()
         .flat_map(|r| r.outcome().into_iter().flat_map(|o| &o.findings).map(move |f| (r, f)))

@@ -5,12 +5,12 @@ use std::time::Duration;
 use hostler_proto::{
     operation::JournalRead,
     ops,
-    wire::{ErrorCode, Failure, LogLine},
+    wire::{ErrorCode, Failure, Finding, LogLine, Status},
 };
 
 use super::{
-    super::systemd::full_name,
-    source::{From, Query},
+    super::systemd::{full_name, missing},
+    source::{From, Query, Silence},
 };
 use crate::operation::{Answer, Context, Probe};
 
@@ -47,6 +47,16 @@ impl Probe for JournalRead {
             "" => backwards(&query, &wanted, most, cx).await?,
             cursor => forwards(&query, &wanted, cursor, most, cx).await?,
         };
+        // Whoever goes on after a line has read the journal before.
+        let silent = match given.lines == 0 && request.after.is_empty() {
+            true => silent(&query, cx).await?,
+            false => None,
+        };
+        if let Some(finding) = silent {
+            let data = ops::JournalRead::default();
+            let answer = Answer::ok(finding.summary.clone(), data).finding(finding);
+            return Ok(evidence(answer, given.asked));
+        }
         if request.follow && !given.more_after {
             let from = match given.cursor.take() {
                 Some(cursor) => From::Follow(cursor),
@@ -66,8 +76,40 @@ impl Probe for JournalRead {
             (n, true, _) => format!("{n} lines{what}, and older ones"),
             (n, _, true) => format!("{n} lines{what}, and newer ones"),
         };
-        let answer = Answer::ok(summary, data);
-        Ok(given.asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
+        Ok(evidence(Answer::ok(summary, data), given.asked))
+    }
+}
+
+fn evidence(answer: Answer<ops::JournalRead>, asked: Vec<String>) -> Answer<ops::JournalRead> {
+    asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv))
+}
+
+/// Why there is no line, where that says nothing of the units: the journal cannot be read, or there is
+/// no such unit.
+async fn silent(query: &Query, cx: &Context) -> Result<Option<Finding>, Failure> {
+    let unknown = |summary: &str| Finding::new(Status::Unknown, "journal", summary);
+    match query.silence().await? {
+        Silence::NoJournal => Ok(Some(
+            unknown("nothing can be told: this host has no journal files")
+                .why("systemd-journald does not run, or keeps nothing here")
+                .next("systemd status systemd-journald"),
+        )),
+        Silence::Forbidden => Ok(Some(
+            unknown("nothing can be told: the agent may not read the journal")
+                .why("it must run as root, or its user must be in the group systemd-journal"),
+        )),
+        Silence::NoUnit => {
+            let now = cx.host.clock.now().as_microsecond();
+            for unit in &query.units {
+                if let Some(failure) = missing(unit, now).await {
+                    let summary =
+                        format!("{}, and the journal has no line of one", failure.message);
+                    return Ok(Some(unknown(&summary).why(failure.hint)));
+                }
+            }
+            Ok(None)
+        }
+        Silence::NoneFits => Ok(None),
     }
 }
 

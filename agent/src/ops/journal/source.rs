@@ -3,7 +3,7 @@
 use hostler_proto::wire::{Failure, LogLine};
 
 use super::entry::{self, FIELDS};
-use crate::host::exec::{Line, Program, Running};
+use crate::host::exec::{Line, Output, Program, Running};
 
 const JOURNALCTL: &str = "/usr/bin/journalctl";
 
@@ -42,6 +42,23 @@ impl Query {
         self.program(from).start().map(Entries)
     }
 
+    /// Why there may be no line: what journalctl says when it is not to be quiet, asked for one line
+    /// of the same units.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(super) async fn silence(&self) -> Result<Silence, Failure> {
+        let mut program = Program::new(JOURNALCTL)
+            .arg("--no-pager")
+            .arg("--all")
+            .arg("--output=cat")
+            .arg("--lines=1");
+        for unit in &self.units {
+            program = program.arg(format!("--unit={unit}"));
+        }
+        program.output().await.map(|output| Silence::of(&output))
+    }
+
     fn program(&self, from: &From) -> Program {
         let mut program = Program::new(JOURNALCTL)
             .arg("--quiet")
@@ -75,6 +92,34 @@ impl Query {
                 program.arg(format!("--after-cursor={cursor}")).arg("--follow").arg("--no-tail")
             }
             From::FollowSince(_) => program.arg("--follow").arg("--no-tail"),
+        }
+    }
+}
+
+/// Why the journal has no line to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// There is no journal on this host.
+    NoJournal,
+    /// The agent may not read all of it.
+    Forbidden,
+    /// It holds nothing of these units.
+    NoUnit,
+    /// It holds lines, and none that fits.
+    NoneFits,
+}
+
+impl Silence {
+    /// What journalctl's words mean; its locale is always the same.
+    fn of(output: &Output) -> Self {
+        let says = |text: &str| output.end.tail.iter().any(|line| line.contains(text));
+        match () {
+            () if says("No journal files were found") => Self::NoJournal,
+            () if says("insufficient permissions") || says("not seeing messages from other") => {
+                Self::Forbidden
+            }
+            () if output.lines.iter().any(|line| line != "-- No entries --") => Self::NoneFits,
+            () => Self::NoUnit,
         }
     }
 }
@@ -121,4 +166,28 @@ pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
     }
     last.reverse();
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A journalctl that prints that much on its two outputs.
+    async fn silence(out: &str, err: &str) -> Silence {
+        let script = format!("printf '{out}'; printf '{err}' >&2");
+        let program = Program::new("/bin/sh").arg("-c").arg(script);
+        Silence::of(&program.output().await.expect("a shell"))
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_is_missing_or_not_to_be_read_is_told_from_one_without_such_lines() {
+        let none = "-- No entries --\n";
+        assert_eq!(silence(none, "No journal files were found.\n").await, Silence::NoJournal);
+        let unread = "No journal files were opened due to insufficient permissions.\n";
+        assert_eq!(silence(none, unread).await, Silence::Forbidden);
+        let part = "Hint: You are currently not seeing messages from other users and the system.\n";
+        assert_eq!(silence(none, part).await, Silence::Forbidden);
+        assert_eq!(silence(none, "").await, Silence::NoUnit);
+        assert_eq!(silence("started\n", "").await, Silence::NoneFits);
+    }
 }

@@ -13,6 +13,8 @@ mod vital;
 
 use std::time::Duration;
 
+use hostler_proto::wire::{ErrorCode, Failure};
+
 /// How long systemd may take to say that the host goes down: the agent is being stopped meanwhile.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -31,6 +33,13 @@ pub(crate) async fn host_stopping() -> bool {
 pub(crate) async fn clock_synchronised() -> Option<bool> {
     let asked = async { bus::Bus::connect().await.ok()?.clock_synchronised().await.ok() };
     tokio::time::timeout(FAREWELL, asked).await.ok().flatten()
+}
+
+/// That there is no unit of that full name, with the nearest one; none where there is one, and where
+/// nobody can tell.
+pub(crate) async fn missing(unit: &str, now_us: i64) -> Option<Failure> {
+    let failure = bus::Bus::connect().await.ok()?.existing(unit, now_us).await.err()?;
+    (failure.code() == ErrorCode::NotFound).then_some(failure)
 }
 
 /// The types that a unit can have.
