@@ -16,7 +16,7 @@ pub enum IdentityError {
     /// There is none yet.
     #[error(
         "this host is not enrolled: {0} does not exist; run hostler-agent enroll --controller \
-         HOST:PORT --token TOKEN"
+         HOST:PORT --token-file FILE"
     )]
     NotEnrolled(PathBuf),
     /// A file cannot be read or written.

@@ -17,6 +17,9 @@ use serde::Deserialize;
 /// Where the stack file is, unless the configuration says otherwise.
 pub const STANDARD: &str = "/etc/hostler/stack.toml";
 
+/// Kinds of entries that `hostler-agent discover` writes.
+const DISCOVERED: [&str; 6] = ["postgres", "redis", "celery", "virtualenv", "frontend", "backups"];
+
 /// What is on this host.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -398,7 +401,10 @@ pub fn named<'s, T>(
     match (entries, name) {
         ([], _) => refused(
             format!("this host's stack file has no [[{kind}]]"),
-            format!("add one to {STANDARD}, or let `hostler-agent discover` find it"),
+            match DISCOVERED.contains(&kind) {
+                true => format!("add one to {STANDARD}, or let `hostler-agent discover` find it"),
+                false => format!("add one to {STANDARD}"),
+            },
         ),
         ([only], "") => Ok(only),
         (_, "") => refused(
@@ -450,7 +456,10 @@ mod tests {
         assert!(
             of(&["main", "cache"], "mian").expect_err("typo").contains("did you mean \"main\"?")
         );
-        assert!(of(&[], "").expect_err("none").contains("has no [[redis]]"));
+        let none = of(&[], "").expect_err("none");
+        assert!(none.contains("has no [[redis]]") && none.contains("discover"), "{none}");
+        let none = named(&[], "plugin", "load", |e: &&str| e).expect_err("none");
+        assert_eq!(none.hint, format!("add one to {STANDARD}"), "it cannot be discovered");
     }
 
     #[test]

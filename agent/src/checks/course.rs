@@ -24,6 +24,18 @@ pub enum Health {
     Unknown,
 }
 
+impl Health {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl From<Status> for Health {
     fn from(status: Status) -> Self {
         match status {

@@ -141,7 +141,12 @@ impl Memory {
         };
         let changed = turn.hard.then(|| turned(turn.from, turn.to, true, summary.to_owned()));
         let said = if flapping { "it began to flap" } else { "it no longer flaps" };
-        let said = || format!("{said}: {summary}");
+        // What was seen last need not be how it stands.
+        let last = match turn.to == now_hard {
+            true => String::new(),
+            false => format!("; last {}, not confirmed", turn.to.word()),
+        };
+        let said = || format!("{said}{last}: {summary}");
         let flapped = turn.flapped.then(|| turned(now_hard, now_hard, false, said()));
         changed.into_iter().chain(flapped).for_each(|turned| self.turned(turned));
     }
@@ -238,7 +243,24 @@ mod tests {
         let (turns, _) = memory.turns(0, memory.last());
         let told: Vec<_> = turns.iter().map(|t| (t.hard, t.flapping, t.was == t.became)).collect();
         assert_eq!(told, [(false, true, true), (false, false, true)]);
-        assert_eq!(turns[0].summary, "it began to flap: said");
+        assert_eq!(turns[0].summary, "it began to flap; last critical, not confirmed: said");
+        assert_eq!(turns[1].summary, "it no longer flaps: said");
+    }
+
+    #[test]
+    fn what_a_check_said_last_is_not_taken_for_how_it_stands_when_it_no_longer_flaps() {
+        let mut memory = Memory::new(&SystemClock);
+        memory.courses.insert("cpu".into(), Course::new(0));
+        let results = [Health::Critical, Health::Ok].into_iter().cycle().take(20);
+        for result in results.chain([Health::Critical; 20]) {
+            let course = memory.courses.get_mut("cpu").expect("there");
+            let turn = course.take(result, 100, 1);
+            turn.into_iter().for_each(|turn| memory.note("cpu", turn, 1, "busy"));
+        }
+        let (turns, _) = memory.turns(0, memory.last());
+        let end = turns.last().expect("a turn");
+        assert_eq!((end.flapping, end.became()), (false, wire::Status::Ok));
+        assert_eq!(end.summary, "it no longer flaps; last critical, not confirmed: busy");
     }
 
     #[test]
