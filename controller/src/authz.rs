@@ -24,6 +24,16 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// What stands before it.
+    pub fn article(self) -> &'static str {
+        match self {
+            Self::Viewer => "a",
+            Self::Operator | Self::Admin => "an",
+        }
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -182,7 +192,7 @@ pub struct Permit(());
 
 /// It was not.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{caller}, a {role}, may not {what}")]
+#[error("{caller}, {} {role}, may not {what}", role.article())]
 pub struct Denied {
     caller: PrincipalName,
     role: Role,
@@ -256,6 +266,19 @@ mod tests {
         assert_eq!(read("systemd.stpo").without_any(), Some("systemd.stpo"));
         assert!(read("").allow("host.facts") && !read("systemd.*").allow("host.facts"));
         assert!("[".parse::<Operations>().is_err());
+    }
+
+    #[test]
+    fn a_denial_says_who_somebody_is_in_plain_words() {
+        for (role, said) in [
+            (Role::Viewer, "carol, a viewer, may not silence problems"),
+            (Role::Operator, "carol, an operator, may not silence problems"),
+        ] {
+            let (name, operations) = ("carol".parse().expect("name"), Operations::default());
+            let caller = Caller { name, role, scope: None, operations };
+            let denied = authorise(&caller, What::Silence, None).expect_err("without a host");
+            assert_eq!(denied.to_string(), said);
+        }
     }
 
     /// Role × what × host, reviewed as text: `UPDATE_GOLDEN=1 cargo test` writes it anew.

@@ -17,7 +17,7 @@ use crate::{
         Api, App,
         credentials::{NewOperator, add_operator},
     },
-    audit::{Auditor, Entry},
+    audit::{Auditor, Entry, INIT, LOCAL},
     authz::{Operations, Role},
     config::Config,
     dial::Dialler,
@@ -89,7 +89,7 @@ pub async fn init(
     let _claim = vault::claim(&config.state_dir)?;
     let (vault, unwritten) = Vault::make(&config.state_dir, fleet, "main".parse()?, &*clock)?;
     let (app, _alone) = assemble(config, vault, clock).await?;
-    keep(&made_admin(&app, admin, "init").await?)?;
+    keep(&made_admin(&app, admin, INIT).await?)?;
     Ok(unwritten.write()?)
 }
 
@@ -97,7 +97,8 @@ pub async fn init(
 /// controller's keys anyway.
 ///
 /// # Errors
-/// When there is no fleet, the controller runs, or something cannot be written.
+/// When there is no fleet, the controller runs, somebody has that name who is no admin, or something
+/// cannot be written.
 pub async fn admin(
     config: Config,
     admin: PrincipalName,
@@ -107,7 +108,19 @@ pub async fn admin(
     let _claim = vault::claim(&config.state_dir)?;
     let vault = Vault::open(&config.state_dir, &*clock)?;
     let (app, _alone) = assemble(config, vault, clock).await?;
-    keep(&made_admin(&app, admin, "local").await?)
+    if let Some(row) = app.store.operator(&admin).await?
+        && row.revoked_us.is_none()
+        && row.role != Role::Admin
+    {
+        return Err(format!(
+            "{admin} is {} {}, and would become an admin of the whole fleet; choose a name that nobody \
+             has, or have it revoked first: hostlerctl operator revoke {admin}",
+            row.role.article(),
+            row.role
+        )
+        .into());
+    }
+    keep(&made_admin(&app, admin, LOCAL).await?)
 }
 
 async fn made_admin(

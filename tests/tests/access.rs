@@ -70,7 +70,11 @@ fn a_fleet_that_no_admin_can_enter_gets_one_where_the_controller_runs() {
     let running = controller(&fleet, &args);
     assert!(!running.status.success() && said(&running).contains("stop it first"), "{running:?}");
     assert!(!fleet.path("again.toml").exists());
+    fleet.add_operator("part", "operator", "role=web");
     fleet.take_controller().stop();
+    let limited = controller(&fleet, &["admin", "part", "--context", &context]);
+    assert!(said(&limited).contains("part is an operator, and would become"), "{limited:?}");
+    assert!(!limited.status.success() && !fleet.path("again.toml").exists());
     let made = controller(&fleet, &args);
     assert!(made.status.success(), "{made:?}");
     fleet.start_controller();
@@ -79,6 +83,9 @@ fn a_fleet_that_no_admin_can_enter_gets_one_where_the_controller_runs() {
     fleet.ctl_as("again", &["audit", "verify"]).exits(0);
     let audit = fleet.ctl_as("again", &["audit", "list", "-o", "json"]).exits(0).json();
     assert!(audit.to_string().contains("\"local\""), "{audit}");
+    let theirs = ["audit", "list", "--operator", "local", "-o", "json"];
+    let local = fleet.ctl_as("again", &theirs).exits(0).json();
+    assert_eq!(local.as_array().map(Vec::len), Some(1), "{local}");
 }
 
 #[test]

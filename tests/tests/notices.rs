@@ -127,7 +127,7 @@ fn a_problem_and_its_end_reach_every_kind_of_receiver() {
         move |n: &Value| n["check"] == "plugin:file" && n["status"] == status
     };
     eventually("the webhook is told", || hook.has(of("warning")));
-    let next = "hostlerctl health web-1";
+    let next = "hostlerctl plugin run file --on web-1";
     assert!(hook.has(|n| n["next"] == next && n["labels"]["role"] == "web"));
     eventually("the chat is told", || slack.has(|n| n["text"] == "web-1 plugin:file is warning"));
     eventually("alertmanager is told", || alerts()[0]["labels"]["check"] == "plugin:file");

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, caller, unstored};
 use crate::{
-    audit::{LOOK, Record, verify},
+    audit::{INIT, LOCAL, LOOK, Record, verify},
     store::AuditFilter,
 };
 
@@ -32,6 +32,15 @@ fn wire(r: Record) -> AuditRecord {
         outcome: r.outcome,
         detail: r.detail,
         hash: r.hash,
+    }
+}
+
+/// Who is meant by a name: an operator, unless it says of whom else it is, or is one of those who had
+/// the controller's own keys and were nobody's.
+fn principal(name: &str) -> String {
+    match name.is_empty() || name.contains('/') || [INIT, LOCAL].contains(&name) {
+        true => name.to_owned(),
+        false => format!("operator/{name}"),
     }
 }
 
@@ -77,14 +86,10 @@ impl Audit for Api {
         let caller = caller(&request)?;
         let request = request.into_inner();
         self.look(&caller, "audit.list", &request.host).await?;
-        let operator = request.operator.as_str();
         Ok(self.records(AuditFilter {
             since_us: request.since_us,
             subject: request.host,
-            principal: match operator.is_empty() || operator.contains('/') {
-                true => operator.to_owned(),
-                false => format!("operator/{operator}"),
-            },
+            principal: principal(&request.operator),
             operation: request.operation,
             without: if request.looks { "" } else { LOOK },
             limit: if request.limit == 0 { 100 } else { request.limit },
@@ -137,5 +142,24 @@ impl Audit for Api {
             let _ = out.send(reply).await;
         });
         Ok(Response::new(ReceiverStream::new(verified)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_an_operator_and_what_was_done_at_the_controller_itself_can_be_asked_for() {
+        for (name, meant) in [
+            ("", ""),
+            ("alice", "operator/alice"),
+            ("agent/web-1", "agent/web-1"),
+            ("local", "local"),
+            ("init", "init"),
+            ("operator/local", "operator/local"),
+        ] {
+            assert_eq!(principal(name), meant);
+        }
     }
 }

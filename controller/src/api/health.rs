@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hostler_proto::{
-    name::HostName,
+    name::{HostName, nearest},
     wire::{
         self, AcknowledgeReply, AcknowledgeRequest, AddDowntimeRequest, CheckHealth,
         DowntimeRecord, DowntimesReply, DowntimesRequest, EndDowntimeReply, EndDowntimeRequest,
@@ -118,6 +118,21 @@ impl Api {
         row.map(Arc::new).ok_or_else(|| unknown(&name))
     }
 
+    /// Refuses the name of a check that a host does not have.
+    fn known_check(&self, host: &HostName, check: &str) -> Result<(), Status> {
+        let health = self.0.health.host(host).unwrap_or_default();
+        if health.checks.contains_key(check) {
+            return Ok(());
+        }
+        let near = nearest(check, health.checks.keys().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("its checks are listed by: hostlerctl health {host}"),
+        };
+        let message = format!("{host} has no check \"{check}\", and none changed in that time");
+        Err(Failure::new(ErrorCode::InvalidArgument, message).hint(hint).into())
+    }
+
     /// Whether a caller may silence a check of a host.
     async fn may_silence(
         &self,
@@ -186,11 +201,15 @@ impl Health for Api {
         let since_us = now_us - i64::from(since_s) * SECOND_US;
         let check = (!request.check.is_empty()).then_some(request.check.as_str());
         let rows = self.0.store.turns(&row.name, check, since_us, TURNS).await.map_err(unstored)?;
+        let series = self.series(&row.name, check, since_us).await?;
+        if let Some(check) = check.filter(|_| rows.is_empty() && series.is_empty()) {
+            self.known_check(&row.name, check)?;
+        }
         let turn = |row: TurnRow| Turn { hard: row.was != row.became, ..Turn::from(row) };
         Ok(Response::new(HistoryReply {
             host: row.name.to_string(),
             turns: rows.into_iter().map(turn).collect(),
-            series: self.series(&row.name, check, since_us).await?,
+            series,
             now_us,
         }))
     }
@@ -208,8 +227,10 @@ impl Health for Api {
         let found = self.problems_of(std::slice::from_ref(&host), &absences).await?;
         let of = |p: &&Problem| p.check == request.check || p.follows.contains(&request.check);
         let Some(problem) = found.iter().find(of) else {
-            let what = if request.check.is_empty() { "it" } else { request.check.as_str() };
-            let message = format!("there is no problem of {what} on {}", host.name);
+            let message = match request.check.as_str() {
+                "" => format!("there is no problem with the host {} itself", host.name),
+                check => format!("there is no problem of {check} on {}", host.name),
+            };
             return Err(Failure::new(ErrorCode::PreconditionFailed, message)
                 .hint(format!("see what there is: hostlerctl problems --on {}", host.name))
                 .into());

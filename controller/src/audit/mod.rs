@@ -23,6 +23,10 @@ use crate::{
 const WAITING: usize = 1024;
 /// The kind of a record of somebody who looked at what the controller knows.
 pub const LOOK: &str = "look";
+/// Who makes a fleet.
+pub const INIT: &str = "init";
+/// Who makes an admin where the controller's keys are.
+pub const LOCAL: &str = "local";
 /// Records in one commit, about.
 const GROUP: usize = 10_000;
 /// Longest text that an index holds, in characters: PostgreSQL takes 2,704 bytes.

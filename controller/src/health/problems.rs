@@ -10,6 +10,7 @@ use std::{
 };
 
 use hostler_proto::{
+    catalogue::{Catalogue, Parameter},
     finding::command_line,
     name::HostName,
     wire::{CheckState, Status},
@@ -27,6 +28,11 @@ const DAY_US: i64 = 86_400_000_000;
 const RENEWED_DAYS: i64 = 3;
 /// From so many hosts on one problem that they share is told once.
 const SHARED: usize = 4;
+
+/// Kinds of checks whose causes `diagnose` looks for.
+const DIAGNOSED: [&str; 5] = ["unit", "postgres", "redis", "celery", "http"];
+/// Parameters that take the name that stands behind a check's kind.
+const NAMED: [&str; 3] = ["name", "server", "app"];
 
 /// Something that deserves attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -293,14 +299,47 @@ pub fn next_of_host(host: &HostName) -> String {
     format!("hostlerctl host show {host}")
 }
 
-/// What to type next about a check that is so bad: what the finding says that is.
+/// What to type next about a check that is so bad: what the finding says that is, else what looks
+/// further than the check did.
 pub fn next_of_check(host: &HostName, state: &CheckState, status: Status) -> String {
     let findings = &state.findings;
     let first = findings.iter().find(|f| f.status() == status).or(findings.first());
     match first.map_or("", |finding| finding.next.as_str()) {
-        "" => format!("hostlerctl health {host}"),
+        "" => further(host, state),
         next => command_line(next, host.as_str()),
     }
+}
+
+/// Where a check says no next step itself: how it changed, the search for its cause, or all that its
+/// operation tells.
+fn further(host: &HostName, state: &CheckState) -> String {
+    let history = || format!("hostlerctl history {host} {}", state.check);
+    if state.flapping {
+        return history();
+    }
+    let (kind, name) = state.check.split_once(':').unwrap_or((&state.check, ""));
+    // What is looked at of a server has names of its own: `postgres-locks:main`.
+    let kind = kind.split('-').next().unwrap_or(kind);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._@:-".contains(c);
+    if DIAGNOSED.contains(&kind) && !name.is_empty() && name.chars().all(plain) {
+        return format!("hostlerctl diagnose {host} {kind}:{name}");
+    }
+    own(host, state, name).unwrap_or_else(history)
+}
+
+/// A check's own operation as one would type it; none where the check's name does not tell all that
+/// must be given.
+fn own(host: &HostName, state: &CheckState, name: &str) -> Option<String> {
+    let spec = Catalogue::bare().get(&state.operation).ok()?;
+    let called = |p: &&Parameter| p.options.positional && NAMED.contains(&p.name.as_str());
+    let named = spec.parameters.iter().find(called).filter(|_| !name.is_empty());
+    let given = |p: &Parameter| named.is_some_and(|named| named.name == p.name);
+    if spec.parameters.iter().any(|p| p.options.required && !given(p)) {
+        return None;
+    }
+    let name = if named.is_some() { name } else { "" };
+    let line = format!("{} {} {name}", spec.domain, spec.verb);
+    Some(command_line(line.trim_end(), host.as_str()))
 }
 
 /// What follows from what is told with it, also when that is not hard yet: what needs it was only
@@ -366,7 +405,11 @@ fn of_check(host: &HostName, standing: &Standing, status: Status, now_us: i64) -
         }
         (false, false) => (state.summary.clone(), standing.since_us),
     };
-    let next = next_of_check(host, &state, status);
+    let next = match standing.stale(now_us) {
+        // Its agent is there, and does not run it.
+        true => format!("hostlerctl journal read hostler-agent --on {host}"),
+        false => next_of_check(host, &state, status),
+    };
     let problem = problem(host, &state.check, status, summary, since_us, next);
     Problem { flapping: state.flapping, ..problem }
 }

@@ -259,3 +259,28 @@ fn an_agent_whose_certificate_was_not_renewed_is_asked_why_while_it_is_linked() 
         assert_eq!((found[0].status, found[0].next.as_str()), (status, next));
     }
 }
+
+#[test]
+fn a_check_that_says_no_next_step_is_looked_into_further_than_it_looked_itself() {
+    let of = |check: &str, operation: &str, flapping: bool| {
+        let (check, operation) = (check.to_owned(), operation.to_owned());
+        let findings = vec![Finding::new(Status::Critical, "x", "x").why("a wrong password")];
+        let state = CheckState { check, operation, findings, flapping, ..CheckState::default() };
+        next_of_check(&"web-1".parse().expect("name"), &state, Status::Critical)
+    };
+    for (check, operation, next) in [
+        ("redis:main", "redis.status", "diagnose web-1 redis:main"),
+        ("postgres-locks:main", "postgres.locks", "diagnose web-1 postgres:main"),
+        ("http:backend", "http.check", "diagnose web-1 http:backend"),
+        ("plugin:load", "plugin.run", "plugin run load --on web-1"),
+        ("nginx-config", "nginx.test", "nginx test --on web-1"),
+        ("data-disk", "disk.usage", "disk usage --on web-1"),
+        ("pip:app", "pip.outdated", "pip outdated app --on web-1"),
+        // Its name does not tell which files they are.
+        ("logs:app", "logs.errors", "history web-1 logs:app"),
+        ("new", "of.a-newer-agent", "history web-1 new"),
+    ] {
+        assert_eq!(of(check, operation, false), format!("hostlerctl {next}"));
+    }
+    assert_eq!(of("redis:main", "redis.status", true), "hostlerctl history web-1 redis:main");
+}

@@ -67,7 +67,10 @@ impl Selector {
     /// The hosts that are meant by both.
     #[must_use]
     pub fn within(self, other: &Self) -> Self {
-        Self(Expr::And(vec![self.0, other.0.clone()]))
+        match self.to_string() == other.to_string() {
+            true => self,
+            false => Self(Expr::And(vec![self.0, other.0.clone()])),
+        }
     }
 
     /// Whether a host is meant.
@@ -266,6 +269,13 @@ mod tests {
         ] {
             assert_eq!(matching(selector).join(" "), expected, "{selector}");
         }
+    }
+
+    #[test]
+    fn what_lies_within_itself_is_said_once() {
+        let of = |text: &str| text.parse::<Selector>().expect(text);
+        assert_eq!(of("role=db").within(&of("role=db")).to_string(), of("role=db").to_string());
+        assert_ne!(of("role=web").within(&of("role=db")).to_string(), of("role=web").to_string());
     }
 
     #[test]
