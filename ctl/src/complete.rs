@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, time::Duration};
 
 use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
-use hostler_proto::wire::HostsRequest;
+use hostler_proto::wire::{HostHealthRequest, HostsRequest};
 
 use crate::{
     admin, command,
@@ -13,9 +13,11 @@ use crate::{
     run::clock,
 };
 
-/// Longest that a person waits for the names of hosts after pressing TAB.
+/// Longest that a person waits for names after pressing TAB.
 const PATIENCE: Duration = Duration::from_millis(1500);
 const MOST: usize = 500;
+/// Commands that take a host and then a check of it.
+const VERBS: [&str; 3] = ["history", "acknowledge", "ack"];
 /// The variable by which a shell asks for completions.
 const VARIABLE: &str = "COMPLETE";
 
@@ -57,6 +59,24 @@ pub fn hosts(current: &OsStr) -> Vec<CompletionCandidate> {
     matching(&current[..start], &current[start..], names)
 }
 
+/// Names of checks of the host that the command line names before.
+pub fn checks(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = host_before(arguments()).and_then(|host| {
+        live(async |controller| {
+            let reply = controller.health().host(HostHealthRequest { host }).await.ok()?;
+            let checks = reply.into_inner().checks.into_iter();
+            Some(checks.filter_map(|c| c.state).map(|state| state.check).collect())
+        })
+    });
+    matching("", &current.to_string_lossy(), names.unwrap_or_default())
+}
+
+/// The host of `history HOST CHECK` and `acknowledge HOST CHECK`.
+fn host_before(arguments: impl Iterator<Item = String>) -> Option<String> {
+    let mut words = arguments.skip_while(|word| !VERBS.contains(&word.as_str())).skip(1);
+    words.next().filter(|host| !host.is_empty() && !host.starts_with('-'))
+}
+
 fn matching(
     before: &str,
     begun: &str,
@@ -78,21 +98,31 @@ fn asked(mut arguments: impl Iterator<Item = String>) -> Option<String> {
     None
 }
 
+fn arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().filter_map(|argument| argument.into_string().ok())
+}
+
 /// The fleet's hosts, if its controller answers at once.
 fn live_hosts() -> Option<Vec<String>> {
+    live(async |controller| {
+        let request = HostsRequest { on: "all".into() };
+        let reply = controller.fleet().hosts(request).await.ok()?;
+        Some(reply.into_inner().hosts.into_iter().map(|h| h.name).collect())
+    })
+}
+
+/// What the controller of the context in use answers, if it does so at once.
+fn live(ask: impl AsyncFnOnce(&Controller) -> Option<Vec<String>>) -> Option<Vec<String>> {
     let contexts = Contexts::of_user().ok()?;
-    let arguments = std::env::args_os().filter_map(|a| a.into_string().ok());
-    let asked = asked(arguments);
+    let asked = asked(arguments());
     let (_, context) = admin::contexts::chosen(&contexts, asked.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
-        let ask = async {
+        let asked = async {
             let controller = Controller::dial(&context, clock()).await.ok()?;
-            let mut fleet = controller.fleet();
-            let reply = fleet.hosts(HostsRequest { on: "all".into() }).await.ok()?;
-            Some(reply.into_inner().hosts.into_iter().map(|h| h.name).collect())
+            ask(&controller).await
         };
-        tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
+        tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
     })
 }
 

@@ -195,7 +195,9 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     while let Some(source) = inner.source() {
         inner = source;
     }
-    inner.to_string()
+    let text = inner.to_string();
+    // rustls adds the page of its manual on it, which is for programmers.
+    text.split_once(": https://docs.rs/").map(|(text, _)| text.to_owned()).unwrap_or(text)
 }
 
 async fn open(
@@ -212,6 +214,14 @@ async fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_was_cut_is_told_without_pages_for_programmers() {
+        let cut = "peer closed connection without sending TLS close_notify";
+        let why = format!("{cut}: https://docs.rs/rustls/latest/rustls/manual/x.html");
+        assert_eq!(reason(&std::io::Error::other(why)), cut);
+        assert_eq!(reason(&std::io::Error::other("connection reset")), "connection reset");
+    }
 
     #[test]
     fn a_refused_certificate_is_not_taken_for_an_absent_controller() {

@@ -113,12 +113,15 @@ async fn ask(
         }
         (_, run) => run,
     };
+    if name == "status" {
+        admin::hosts::of_all(inner)?;
+    }
     if let ("context", Some((_, inner))) = (name, verb) {
         return admin::contexts::renew(&Contexts::of_user()?, inner, screen).await;
     }
     let asked = matches.get_one::<String>("context").map(String::as_str);
-    let (_, context) = admin::contexts::chosen(&Contexts::of_user()?, asked)?;
-    admin::contexts::warn(&context, &*clock, screen);
+    let (name_of_context, context) = admin::contexts::chosen(&Contexts::of_user()?, asked)?;
+    admin::contexts::warn(&name_of_context, &context, &*clock, screen);
     let controller = Controller::dial(&context, std::sync::Arc::clone(&clock)).await?;
     if let Some((spec, run)) = run {
         return run.carry_out(spec, &controller, &*clock, screen).await;

@@ -26,6 +26,8 @@ pub struct Traits {
     pub width: u16,
     /// Its height; 0 when it does not tell.
     pub height: u16,
+    /// The locale has no signs but those of ASCII.
+    pub plain: bool,
     /// Somebody watches standard error: progress can be shown.
     pub watched: bool,
     /// Somebody can be asked.
@@ -46,6 +48,7 @@ impl Screen {
             fitted: terminal,
             width,
             height,
+            plain: is_plain(|name| std::env::var(name).ok()),
             watched: err.is_terminal() && !quiet,
             interactive: io::stdin().is_terminal() && err.is_terminal(),
             quiet,
@@ -126,6 +129,14 @@ impl Screen {
             let _ = write!(self.err, "\r\x1b[K").and_then(|()| self.err.flush());
         }
     }
+}
+
+/// Whether the locale is one without Unicode. Where nothing is said, as in most containers, terminals
+/// show it all the same.
+fn is_plain(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable);
+    let locale = set.map(|v| v.to_ascii_lowercase()).find(|v| !v.is_empty());
+    locale.is_some_and(|locale| !locale.contains("utf-8") && !locale.contains("utf8"))
 }
 
 /// Columns and rows of the terminal at standard output.
@@ -216,6 +227,18 @@ mod tests {
         for (given, shown) in cases {
             assert_eq!(harmless(given), shown, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_locale_without_unicode_is_known_by_the_variable_that_counts() {
+        let plain = |set: &[(&str, &str)]| {
+            is_plain(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        };
+        assert!(plain(&[("LC_ALL", "C"), ("LANG", "de_CH.UTF-8")]));
+        assert!(plain(&[("LANG", "POSIX")]));
+        assert!(!plain(&[("LC_ALL", ""), ("LANG", "de_CH.UTF-8")]));
+        assert!(!plain(&[("LC_ALL", "C.utf8")]));
+        assert!(!plain(&[]));
     }
 
     proptest! {

@@ -31,7 +31,10 @@ pub(super) fn command() -> Command {
                 .arg(limit.value_parser(value_parser!(u32).range(1..)))
                 .arg(span("since", "Only records younger than this"))
                 .arg(filter("host", "Only records of this host"))
-                .arg(filter("operator", "Only what this operator asked for"))
+                .arg(filter(
+                    "operator",
+                    "Only what this operator asked for; local: made by hostler-controller admin",
+                ))
                 .arg(filter("operation", "Only records of this operation"))
                 .arg(
                     Arg::new("looks")

@@ -67,8 +67,7 @@ pub(crate) async fn renew(
     matches: &ArgMatches,
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
-    let named = matches.get_one::<String>("name").map(String::as_str);
-    let (name, mut context) = chosen(contexts, named)?;
+    let (name, mut context) = chosen(contexts, named(matches))?;
     let unusable = |e: PkiError| Problem::usage(format!("the key of {name} cannot be used: {e}"));
     let key = Key::from_pem(&context.key_pem).map_err(unusable)?;
     let request = key.request().map_err(unusable)?;
@@ -84,8 +83,14 @@ pub(crate) async fn renew(
     Ok(Exit::AllWell)
 }
 
+/// The context that a command about one names: as its argument, or as every other command does.
+fn named(matches: &ArgMatches) -> Option<&str> {
+    let asked = ["name", "context"].into_iter().find_map(|id| matches.get_one::<String>(id));
+    asked.map(String::as_str)
+}
+
 /// Says that the certificate of a context ends soon, when it does.
-pub(crate) fn warn(context: &Context, clock: &dyn Clock, screen: &mut Screen) {
+pub(crate) fn warn(name: &str, context: &Context, clock: &dyn Clock, screen: &mut Screen) {
     let Ok(facts) = context.facts() else { return };
     let left_s = facts.not_after.as_second() - clock.now().as_second();
     if clock.now() < facts.renew_at() || left_s > SOON_DAYS * 86_400 {
@@ -97,7 +102,7 @@ pub(crate) fn warn(context: &Context, clock: &dyn Clock, screen: &mut Screen) {
         days => format!("in {days} days"),
     };
     screen.say(&format!(
-        "the certificate of {} ends {left}; renew it with: hostlerctl context renew",
+        "the certificate of {} ends {left}; renew it with: hostlerctl context renew {name}",
         facts.identity
     ));
 }
@@ -175,12 +180,9 @@ pub(crate) fn run(
         }
         "show" => {
             let current = contexts.current();
-            let name = match matches.get_one::<String>("name") {
-                Some(name) => name.clone(),
-                None => chosen(contexts, None)?.0,
-            };
+            let (name, context) = chosen(contexts, named(matches))?;
             let is_current = current.is_ok_and(|c| c == name);
-            let shown = Shown::of(name.clone(), is_current, contexts.get(&name)?);
+            let shown = Shown::of(name, is_current, context);
             let text = match form.is_data() {
                 true => json::document(&shown, form)?,
                 false => page(&shown, screen),

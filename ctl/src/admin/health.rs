@@ -18,12 +18,15 @@ use crate::{
     exit::{Exit, Problem},
     run::selector,
     screen::Screen,
-    show::{Form, health, value},
+    show::{Form, downtimes, health, history, problems, value},
 };
 
 pub(super) fn commands() -> Vec<Command> {
     let host = || required("host", "The host's name").add(ArgValueCompleter::new(complete::hosts));
-    let check = || Arg::new("check").value_name("CHECK").help("One check, as `health` names it");
+    let check = || {
+        let check = Arg::new("check").value_name("CHECK").help("One check, as `health` names it");
+        check.add(ArgValueCompleter::new(complete::checks))
+    };
     let comment = || {
         let comment = Arg::new("comment").long("comment").value_name("TEXT").required(true);
         comment.action(ArgAction::Set).help("What others must know of it")
@@ -121,18 +124,18 @@ pub(crate) async fn problems(
     screen: &mut Screen,
 ) -> Result<Exit, Problem> {
     let request = ProblemsRequest { on: selector::read(&text(matches, "on"))? };
-    let reply = controller.answer(controller.health().problems(request)).await?;
+    let reply = controller.answer_of_host(controller.health().problems(request)).await?;
     let traits = screen.traits();
-    let outlooks = health::outlooks(&reply.outlooks, traits);
+    let outlooks = problems::outlooks(&reply.outlooks, traits);
     let table = |p: &[_], _| {
-        let problems = match p {
+        let listed = match p {
             [] => "no problems\n".to_owned(),
-            some => health::problems(some, reply.now_us, traits).concat(),
+            some => problems::problems(some, reply.now_us, traits).concat(),
         };
-        if outlooks.is_empty() { problems } else { format!("{problems}\n{outlooks}") }
+        if outlooks.is_empty() { listed } else { format!("{listed}\n{outlooks}") }
     };
     list(&reply.problems, Form::of(matches), screen, table, |p| &p.subject)?;
-    Ok(health::exit(&reply.problems))
+    Ok(problems::exit(&reply.problems))
 }
 
 /// `health`
@@ -147,7 +150,7 @@ pub(crate) async fn host(
     let checks = reply.checks.iter().filter_map(|c| c.state.as_ref());
     let names = checks.map(|state| state.check.as_str());
     one(&reply, Form::of(matches), screen, |_| health::host(&reply, traits), names)?;
-    Ok(health::exit(&reply.problems))
+    Ok(problems::exit(&reply.problems))
 }
 
 /// `history`
@@ -167,7 +170,7 @@ pub(crate) async fn history(
     let measured = reply.series.iter().map(|series| series.check.as_str());
     // The host's link is the check without a name.
     let names: BTreeSet<_> = turned.chain(measured).filter(|name| !name.is_empty()).collect();
-    one(&reply, Form::of(matches), screen, |_| health::history(&reply, traits), names)?;
+    one(&reply, Form::of(matches), screen, |_| history::history(&reply, traits), names)?;
     Ok(Exit::AllWell)
 }
 
@@ -217,10 +220,11 @@ pub(crate) async fn downtime(
                 lasts_s: seconds(matches, "lasting"),
                 comment: text(matches, "comment"),
             };
-            let reply = controller.answer(controller.health().add_downtime(request)).await?;
+            let reply =
+                controller.answer_of_host(controller.health().add_downtime(request)).await?;
             // One that begins at once began by the controller's clock.
             let now = if wait == 0 { now.max(reply.begins_us) } else { now };
-            let page = |_| health::downtimes(std::slice::from_ref(&reply), now, traits);
+            let page = |_| downtimes::downtimes(std::slice::from_ref(&reply), now, traits);
             one(&reply, Form::of(matches), screen, page, [reply.id.as_str()])?;
             screen.say(&format!("to end it: hostlerctl downtime end {}", reply.id));
         }
@@ -229,7 +233,7 @@ pub(crate) async fn downtime(
                 controller.answer(controller.health().downtimes(DowntimesRequest {})).await?;
             let table = |d: &[_], _| match d {
                 [] => "no downtimes\n".to_owned(),
-                some => health::downtimes(some, now, traits),
+                some => downtimes::downtimes(some, now, traits),
             };
             list(&reply.downtimes, Form::of(matches), screen, table, |d| &d.id)?;
         }

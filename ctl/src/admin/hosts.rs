@@ -42,6 +42,8 @@ pub(super) fn commands() -> Vec<Command> {
                     .action(ArgAction::SetTrue)
                     .help("Show it anew every two seconds, until Ctrl-C"),
             )
+            // Only so that it can be said what is meant by it.
+            .arg(on().hide(true))
             .arg(output()),
         Command::new("hosts")
             .about("Lists the hosts, those that are not connected first")
@@ -76,6 +78,15 @@ pub(super) fn commands() -> Vec<Command> {
                     .arg(yes()),
             ),
     ]
+}
+
+/// Refuses `status` of some hosts, which is a command of another name.
+pub(crate) fn of_all(matches: &ArgMatches) -> Result<(), Problem> {
+    match matches.get_one::<String>("on") {
+        None => Ok(()),
+        Some(on) => Err(Problem::usage("status is of the whole fleet")
+            .hint(format!("for some hosts: hostlerctl problems --on '{on}'"))),
+    }
 }
 
 /// `status`

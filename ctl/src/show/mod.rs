@@ -4,10 +4,13 @@
 use std::str::FromStr;
 
 pub mod audit;
+pub mod downtimes;
 pub mod fleet;
 pub mod grid;
 pub mod health;
+pub mod history;
 pub mod json;
+pub mod problems;
 pub mod report;
 pub mod status;
 pub mod table;

@@ -4,7 +4,7 @@ use hostler_proto::wire::FleetStatus;
 
 use super::{
     grid::{Cell, Tone, grid},
-    health, value,
+    problems, value,
 };
 use crate::{
     exit::Exit,
@@ -19,7 +19,7 @@ const NOW_DAYS: f64 = 7.0;
 pub fn page(status: &FleetStatus, room: Option<usize>, traits: Traits) -> String {
     let head = head(status);
     let mut tail = String::new();
-    for part in [health::outlooks(&status.outlooks, traits), certificates(status, traits)] {
+    for part in [problems::outlooks(&status.outlooks, traits), certificates(status, traits)] {
         if !part.is_empty() {
             tail.push('\n');
             tail += &part;
@@ -28,7 +28,7 @@ pub fn page(status: &FleetStatus, room: Option<usize>, traits: Traits) -> String
     if status.problems.is_empty() && status.more_problems == 0 {
         return format!("{head}no problems\n{tail}");
     }
-    let problems = health::problems(&status.problems, status.now_us, traits);
+    let problems = problems::problems(&status.problems, status.now_us, traits);
     // An empty line before them, and one that says how many there are beyond.
     let taken = lines(&head, traits) + lines(&tail, traits) + 2;
     let fits = room.map_or(problems.len(), |room| {
@@ -91,7 +91,7 @@ fn lines(text: &str, traits: Traits) -> usize {
 
 /// How the program ends after showing it.
 pub fn exit(status: &FleetStatus) -> Exit {
-    health::exit(&status.problems)
+    problems::exit(&status.problems)
 }
 
 /// The controller sends the authority's, its own, and of the hosts and the operators those that end

@@ -1,5 +1,7 @@
 //! A controller with four hosts that answers from memory.
 
+mod health;
+
 use std::{
     convert::Infallible,
     path::PathBuf,
@@ -21,6 +23,7 @@ use hostler_proto::{
         access_server::{Access, AccessServer},
         audit_server::{Audit, AuditServer},
         fleet_server::{self, FleetServer},
+        health_server::HealthServer,
         operations_server::{Operations, OperationsServer},
         run_event,
     },
@@ -121,6 +124,13 @@ impl Fleet {
         self.state.context("alice")
     }
 
+    /// Keeps a context of another operator.
+    pub(crate) fn add_context(&self, name: &str) -> Contexts {
+        let contexts = Contexts::at(self.dir.path());
+        contexts.add(name, &self.state.context(name)).expect("context");
+        contexts
+    }
+
     /// Whether anything was run.
     pub(crate) fn has_run(&self) -> bool {
         self.state.last_run.lock().expect("lock").is_some()
@@ -163,6 +173,9 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {
                         "hostler.v1.Fleet" => unwrap(FleetServer::new(fake).oneshot(request).await),
                         "hostler.v1.Operations" => {
                             unwrap(OperationsServer::new(fake).oneshot(request).await)
+                        }
+                        "hostler.v1.Health" => {
+                            unwrap(HealthServer::new(fake).oneshot(request).await)
                         }
                         "hostler.v1.Audit" => unwrap(AuditServer::new(fake).oneshot(request).await),
                         _ => unwrap(AccessServer::new(fake).oneshot(request).await),
@@ -317,6 +330,12 @@ impl Operations for Fake {
                         _ => summary.ok += 1,
                     }
                     events.push(host_event(host, usage(host)));
+                }
+                "logs.tail" if host == "web-3" => {
+                    summary.ok += 1;
+                    let data = ops::LogsTail::default();
+                    let end = outcome(wire::Status::Unspecified, "no line fits", &data);
+                    events.push(host_event(host, wire::event::Event::Outcome(end)));
                 }
                 "logs.tail" => {
                     summary.ok += 1;

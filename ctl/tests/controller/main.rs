@@ -90,6 +90,58 @@ async fn a_selector_without_hosts_and_a_mistake_have_exit_statuses_of_their_own(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn problems_and_downtimes_of_no_host_are_no_failure_of_the_controller() {
+    let fleet = Fleet::start().await;
+    let announce = ["downtime", "add", "--on", "moon", "--for", "1h", "--comment", "x"];
+    for line in [&["problems", "--on", "moon"][..], &announce] {
+        let ended = hostlerctl(&fleet, line).await;
+        assert_eq!(ended.code, 6, "{line:?}: {}", ended.err);
+    }
+    assert_eq!(hostlerctl(&fleet, &["problems"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_how_some_hosts_are_asked_for() {
+    let fleet = Fleet::start().await;
+    fleet.stop();
+    let ended = hostlerctl(&fleet, &["status", "--on", "role=web"]).await;
+    assert_eq!(ended.code, 2);
+    assert!(ended.err.contains("hostlerctl problems --on 'role=web'"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_about_contexts_is_about_the_one_that_was_named() {
+    let fleet = Fleet::start().await;
+    let contexts = fleet.add_context("carol");
+    for line in [
+        &["--context", "carol", "context", "show"][..],
+        &["context", "show", "--context", "carol"],
+        &["context", "show", "carol"],
+        &["--context", "prod", "context", "show", "carol"],
+    ] {
+        let ended = hostlerctl(&fleet, &[line, &["-o", "json"]].concat()).await;
+        assert_eq!(ended.json()["name"], "carol", "{line:?}: {}", ended.err);
+        assert!(ended.out.contains("operator/carol"), "{line:?}: {}", ended.out);
+    }
+    let current = hostlerctl(&fleet, &["context", "show", "-o", "json"]).await;
+    assert_eq!(current.json()["name"], "prod");
+    // Nobody answers there: what is asked is asked in carol's name.
+    let mut context = contexts.get("carol").expect("context");
+    context.addresses = vec!["127.0.0.1:1".into()];
+    contexts.replace("carol", &context).expect("replaced");
+    for line in [
+        &["--context", "carol", "context", "renew"][..],
+        &["context", "renew", "--context", "carol"],
+        &["context", "renew", "carol"],
+    ] {
+        let ended = hostlerctl(&fleet, line).await;
+        assert_eq!(ended.code, 5, "{line:?}: {}", ended.err);
+    }
+    let ended = hostlerctl(&fleet, &["context", "renew"]).await;
+    assert_eq!(ended.code, 4, "the current one: {}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_action_tells_the_controller_how_many_hosts_were_meant_and_carries_an_invocation() {
     let fleet = Fleet::start().await;
     let line = ["systemd", "restart", "nginx", "--on", "web-1", "--reason", "config", "-o", "yaml"];
@@ -126,6 +178,17 @@ async fn log_lines_of_many_hosts_are_shown_in_the_order_of_their_times() {
     assert_eq!(hosts, ["web-1", "web-2", "web-1", "web-2"], "{}", ended.out);
     let last = ended.out.lines().last().expect("lines");
     assert_eq!(last, "web-2 2026-03-29T00:00:03.000Z line 3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_gives_no_line_says_so() {
+    let fleet = Fleet::start().await;
+    let line = ["logs", "tail", "/var/log/empty", "--on", "web-3"];
+    let ended = hostlerctl(&fleet, &line).await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""));
+    assert!(ended.err.contains("web-3") && ended.err.contains("no line fits"), "{}", ended.err);
+    let quiet = hostlerctl(&fleet, &[&line[..], &["-q"]].concat()).await;
+    assert_eq!(quiet.err, "");
 }
 
 #[derive(Clone, Default)]
@@ -266,6 +329,14 @@ async fn every_shell_is_offered_the_names_of_the_hosts() {
             assert!(offered.contains(&format!("web-1,{host}")), "{shell}: {offered}");
         }
     }
+    // Checks are those of the host before.
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostlerctl"));
+    let asked = command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3");
+    let asked = asked.env("_CLAP_IFS", "\n").env("HOSTLER_CONFIG", fleet.config());
+    let asked =
+        asked.env_remove("HOSTLER_CONTEXT").args(["--", "hostlerctl", "history", "web-2", ""]);
+    let offered = String::from_utf8(asked.output().await.expect("run").stdout).expect("utf-8");
+    assert!(offered.contains("http:web-2") && offered.contains("disk"), "{offered}");
     // And the whole way, in the shell that is everywhere.
     let script = "source <(hostlerctl completion bash); \
                   COMP_WORDS=(hostlerctl disk usage --on web-); COMP_CWORD=4; COMP_TYPE=9; \
