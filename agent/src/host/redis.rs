@@ -259,9 +259,13 @@ impl Server {
                 client.get_multiplexed_async_connection_with_config(&config).await?;
             if entry.password_file.is_none() && db == 0 {
                 // Nothing was asked so far, and what the server said unasked was not heard.
-                match redis::cmd("PING").query_async::<String>(&mut connection).await {
-                    Err(error) if error.is_io_error() => return Err(error),
-                    _ => {}
+                let asked = redis::cmd("PING").query_async::<String>(&mut connection).await;
+                // Any other no is for whoever asks next.
+                let full = |e: &RedisError| matches!(Trouble::from(e.clone()), Trouble::Full(_));
+                if let Err(error) = asked
+                    && (error.is_io_error() || full(&error))
+                {
+                    return Err(error);
                 }
             }
             Ok(connection)
