@@ -13,6 +13,9 @@ use crate::{
     process::{built, command},
 };
 
+/// The unit of an agent as it is shipped: what that keeps from the agent is missing in the tests as well.
+const UNIT: &str = include_str!("../../deploy/systemd/hostler-agent.service");
+
 /// Where the lab keeps its hosts and what it shares with them.
 const LAB: &str = "/var/tmp/hostler-lab";
 
@@ -94,8 +97,7 @@ impl Lab {
         self.exec(host, &["sh", "-c", "printf %s \"$1\" > \"$2\"", "sh", content, path]);
     }
 
-    /// Enrols a host anew, runs its agent as a unit of the host's systemd, and waits until it is
-    /// linked.
+    /// Enrols a host anew, runs its agent under the unit that is shipped, and waits until it is linked.
     ///
     /// # Panics
     /// When one of that fails.
@@ -108,10 +110,25 @@ impl Lab {
         let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml"];
         let enroll = ["enroll", "--controller", fleet.address(), "--host", host, "--token", &token];
         self.exec(host, &[&agent[..], &enroll].concat());
-        let after = "--property=After=dbus.service";
-        let unit = ["systemd-run", "--quiet", "--unit=hostler-agent", after];
-        self.exec(host, &[&unit[..], &agent, &["run"]].concat());
+        self.write(host, "/etc/systemd/system/hostler-agent.service", UNIT);
+        let drop_in = "/etc/systemd/system/hostler-agent.service.d";
+        self.exec(host, &["mkdir", "--parents", drop_in]);
+        let here = format!("[Service]\nExecStart=\nExecStart={} run\n", agent.join(" "));
+        self.write(host, &format!("{drop_in}/here.conf"), &here);
+        self.exec(host, &["systemctl", "daemon-reload"]);
+        self.start_agent(host);
         fleet.wait_for(host, "up");
+    }
+
+    /// Starts an agent that is enrolled, after its unit or its host has ended.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_agent(&self, host: &str) {
+        // One that has not failed need not be loaded, which is no error here.
+        let start =
+            "systemctl reset-failed hostler-agent 2>/dev/null; systemctl start hostler-agent";
+        self.exec(host, &["sh", "-c", start]);
     }
 }
 

@@ -19,14 +19,6 @@ fn last_told(fleet: &Fleet, host: &str) -> String {
     of_host.map(|t| t["summary"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
 }
 
-/// Starts an agent that is enrolled, after its unit or its host has ended.
-fn start_agent(lab: &Lab, host: &str) {
-    lab.exec(host, &["sh", "-c", "systemctl reset-failed hostler-agent 2>/dev/null; true"]);
-    let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml", "run"];
-    let run = ["systemd-run", "--quiet", "--unit=hostler-agent", "--property=After=dbus.service"];
-    lab.exec(host, &[&run[..], &agent[..]].concat());
-}
-
 #[test]
 fn down_unreachable_dead_and_stopped_are_told_apart_and_so_is_where_a_host_was() {
     let lab = Lab::take();
@@ -56,19 +48,24 @@ fn down_unreachable_dead_and_stopped_are_told_apart_and_so_is_where_a_host_was()
         fleet.wait_for(host, "up");
     }
 
+    // Its unit would start it again before anybody misses it.
+    let once = "/run/systemd/system/hostler-agent.service.d";
+    lab.exec("h2", &["mkdir", "--parents", once]);
+    lab.write("h2", &format!("{once}/once.conf"), "[Service]\nRestart=no\n");
+    lab.exec("h2", &["systemctl", "daemon-reload"]);
     lab.exec("h2", &["systemctl", "kill", "--signal=KILL", "hostler-agent"]);
     fleet.wait_for("h2", "down");
     let found = problems(&fleet);
     let said = found[0]["summary"].as_str().expect("text");
     assert!(said.contains("its agent ended without a word, the host itself did not"), "{said}");
-    start_agent(&lab, "h2");
+    lab.start_agent("h2");
     fleet.wait_for("h2", "up");
     assert!(last_told(&fleet, "h2").contains("the host ran all the time"));
 
     lab.exec("h2", &["systemctl", "stop", "hostler-agent"]);
     fleet.wait_for("h2", "stopped");
     assert_eq!(problems(&fleet)[0]["status"], "warning");
-    start_agent(&lab, "h2");
+    lab.start_agent("h2");
     fleet.wait_for("h2", "up");
 
     lab.script(&["halt", "h2"]);
@@ -77,19 +74,19 @@ fn down_unreachable_dead_and_stopped_are_told_apart_and_so_is_where_a_host_was()
     let said = found[0]["summary"].as_str().expect("text");
     assert!(said.starts_with("the host is going down"), "{said}");
     lab.script(&["boot", "h2"]);
-    start_agent(&lab, "h2");
+    lab.start_agent("h2");
     fleet.wait_for("h2", "up");
 
     lab.script(&["kill", "h2"]);
     eventually("its end is noticed", || fleet.host("h2")["connection"] != "up");
     lab.script(&["boot", "h2"]);
-    start_agent(&lab, "h2");
+    lab.start_agent("h2");
     fleet.wait_for("h2", "up");
     assert!(last_told(&fleet, "h2").contains("it booted meanwhile"));
 
     fleet.take_controller().kill();
     lab.script(&["cycle", "h2"]);
-    start_agent(&lab, "h2");
+    lab.start_agent("h2");
     fleet.start_controller();
     fleet.wait_for("h2", "up");
     fleet.wait_for("h1", "up");

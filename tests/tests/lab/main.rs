@@ -7,6 +7,7 @@ mod checks;
 mod diagnose;
 mod faults;
 mod machine;
+mod mounts;
 mod packages;
 mod postgres;
 mod programs;
