@@ -367,6 +367,10 @@ fn journal(fleet: &Fleet, lab: &Lab) {
         let seen = read(ours);
         assert_eq!(seen["data"]["lines"].as_u64().unwrap_or(0), lines, "{ours:?}: {seen}");
     }
+    let slip = fleet.ctl(&["journal", "read", "ngnix", "--on", "h1"]).exits(3);
+    for said in ["there is no unit ngnix.service", "did you mean nginx.service?"] {
+        assert!(slip.err.contains(said), "{slip:?}");
+    }
     let asked = read(&["--unit", "filtered", "--priority", "err"])["evidence"][0]["what"].clone();
     for part in ["/usr/bin/journalctl ", " --unit=filtered.service", " --priority=err"] {
         assert!(asked.as_str().expect("a command line").contains(part), "{asked}");

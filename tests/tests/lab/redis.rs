@@ -70,7 +70,7 @@ fn slow_log(fleet: &Fleet, lab: &Lab) {
     cli(lab, &["config", "set", "slowlog-log-slower-than", "10000"]);
     let seen = on(fleet, "h1", &["redis", "slow-log", "main"], 0);
     let commands = seen["data"]["commands"].as_array().expect("commands").clone();
-    assert!(commands.iter().any(|c| c["command"] == "set slow:1"), "{seen}");
+    assert!(commands.iter().any(|c| c["command"] == "SET slow:1"), "{seen}");
     assert!(!seen.to_string().contains("hidden-value"));
     cli(lab, &["slowlog", "reset"]);
     cli(lab, &["unlink", "slow:1"]);
