@@ -24,14 +24,14 @@ fn an_operation_runs_on_one_host_on_some_and_on_all_and_every_request_is_in_the_
         ("role=web and not web-1", vec!["web-2"]),
         ("all", vec!["db-1", "web-1", "web-2"]),
     ] {
-        let results = fleet.ctl(&["host", "facts", "--on", on, "-o", "json"]).exits(0).json();
+        let results = fleet.ctl(&["host", "processes", "--on", on, "-o", "json"]).exits(0).json();
         let mut hosts = hosts_of(&results);
         hosts.sort_unstable();
         assert_eq!(hosts, expected, "{on}");
         assert!(results.as_array().expect("a list").iter().all(|r| r["status"] == "ok"));
     }
     let of = |kind: &str| {
-        let fits = |r: &&Value| r["kind"] == kind && r["operation"] == "host.facts";
+        let fits = |r: &&Value| r["kind"] == kind && r["operation"] == "host.processes";
         fleet.audit().iter().filter(fits).count()
     };
     assert_eq!((of("intent"), of("outcome")), (7, 7));
@@ -68,7 +68,7 @@ fn a_host_that_dies_is_reported_and_holds_up_no_other() {
     fleet.take_agent("web-2").kill();
     fleet.wait_for("web-2", "down");
     assert_eq!(fleet.host("web-2")["reason"], "the connection was closed without a goodbye");
-    let said = fleet.ctl(&["host", "facts", "--on", "all", "-o", "json"]).exits(3);
+    let said = fleet.ctl(&["host", "processes", "--on", "all", "-o", "json"]).exits(3);
     let results = said.json();
     let of = |host: &str| {
         let found = results.as_array().expect("a list").iter().find(|r| r["host"] == host);

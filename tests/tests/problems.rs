@@ -276,7 +276,7 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
     fleet.join("web-2", &[], "");
     fleet.take_agent("web-2").kill();
     fleet.wait_for("web-2", "down");
-    fleet.ctl(&["host", "facts", "--on", "web-1"]).exits(0);
+    fleet.ctl(&["host", "processes", "--on", "web-1"]).exits(0);
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
     let figure = "hostler_check_figure{host=\"web-1\",check=\"plugin:load\",figure=\"load\"";
     eventually("a figure is there", || get(&address, "/metrics").contains(figure));
@@ -285,8 +285,8 @@ fn a_monitoring_system_sees_hosts_certificates_and_what_was_done() {
         "hostler_hosts{connection=\"up\"} 1",
         "hostler_hosts{connection=\"down\"} 1",
         "hostler_links 1",
-        "hostler_operations_total{operation=\"host.facts\",outcome=\"ok\"} 1",
-        "hostler_operation_seconds_count{operation=\"host.facts\"} 1",
+        "hostler_operations_total{operation=\"host.processes\",outcome=\"ok\"} 1",
+        "hostler_operation_seconds_count{operation=\"host.processes\"} 1",
         "hostler_request_seconds_count 1",
         "hostler_link_setup_seconds_count 2",
         "hostler_link_life_seconds_count{lost=\"closed\"} 1",

@@ -26,6 +26,8 @@ use crate::store::{Connection, HostRow, Store, StoreError};
 const DAY_US: i64 = 86_400_000_000;
 /// A certificate renews itself at two thirds of its life; below so many days that did not work.
 const RENEWED_DAYS: i64 = 3;
+/// From this on a host's clock is told to be wrong: new certificates begin five minutes in the past.
+const SKEW_US: i64 = 60_000_000;
 /// From so many hosts on one problem that they share is told once.
 const SHARED: usize = 4;
 
@@ -119,6 +121,7 @@ pub fn problems(
         let before = problems.len();
         problems.extend(of_host(host, absence, now_us));
         if let Some(of) = of.filter(|_| host.connection == Connection::Up) {
+            problems.extend(of_clock(host, of));
             problems.extend(of_checks(&host.name, of, now_us));
         }
         for problem in &mut problems[before..] {
@@ -292,6 +295,15 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
         Connection::Up | Connection::Revoked => return None,
     };
     Some(problem(&host.name, "", status, summary, host.since_us, next))
+}
+
+/// A clock that is so wrong that certificates and times of changes cannot be trusted.
+fn of_clock(host: &HostRow, health: &Host) -> Option<Problem> {
+    let off = health.skew_us.checked_abs().filter(|off| *off >= SKEW_US)? / 1_000_000;
+    let way = if health.skew_us > 0 { "behind" } else { "ahead of" };
+    let summary = format!("its clock is {off} s {way} the controller's");
+    let next = format!("hostlerctl host facts --on {}", host.name);
+    Some(problem(&host.name, "", Status::Warning, summary, host.since_us, next))
 }
 
 /// What to type next about a host that is away.

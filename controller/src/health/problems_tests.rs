@@ -284,3 +284,20 @@ fn a_check_that_says_no_next_step_is_looked_into_further_than_it_looked_itself()
     }
     assert_eq!(of("redis:main", "redis.status", true), "hostlerctl history web-1 redis:main");
 }
+
+#[test]
+fn a_clock_that_is_wrong_is_a_problem_of_its_host_while_that_is_linked() {
+    let with = |skew_us| Host { skew_us, ..host(&[]) };
+    let seen = |connection, skew_us| {
+        seen(&[row("web-1", connection)], &[("web-1", with(skew_us))], &Known::default())
+    };
+    assert!(seen(Connection::Up, SKEW_US - 1).is_empty());
+    let found = seen(Connection::Up, -3_600_000_000);
+    assert_eq!(found[0].summary, "its clock is 3600 s ahead of the controller's");
+    assert_eq!(found[0].status, Status::Warning);
+    assert_eq!(
+        seen(Connection::Up, SKEW_US)[0].summary,
+        "its clock is 60 s behind the controller's"
+    );
+    assert_eq!(seen(Connection::Down, SKEW_US).len(), 1, "nobody knows how it is");
+}
