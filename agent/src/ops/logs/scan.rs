@@ -33,6 +33,8 @@ const TRACEBACK: usize = 16 << 10;
 /// looked for in vain.
 const ABOVE: usize = 60;
 const IN_VAIN: u32 = 8;
+/// Bytes before a block that are looked at for the time of a traceback with which it begins.
+const CONTEXT: usize = 16 << 10;
 /// Bytes of a function's name that are told.
 const FRAME: usize = 120;
 /// Most counters.
@@ -96,6 +98,7 @@ pub(super) fn scan<R: Read + Send>(
     let feed = Mutex::new(Feed {
         sources: sources.enumerate(),
         current: None,
+        above: Vec::with_capacity(CONTEXT),
         rest: Vec::new(),
         cut_line: false,
         errors: Vec::new(),
@@ -124,12 +127,12 @@ fn count_all<I: Iterator<Item = R>, R: Read>(
 ) -> Counted {
     let mut counted = Counted::default();
     let mut scratch = Vec::new();
-    let mut block = vec![0; BLOCK];
+    let mut block = vec![0; CONTEXT + BLOCK];
     let mut times = times.clone();
     while !stop() {
         let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
-        let Some((file, length)) = next else { break };
-        count(&block[..length], file, &mut times, &mut counted, &mut scratch);
+        let Some((file, begin, end)) = next else { break };
+        count(&block[..end], begin, file, &mut times, &mut counted, &mut scratch);
     }
     counted
 }
@@ -138,6 +141,8 @@ fn count_all<I: Iterator<Item = R>, R: Read>(
 struct Feed<'a, I, R> {
     sources: Enumerate<I>,
     current: Option<(usize, R)>,
+    /// The last lines of the block before, of the same source.
+    above: Vec<u8>,
     /// The beginning of a line, or of a traceback, whose end is still to be read.
     rest: Vec<u8>,
     /// What comes is the rest of a line that was cut.
@@ -147,31 +152,35 @@ struct Feed<'a, I, R> {
 }
 
 impl<I: Iterator<Item = R>, R: Read> Feed<'_, I, R> {
-    /// Fills a block with whole lines of one source; gives the number of the source and the length.
-    fn next(&mut self, block: &mut [u8]) -> Option<(usize, usize)> {
+    /// Fills a block with whole lines of one source, after lines that were counted before; gives the number
+    /// of the source, and where what is to be counted begins and ends.
+    fn next(&mut self, block: &mut [u8]) -> Option<(usize, usize, usize)> {
         loop {
             if self.current.is_none() {
                 self.current = self.sources.next();
                 self.cut_line = false;
+                self.above.clear();
             }
             let (file, source) = self.current.as_mut()?;
-            let (file, had) = (*file, self.rest.len());
-            block[..had].copy_from_slice(&self.rest);
+            let (file, begin, had) = (*file, self.above.len(), self.rest.len());
+            block[..begin].copy_from_slice(&self.above);
+            let fresh = &mut block[begin..begin + BLOCK];
+            fresh[..had].copy_from_slice(&self.rest);
             self.rest.clear();
-            let (mut got, error) = fill(source, &mut block[had..]);
+            let (mut got, error) = fill(source, &mut fresh[had..]);
             let last = got == 0 || error.is_some();
             // What was read before counts.
             self.errors.extend(error.map(|error| (file, error)));
             self.read.fetch_add(got as u64, Ordering::Relaxed);
             if self.cut_line {
                 // Nothing was kept of it.
-                let end = memchr::memchr(b'\n', &block[..got]);
+                let end = memchr::memchr(b'\n', &fresh[..got]);
                 self.cut_line = end.is_none();
                 let skip = end.map_or(got, |at| at + 1);
-                block.copy_within(skip..got, 0);
+                fresh.copy_within(skip..got, 0);
                 got -= skip;
             }
-            let all = &block[..had + got];
+            let all = &fresh[..had + got];
             let end = if last { all.len() } else { cut(all) };
             if last {
                 self.current = None;
@@ -180,9 +189,25 @@ impl<I: Iterator<Item = R>, R: Read> Feed<'_, I, R> {
                 self.cut_line |= end > 0 && end == all.len() && all.last() != Some(&b'\n');
             }
             if end > 0 {
-                return Some((file, end));
+                let end = begin + end;
+                if !last {
+                    self.above.clear();
+                    self.above.extend_from_slice(context(&block[..end]));
+                }
+                return Some((file, begin, end));
             }
         }
+    }
+}
+
+/// The last lines of a block, as many as are worth a look from the next one; whole ones, since a part of
+/// one could seem to be a time.
+fn context(block: &[u8]) -> &[u8] {
+    let tail = &block[block.len().saturating_sub(CONTEXT)..];
+    match memchr::memchr(b'\n', tail) {
+        Some(at) if tail.len() < block.len() => &tail[at + 1..],
+        Some(_) => tail,
+        None => &[],
     }
 }
 
@@ -218,17 +243,19 @@ fn cut(block: &[u8]) -> usize {
     }
 }
 
+/// Counts what a block holds from `begin` on.
 fn count(
     block: &[u8],
+    begin: usize,
     file: usize,
     times: &mut Times,
     counted: &mut Counted,
     scratch: &mut Vec<u8>,
 ) {
     let mut in_vain = 0;
-    counted.lines += memchr::memchr_iter(b'\n', block).count() as u64;
+    counted.lines += memchr::memchr_iter(b'\n', &block[begin..]).count() as u64;
     let Some(search) = SEARCH.as_ref() else { return };
-    let mut at = 0;
+    let mut at = begin;
     while let Some((start, end)) = search.find(block, at) {
         let word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
         let before = start.checked_sub(1).and_then(|i| block.get(i));
@@ -363,6 +390,37 @@ mod tests {
         );
         let seen = counted(&text, "2026-11-26T06:30:00Z");
         assert_eq!(seen, [("ERROR new".to_owned(), 1), ("KeyError: 'x' in run".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_traceback_at_the_beginning_of_a_block_is_as_old_as_the_line_above_it() {
+        let frame =
+            "  File \"/a.py\", line 1, in run\n    go(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa)\n";
+        let trace =
+            format!("Traceback (most recent call last):\n{}KeyError: 'x'\n", frame.repeat(20));
+        let of = |day: u32| format!("2026-11-{day} 05:00:00 ERROR oops\n{trace}");
+        let seen = |text: &str| {
+            let (read, source) = (AtomicU64::new(0), std::iter::once(text.as_bytes()));
+            scan(source, &times("2026-11-26T06:30:00Z"), &read, &|| false).0
+        };
+        let old = of(23).repeat(3 * BLOCK / of(23).len());
+        let counted = seen(&old);
+        assert_eq!((counted.errors, counted.timeless), (0, 0));
+        let new = seen(&old.replace("2026-11-23", "2026-11-27"));
+        assert_eq!((new.errors, new.timeless), (2 * old.matches("oops").count() as u64, 0));
+        assert_eq!((counted.lines, new.lines), (old.lines().count() as u64, counted.lines));
+    }
+
+    #[test]
+    fn a_file_that_begins_with_a_traceback_has_no_time_of_the_file_before() {
+        let trace =
+            "Traceback (most recent call last):\n  File \"/a.py\", line 1, in run\nKeyError: 'x'\n";
+        let sources = ["2026-11-23 05:00:00 fine\n", trace].map(str::as_bytes);
+        let (counted, _) =
+            scan(sources.into_iter(), &times("2026-11-26T06:30:00Z"), &AtomicU64::new(0), &|| {
+                false
+            });
+        assert_eq!((counted.errors, counted.timeless), (1, 1));
     }
 
     #[test]
