@@ -24,13 +24,34 @@ pub(super) struct Followed {
     /// The path as it was asked for.
     pub path: PathBuf,
     file: File,
-    inode: u64,
+    id: Id,
     /// Everything before was given out.
     offset: u64,
     /// A line whose end is not yet written.
     part: Vec<u8>,
     /// How often the file was replaced or cut.
     pub rotations: u32,
+}
+
+/// Device and inode: what a file stays when it is renamed, for as long as somebody has it open.
+pub(super) type Id = (u64, u64);
+
+/// What a file is, by whatever name.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub(super) fn id(file: &File) -> io::Result<Id> {
+    let seen = file.metadata()?;
+    Ok((seen.dev(), seen.ino()))
+}
+
+/// A file that was followed, by whatever name it has now, and how far.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub id: Id,
+    /// It stays open, so that no other file becomes the same.
+    file: File,
+    offset: u64,
 }
 
 /// What a look at the file brought.
@@ -40,6 +61,8 @@ pub(super) struct News {
     pub lines: Vec<(u64, Vec<u8>)>,
     /// There may be more at once.
     pub more: bool,
+    /// The file that has its path now, when that is another one and all of this one was given out.
+    pub next: Option<(File, Id)>,
 }
 
 impl Followed {
@@ -48,8 +71,19 @@ impl Followed {
     /// # Errors
     /// When the file cannot be looked at.
     pub(super) fn new(path: PathBuf, file: File, offset: u64) -> io::Result<Self> {
-        let inode = file.metadata()?.ino();
-        Ok(Self { path, file, inode, offset, part: Vec::new(), rotations: 0 })
+        let id = id(&file)?;
+        Ok(Self { path, file, id, offset, part: Vec::new(), rotations: 0 })
+    }
+
+    /// Goes on with a file that was followed before, under the path that it has now.
+    pub(super) fn again(path: PathBuf, left: Left) -> Self {
+        let Left { id, file, offset } = left;
+        Self { path, file, id, offset, part: Vec::new(), rotations: 0 }
+    }
+
+    /// Which file it is.
+    pub(super) fn id(&self) -> Id {
+        self.id
     }
 
     /// The length that was last seen.
@@ -59,7 +93,7 @@ impl Followed {
 
     /// Where a cursor of this file points to.
     pub(super) fn cursor(&self, offset: u64) -> String {
-        format!("{}:{offset}", self.inode)
+        format!("{}:{offset}", self.id.1)
     }
 
     /// What is new. Blocks on the disk.
@@ -76,17 +110,31 @@ impl Followed {
         if !news.more && news.lines.is_empty() {
             // Between the two steps of a rotation there is no file.
             if let Ok((_, file)) = logs::open(host, &self.path)
-                && let Ok(now) = file.metadata()
-                && now.ino() != self.inode
+                && let Ok(now) = id(&file)
+                && now != self.id
             {
-                if !self.part.is_empty() {
-                    news.lines.push((self.offset, std::mem::take(&mut self.part)));
-                }
-                self.rotations += 1;
-                (self.file, self.inode, self.offset, news.more) = (file, now.ino(), 0, true);
+                news.next = Some((file, now));
             }
         }
         Ok(news)
+    }
+
+    /// Takes the file that has its path now, from its beginning or from where it was left; gives the one
+    /// that it leaves, and a line of that whose end was never written.
+    pub(super) fn turn(
+        &mut self,
+        (file, id): (File, Id),
+        known: Option<Left>,
+    ) -> (Left, Option<(u64, Vec<u8>)>) {
+        let part = (!self.part.is_empty()).then(|| (self.offset, std::mem::take(&mut self.part)));
+        let offset = known.map_or(0, |left| left.offset);
+        let left = Left {
+            id: std::mem::replace(&mut self.id, id),
+            file: std::mem::replace(&mut self.file, file),
+            offset: std::mem::replace(&mut self.offset, offset),
+        };
+        self.rotations += 1;
+        (left, part)
     }
 
     /// A file that became shorter begins anew.
@@ -146,7 +194,11 @@ mod tests {
         fn lines(&mut self) -> Vec<String> {
             let mut all = Vec::new();
             loop {
-                let news = self.followed.look(&self.host).expect("look");
+                let mut news = self.followed.look(&self.host).expect("look");
+                if let Some(next) = news.next.take() {
+                    news.lines.extend(self.followed.turn(next, None).1);
+                    news.more = true;
+                }
                 let text = |l: (u64, Vec<u8>)| String::from_utf8(l.1).expect("text");
                 let nothing = news.lines.is_empty();
                 all.extend(news.lines.into_iter().map(text));

@@ -14,7 +14,10 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{backwards::Backwards, follow::Followed};
+use super::{
+    backwards::Backwards,
+    follow::{self, Followed, Id, Left, News},
+};
 use crate::{
     host::{Host, blocking, logs},
     operation::{Answer, Context, Probe},
@@ -115,6 +118,8 @@ fn fits(line: &[u8], wanted: &str) -> bool {
 #[derive(Debug, Default)]
 struct Files {
     open: Vec<Followed>,
+    /// Those that were followed and have another path now: they are not given out again.
+    left: Vec<Left>,
     given: HashMap<PathBuf, u64>,
     unreadable: Vec<(PathBuf, Failure)>,
 }
@@ -142,13 +147,15 @@ impl Files {
         let mut looked = Instant::now();
         loop {
             let mut more = false;
+            let held: Vec<Id> = self.open.iter().map(Followed::id).collect();
             for mut file in std::mem::take(&mut self.open) {
                 let host = Arc::clone(&cx.host);
-                let (file, news) = blocking(move || {
+                let (mut file, news) = blocking(move || {
                     let news = file.look(&host)?;
                     Ok((file, news))
                 })
                 .await?;
+                let news = self.turned(&mut file, news, &held);
                 more |= news.more;
                 for (offset, line) in news.lines.into_iter().filter(|l| fits(&l.1, wanted)) {
                     if !cx.line(self.line(&file, offset, &line)).await {
@@ -167,21 +174,53 @@ impl Files {
         }
     }
 
-    /// Files that fit now and did not before are followed from their beginning.
+    /// Takes the next file of a path where there is one. One that is still followed under its old path,
+    /// as those that are `held` are, is read to its end there first.
+    fn turned(&mut self, file: &mut Followed, mut news: News, held: &[Id]) -> News {
+        let free = |id: Id| !held.contains(&id) && !self.open.iter().any(|f| f.id() == id);
+        if let Some(next) = news.next.take_if(|(_, id)| free(*id)) {
+            let known = self.left.iter().position(|left| left.id == next.1);
+            let known = known.map(|at| self.left.swap_remove(at));
+            let (left, part) = file.turn(next, known);
+            self.left.push(left);
+            news.lines.extend(part);
+            news.more = true;
+        }
+        news
+    }
+
+    /// Files that fit now and did not before are followed from their beginning; those that were followed
+    /// under another path, from where that was left.
     async fn find_new(&mut self, patterns: &[String], cx: &Context) -> Result<bool, Failure> {
         let (patterns, host) = (patterns.to_vec(), Arc::clone(&cx.host));
         let mut known: Vec<PathBuf> = self.open.iter().map(|f| f.path.clone()).collect();
         known.extend(self.unreadable.iter().map(|(path, _)| path.clone()));
-        let new = blocking(move || {
-            let all = logs::expand(&host, &patterns)?;
-            let new = all.into_iter().filter(|p| !known.contains(p));
-            let open = |path: PathBuf| {
-                let (_, file) = logs::open(&host, &path).ok()?;
-                Followed::new(path, file, 0).ok()
-            };
-            Ok(new.filter_map(open).collect::<Vec<_>>())
+        let followed: Vec<Id> = self.open.iter().map(Followed::id).collect();
+        let mut left = std::mem::take(&mut self.left);
+        let (new, left) = blocking(move || {
+            let mut new: Vec<Followed> = Vec::new();
+            let mut there = Vec::new();
+            for path in logs::expand(&host, &patterns)? {
+                if left.is_empty() && known.contains(&path) {
+                    continue;
+                }
+                let Ok((_, file)) = logs::open(&host, &path) else { continue };
+                let Ok(id) = follow::id(&file) else { continue };
+                there.push(id);
+                if known.contains(&path) || followed.contains(&id) {
+                    continue;
+                }
+                match left.iter().position(|left| left.id == id) {
+                    Some(at) => new.push(Followed::again(path, left.swap_remove(at))),
+                    None => new.extend(Followed::new(path, file, 0)),
+                }
+            }
+            // What no pattern fits any more does not come back.
+            left.retain(|left| there.contains(&left.id));
+            Ok((new, left))
         })
         .await?;
+        self.left = left;
         let any = !new.is_empty();
         self.open.extend(new);
         Ok(any)
@@ -231,5 +270,67 @@ mod tests {
         let evidence = Files { open: vec![followed], ..Files::default() }.answer().evidence;
         assert_eq!((evidence[0].kind.as_str(), evidence.len()), ("file", 1));
         assert!(evidence[0].what.ends_with("/a.log"), "{evidence:?}");
+    }
+    /// Everything that is new, in the order in which it is given out.
+    async fn given(files: &mut Files, pattern: &str, cx: &Context) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            let held: Vec<Id> = files.open.iter().map(Followed::id).collect();
+            for mut file in std::mem::take(&mut files.open) {
+                let news = file.look(&cx.host).expect("a look");
+                let news = files.turned(&mut file, news, &held);
+                more |= news.more || !news.lines.is_empty();
+                all.extend(news.lines.into_iter().map(|l| String::from_utf8(l.1).expect("text")));
+                files.open.push(file);
+            }
+            more |= files.find_new(&[pattern.to_owned()], cx).await.expect("found");
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_rotated_within_the_pattern_is_given_out_once() {
+        let dir = tempfile::tempdir().expect("directory");
+        let root = dir.path().canonicalize().expect("real");
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let cx = Context::new(
+            Arc::new(Host::showing(&root)),
+            tokio_util::sync::CancellationToken::new(),
+            events,
+        );
+        let pattern = format!("{}/a.log*", root.display());
+        let path = |name: &str| root.join(name);
+        let append = |name: &str, text: &str| {
+            use std::io::Write as _;
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path(name));
+            file.expect("open").write_all(text.as_bytes()).expect("written");
+        };
+        let rotate = |from: &str, to: &str| std::fs::rename(path(from), path(to)).expect("rotated");
+        let mut files = Files::default();
+        append("a.log", "1\n");
+        assert_eq!(given(&mut files, &pattern, &cx).await, ["1"]);
+        append("a.log", "2\n");
+        rotate("a.log", "a.log.1");
+        append("a.log.1", "3\n");
+        assert_eq!(given(&mut files, &pattern, &cx).await, ["2", "3"]);
+        append("a.log", "4\n");
+        assert_eq!(given(&mut files, &pattern, &cx).await, ["4"]);
+        // Who has the old file open still writes there.
+        append("a.log.1", "5\n");
+        assert_eq!(given(&mut files, &pattern, &cx).await, ["5"]);
+        rotate("a.log.1", "a.log.2");
+        rotate("a.log", "a.log.1");
+        append("a.log.1", "6\n");
+        append("a.log", "7\n");
+        let mut seen = given(&mut files, &pattern, &cx).await;
+        seen.sort();
+        assert_eq!(seen, ["6", "7"]);
+        assert_eq!(given(&mut files, &pattern, &cx).await, [""; 0]);
+        append("a.log.2", "8\n");
+        assert_eq!(given(&mut files, &pattern, &cx).await, ["8"]);
+        std::fs::remove_file(path("a.log.2")).expect("removed");
+        given(&mut files, &pattern, &cx).await;
+        assert!(files.left.is_empty(), "{:?}", files.left);
     }
 }
