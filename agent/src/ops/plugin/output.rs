@@ -80,8 +80,10 @@ fn label(data: &str) -> Option<(String, &str)> {
 fn figure(label: String, text: &str) -> Option<PluginFigure> {
     let mut parts = text.split(';');
     let measured = parts.next()?;
-    let unit = measured.find(|c: char| c.is_alphabetic() || c == '%').unwrap_or(measured.len());
-    let (value, unit) = measured.split_at(unit);
+    let (value, unit) = measured.split_at(digits(measured));
+    if unit.starts_with(|c: char| !c.is_alphabetic() && c != '%') {
+        return None;
+    }
     // Some print a comma, as their language does; "U" stands for a value that is not known.
     let number = |text: &str| text.replace(',', ".").parse::<f64>().ok().filter(|n| n.is_finite());
     let mut range = || parts.next().unwrap_or_default().to_owned();
@@ -95,6 +97,27 @@ fn figure(label: String, text: &str) -> Option<PluginFigure> {
         min: parts.next().and_then(number),
         max: parts.next().and_then(number),
     })
+}
+
+/// How long the number is with which a text begins, its exponent included.
+fn digits(text: &str) -> usize {
+    let run = |from: usize, takes: fn(u8) -> bool| {
+        text.bytes().skip(from).take_while(|b| takes(*b)).count()
+    };
+    let sign = |from: usize| {
+        usize::from(text.as_bytes().get(from).is_some_and(|b| matches!(b, b'+' | b'-')))
+    };
+    let begin = sign(0);
+    let number = begin + run(begin, |b| b.is_ascii_digit() || matches!(b, b'.' | b','));
+    if !text.as_bytes().get(number).is_some_and(|b| matches!(b, b'e' | b'E')) {
+        return number;
+    }
+    let exponent = number + 1 + sign(number + 1);
+    match run(exponent, |b| b.is_ascii_digit()) {
+        // It is the beginning of a unit.
+        0 => number,
+        length => exponent + length,
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +147,26 @@ mod tests {
             output.figures.iter().map(|f| (f.label.as_str(), f.value, f.unit.as_str())).collect();
         assert_eq!(seen[..3], [("it's", 1.0, "%"), ("a", 0.5, "s"), ("c", 12.0, "c")]);
         assert_eq!(output.figures[1].critical, "~:3");
+    }
+
+    #[test]
+    fn an_exponent_belongs_to_the_number_and_what_only_looks_like_one_to_the_unit() {
+        let output = parse(
+            "ok|a=1.2e-05s b=3E+2;4e2;5e2;1e-1;1e3 c=-5eV d=7e e=1e+ f=.5e1ms g=1.2.3 h=8e2%",
+        );
+        let seen: Vec<_> =
+            output.figures.iter().map(|f| (f.label.as_str(), f.value, f.unit.as_str())).collect();
+        let expected = [
+            ("a", 1.2e-5, "s"),
+            ("b", 300.0, ""),
+            ("c", -5.0, "eV"),
+            ("d", 7.0, "e"),
+            ("e", 1.0, "e+"),
+            ("f", 5.0, "ms"),
+            ("h", 800.0, "%"),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!((output.figures[1].min, output.figures[1].max), (Some(0.1), Some(1000.0)));
     }
 
     proptest! {
