@@ -169,29 +169,32 @@ fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
     let longest = report.sessions.iter().map(|s| s.waited_s).fold(0.0, f64::max);
     let warning = f64::from(wait_s);
     let mut findings = Vec::new();
-    if let Some(status) = above(longest, warning, warning * 2.0) {
-        let roots = report.sessions.iter().filter(|s| s.depth == 0);
-        for root in roots {
-            let idles = match root.state.as_str() {
-                "active" => String::new(),
-                state => format!(", {state}"),
-            };
-            let who = if root.application.is_empty() { &root.user } else { &root.application };
-            let (pid, held) = (root.pid, root.holds_up);
-            let (subject, summary, why) = match pid {
-                0 => orphan(root),
-                _ => (
-                    pid.to_string(),
-                    format!("pid {pid} of {who}{idles} holds up {held} sessions"),
-                    "they wait until its transaction ends".to_owned(),
-                ),
-            };
-            let finding = Finding::new(status, subject, summary)
-                .why(why)
-                .next(format!("postgres activity {name}"))
-                .measured(longest, "s");
-            findings.push(finding.bounds(warning, warning * 2.0, "check_postgres (1 min, 2 min)"));
-        }
+    // Each root comes before those of its own tree.
+    for tree in report.sessions.chunk_by(|_, next| next.depth > 0) {
+        let waited = tree.iter().map(|s| s.waited_s).fold(0.0, f64::max);
+        let (Some(root), Some(status)) = (tree.first(), above(waited, warning, warning * 2.0))
+        else {
+            continue;
+        };
+        let idles = match root.state.as_str() {
+            "active" => String::new(),
+            state => format!(", {state}"),
+        };
+        let who = if root.application.is_empty() { &root.user } else { &root.application };
+        let (pid, held) = (root.pid, root.holds_up);
+        let (subject, summary, why) = match pid {
+            0 => orphan(root),
+            _ => (
+                pid.to_string(),
+                format!("pid {pid} of {who}{idles} holds up {held} sessions"),
+                "they wait until its transaction ends".to_owned(),
+            ),
+        };
+        let finding = Finding::new(status, subject, summary)
+            .why(why)
+            .next(format!("postgres activity {name}"))
+            .measured(waited, "s");
+        findings.push(finding.bounds(warning, warning * 2.0, "check_postgres (1 min, 2 min)"));
     }
     let summary = match report.waiting {
         0 => "nobody waits for a lock".to_owned(),
@@ -228,6 +231,7 @@ fn orphan(root: &LockNode) -> (String, String, String) {
 
 #[cfg(test)]
 mod tests {
+    use hostler_proto::wire::Status;
     use proptest::prelude::*;
 
     use super::*;
@@ -264,6 +268,24 @@ mod tests {
         let said = "prepared transaction \"it's\" of app, 120 min old, holds up 1 sessions";
         assert_eq!(answer.findings[0].summary, said);
         assert!(answer.findings[0].why.ends_with("ROLLBACK PREPARED 'it''s'"));
+    }
+
+    #[test]
+    fn each_root_is_as_bad_as_the_longest_wait_for_itself() {
+        let node = |depth, pid, waited_s| LockNode { depth, pid, waited_s, ..LockNode::default() };
+        let sessions = vec![
+            node(0, 1, 0.0),
+            node(1, 2, 1.0),
+            node(2, 3, 70.0),
+            node(0, 4, 0.0),
+            node(1, 5, 2.0),
+            node(0, 6, 0.0),
+            node(1, 7, 500.0),
+        ];
+        let answer = judge("main", Report { sessions, waiting: 4, ..Report::default() }, 60);
+        let told: Vec<_> =
+            answer.findings.iter().map(|f| (f.subject.as_str(), f.status())).collect();
+        assert_eq!(told, [("1", Status::Warning), ("6", Status::Critical)]);
     }
 
     #[test]
