@@ -40,7 +40,7 @@ impl Probe for PostgresActivity {
         let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
         let mut session = Session::open(entry, "postgres.activity").await.map_err(failed)?;
         let rows = session.rows_with(SQL, request.longer_s.into()).await.map_err(failed)?;
-        let sessions = rows.iter().take(request.top as usize).map(|row| PgSession {
+        let sessions = rows.iter().map(|row| PgSession {
             pid: u32::try_from(integer(row, "pid")).unwrap_or(0),
             state: text(row, "state"),
             transaction_s: number(row, "transaction").unwrap_or(0.0),
@@ -55,17 +55,23 @@ impl Probe for PostgresActivity {
         });
         let report =
             Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };
-        let answer = partial(judge(&entry.name, report, request.long_s), &session);
+        let answer =
+            partial(judge(&entry.name, report, request.long_s, request.top as usize), &session);
         let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
     }
 }
 
-fn judge(name: &str, report: Report, long_s: u32) -> Answer<Report> {
+/// Judges all sessions, of which there are no more than the server has connections, and tells the first
+/// `top`; of the findings, the longest statements.
+fn judge(name: &str, mut report: Report, long_s: u32, top: usize) -> Answer<Report> {
     let warning = f64::from(long_s);
     let mut findings = Vec::new();
-    for session in report.sessions.iter().filter(|s| s.state == "active") {
+    let mut running: Vec<_> = report.sessions.iter().filter(|s| s.state == "active").collect();
+    let active = running.len();
+    running.sort_by(|a, b| b.statement_s.total_cmp(&a.statement_s));
+    for session in running.into_iter().take(top) {
         if let Some(status) = above(session.statement_s, warning, warning * CRITICAL) {
             let (pid, seconds) = (session.pid, session.statement_s);
             let who = match session.application.as_str() {
@@ -90,11 +96,38 @@ fn judge(name: &str, report: Report, long_s: u32) -> Answer<Report> {
             ));
         }
     }
-    let active = report.sessions.iter().filter(|s| s.state == "active").count();
     let waiting = report.sessions.iter().filter(|s| !s.blocked_by.is_empty()).count();
     let idle = report.sessions.len() - active;
     let summary =
         format!("{active} run, {waiting} of them wait for locks, {idle} idle in transaction");
+    report.sessions.truncate(top);
     let answer = Answer::ok(summary, report);
     findings.into_iter().fold(answer, Answer::finding).summed_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_proto::wire::Status;
+
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_not_told_are_judged_and_counted() {
+        let session = |pid, state: &str, statement_s| PgSession {
+            pid,
+            state: state.into(),
+            statement_s,
+            ..PgSession::default()
+        };
+        let idle = (1..=50).map(|pid| session(pid, "idle in transaction", 900.0));
+        let more = [session(51, "active", 70.0), session(52, "active", 400.0)];
+        let sessions = idle.chain(more).collect();
+        let report = Report { sessions, ..Report::default() };
+        let answer = judge("main", report.clone(), 60, 50);
+        assert_eq!((answer.status, answer.data.sessions.len()), (Status::Critical, 50));
+        let told: Vec<_> = answer.findings.iter().map(|f| f.subject.as_str()).collect();
+        assert_eq!(told, ["52", "51"]);
+        let well = judge("main", report, 500, 50);
+        assert_eq!(well.summary, "2 run, 0 of them wait for locks, 50 idle in transaction");
+    }
 }
