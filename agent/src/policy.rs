@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::{Glob, GlobBuilder};
 use hostler_proto::{
+    args::masked,
     name::nearest,
     wire::{ErrorCode, Failure},
 };
@@ -157,7 +158,7 @@ impl Policy {
         };
         match self.urls.iter().any(matches) {
             true => Ok(()),
-            false => Err(self.refused(&format!("to request {url}"), "policy.urls")),
+            false => Err(self.refused(&format!("to request {}", masked(url)), "policy.urls")),
         }
     }
 

@@ -201,9 +201,19 @@ fn find<'a>(spec: &'a OperationSpec, name: &str) -> Result<&'a Parameter, Argume
 fn bad(parameter: &Parameter, value: &str, problem: impl Into<String>) -> ArgumentError {
     let shown: String = match parameter.options.secret {
         true => "***".into(),
-        false => value.chars().take(120).collect(),
+        false => masked(value).chars().take(120).collect(),
     };
     ArgumentError::Value { name: parameter.name.clone(), value: shown, problem: problem.into() }
+}
+
+/// A text in which nothing is shown of whom a URL names before its host: that may be a password,
+/// wherever its characters seem to end the address.
+pub fn masked(text: &str) -> String {
+    let shown = text.split_once("://").and_then(|(scheme, rest)| {
+        let (_, place) = rest.rsplit_once('@')?;
+        Some(format!("{scheme}://***@{place}"))
+    });
+    shown.unwrap_or_else(|| text.to_owned())
 }
 
 /// Fills in defaults and checks every parameter.
@@ -464,6 +474,15 @@ mod tests {
         );
         assert!(read(&[("warning-percent", "97")]).expect_err("a default").contains("95"));
         assert_eq!(read(&[("warning-percent", "95")]), Ok(()));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_told_with_what_is_wrong_with_it() {
+        let spec = Arc::clone(Catalogue::embedded().get("http.check").expect("an operation"));
+        let refused = from_text(&spec, [("url", "http://admin:hun/ter2@web/#x")]);
+        let said = refused.expect_err("a fragment").to_string();
+        assert!(said.starts_with("--url http://***@web/#x: must have the form"), "{said}");
+        assert_eq!(masked("http://web/a"), "http://web/a");
     }
 
     #[test]

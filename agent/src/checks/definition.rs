@@ -356,11 +356,19 @@ fn short(unit: &str) -> &str {
 
 /// A password in a URL would be shown wherever the URL is.
 fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let query = url.split_once('?').map_or("", |(_, query)| query).to_ascii_lowercase();
-    let asked = query.split('&').any(|p| p.starts_with("pass"));
-    match asked || authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let asked = query.to_ascii_lowercase().split('&').any(|p| p.starts_with("pass"));
+    // Some are written as they are, with a '/' or a '?' that ends the address for whoever reads it.
+    let written = match place.rsplit_once('@') {
+        Some((user, _)) => user.contains(':'),
+        None => {
+            let address = place.split('/').next().unwrap_or_default();
+            let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+            query.contains('@') && !port.bytes().all(|b| b.is_ascii_digit())
+        }
+    };
+    match asked || written {
         true => Err(InvalidCheck::Check {
             name: name.to_owned(),
             problem: "its url holds a password; put that into a file and name it with \

@@ -111,11 +111,26 @@ fn a_password_in_a_url_is_refused() {
         "[[postgres]]\nname = \"a\"\nurl = \"postgres://me:hunter2@127.0.0.1/x\"",
         "[[postgres]]\nname = \"a\"\nurl = \"postgres://me@127.0.0.1/x?password=hunter2\"",
         "[[redis]]\nname = \"a\"\nurl = \"unix:///run/redis.sock?db=1&pass=hunter2\"",
+        "[[postgres]]\nname = \"a\"\nurl = \"postgres://u:hunter2/ss@host/db\"",
+        "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2/ss@host:1/0\"",
+        "[[redis]]\nname = \"a\"\nurl = \"redis://:hunter2?ss@host:1/0\"",
     ] {
         let said = read(text).expect_err(text);
         assert!(said.contains("holds a password") && !said.contains("hunter2"), "{said}");
     }
-    names("[[redis]]\nname = \"a\"\nurl = \"redis://me@127.0.0.1/0\"");
+    for url in ["redis://me@127.0.0.1/0", "redis://[::1]:6379/0", "redis://me@127.0.0.1:6379/0"] {
+        names(&format!("[[redis]]\nname = \"a\"\nurl = \"{url}\""));
+    }
+    names("[[postgres]]\nname = \"a\"\nurl = \"postgres://me@h:5432/x?application_name=a@b\"");
+}
+
+#[test]
+fn a_password_in_a_url_that_is_refused_is_not_told() {
+    for url in ["http://admin:hunter2@127.0.0.1/", "http://admin:hun/ter2@127.0.0.1/#x"] {
+        let text = format!("[[http]]\nname = \"a\"\nurl = \"{url}\"");
+        let said = read(&text).expect_err("no user belongs there");
+        assert!(said.contains("http://***@127.0.0.1/") && !said.contains("ter2"), "{said}");
+    }
 }
 
 #[test]

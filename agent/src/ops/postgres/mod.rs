@@ -13,7 +13,10 @@ mod sizes;
 mod slow_queries;
 mod statement;
 
+use std::str::FromStr as _;
+
 use hostler_proto::wire::{Failure, Finding, Status};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     host::{
@@ -53,7 +56,7 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         _ => String::new(),
     };
     let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);
-    let answer = Answer::unmeasured(finding).evidence("postgres", shown_url(&entry.url));
+    let answer = Answer::unmeasured(finding).evidence("postgres", place(&entry.url));
     let why = match trouble {
         Trouble::Unreachable(_) => Unmeasured::Away,
         Trouble::Silent(_) => Unmeasured::Silent,
@@ -79,9 +82,21 @@ fn log(entry: &Postgres) -> String {
     }
 }
 
-/// A URL without its query, which may hold more than an address.
-fn shown_url(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
+/// Host, port and database of a URL, which may hold more than an address; nothing of one that cannot
+/// be read, since nobody knows what stands where in it.
+fn place(url: &str) -> String {
+    let Ok(options) = PgConnectOptions::from_str(url) else {
+        return "a url that cannot be read".to_owned();
+    };
+    let port = options.get_port();
+    let at = match options.get_socket() {
+        Some(socket) => format!("{}:{port}", socket.display()),
+        None => format!("{}:{port}", options.get_host()),
+    };
+    match options.get_database() {
+        Some(database) => format!("{at}, database {database}"),
+        None => at,
+    }
 }
 
 /// Adds what the server was really asked.
@@ -135,6 +150,18 @@ mod tests {
         assert_eq!(status(&unnamed, &gone), "systemd status postgresql");
         let full = Trouble::Full("sorry".into());
         assert_eq!(status(&unnamed, &full), "systemd status postgresql");
+    }
+
+    #[test]
+    fn of_a_server_that_cannot_be_used_only_its_place_is_told() {
+        let told = |url: &str| {
+            let server = Postgres { url: url.to_owned(), ..entry(&[]) };
+            let gone = Trouble::Unreachable("refused".into());
+            unusable::<hostler_proto::ops::PostgresPing>(&server, &gone).evidence[0].what.clone()
+        };
+        let place = "127.0.0.1:5433, database app";
+        assert_eq!(told("postgres://me:hunter2@127.0.0.1:5433/app?password=hunter2"), place);
+        assert_eq!(told("postgres://me:hun/ter2@127.0.0.1/app"), "a url that cannot be read");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hostler_proto::{
     ops::{RedisStatus as Report, RedisStatusRequest},
     wire::{Failure, Finding, Status},
 };
+use redis::IntoConnectionInfo as _;
 
 use super::{entry, info::Info};
 use crate::{
@@ -65,7 +66,7 @@ impl Probe for RedisStatus {
                     Trouble::Hung(_) if place.is_here() => format!("net port-owner {}", place.port),
                     _ => String::new(),
                 });
-                let answer = Answer::unmeasured(finding).evidence("redis", entry.url.clone());
+                let answer = Answer::unmeasured(finding).evidence("redis", place(&entry.url));
                 let why = match trouble {
                     Trouble::Unreachable(_) => Unmeasured::Away,
                     Trouble::Silent(_) => Unmeasured::Silent,
@@ -75,6 +76,15 @@ impl Probe for RedisStatus {
                 Ok(Answer { unmeasured: Some(why), ..answer })
             }
         }
+    }
+}
+
+/// Host, port and database of a URL; nothing of one that cannot be read, since nobody knows what stands
+/// where in it.
+fn place(url: &str) -> String {
+    match url.into_connection_info() {
+        Ok(info) => format!("{}, database {}", info.addr(), info.redis_settings().db()),
+        Err(_) => "a url that cannot be read".to_owned(),
     }
 }
 
