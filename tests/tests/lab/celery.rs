@@ -87,6 +87,30 @@ fn workers(fleet: &Fleet, lab: &Lab) {
     eventually("the worker is back", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
     a_worker_that_takes_from_no_queue(fleet, lab);
     a_solo_pool_that_is_busy(fleet, lab);
+    a_rate_that_holds_tasks_back(fleet, lab);
+}
+
+/// Tasks wait, none runs, and the worker is well.
+fn a_rate_that_holds_tasks_back(fleet: &Fleet, lab: &Lab) {
+    let task = "src.tasks.celery_app.short_task";
+    celery(lab, &format!("control rate_limit {task} 6/m"));
+    for _ in 0..12 {
+        enqueue(lab, "short_task");
+    }
+    eventually("the first has run, and the others are held back", || {
+        let seen = worker_is(fleet, "ok", 0);
+        assert_eq!(seen["status"], "ok", "{seen}");
+        seen["summary"].as_str().expect("text").contains("rate limit")
+    });
+    for _ in 0..4 {
+        let seen = worker_is(fleet, "ok", 0);
+        assert_eq!(seen["status"], "ok", "{seen}");
+    }
+    celery(lab, &format!("control rate_limit {task} 0"));
+    cli(lab, &["del", "celery"]);
+    lab.exec("h1", &["systemctl", "restart", "omnidoc-celery"]);
+    eventually("the worker is back", || fleet.ctl(&["celery", "workers", "--on", "h1"]).code == 0);
+    cli(lab, &["del", "celery"]);
 }
 
 /// It answers pings, is subscribed, and will never run a task.

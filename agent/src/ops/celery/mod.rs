@@ -1,6 +1,7 @@
 //! Celery workers, through their Redis broker or by Celery's own tool.
 
 mod active;
+mod limited;
 mod local;
 mod pidbox;
 mod queues;

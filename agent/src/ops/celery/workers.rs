@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     App, Broker,
+    limited::{self, Held, Limited},
     local::{self, Local},
     millis, number,
     pidbox::Answers,
@@ -38,7 +39,10 @@ impl Probe for CeleryWorkers {
         let mut seen = seen.map_err(|t| app.failed(&t))?;
         if seen.idle() {
             let stuck = stuck(&mut app, &seen, millis(request.timeout_ms), cx).await;
-            seen.stuck = stuck.map_err(|t| app.failed(&t))?;
+            let held;
+            (seen.stuck, held) = stuck.map_err(|t| app.failed(&t))?;
+            let (now, name) = (cx.host.clock.now().as_second(), app.name);
+            seen.limited = held.map(|held| limited::remembered(name, held, seen.done(), now));
         }
         if seen.stats.missing() > 0 {
             seen.local = blocking(|| Ok(local::workers())).await?;
@@ -94,6 +98,8 @@ struct Seen {
     unbound: Vec<(String, String)>,
     /// Queues with tasks that nobody takes.
     stuck: Vec<String>,
+    /// Queues with tasks whose workers have taken some and begin none.
+    limited: Option<Limited>,
     /// Tasks that wait.
     waiting: u64,
     /// Workers that run on this host.
@@ -156,19 +162,20 @@ async fn look(
     Ok(seen)
 }
 
-/// The queues that are as long as before after a moment in which no task was begun.
+/// The queues that are as long as before after a moment in which no task was begun, and of them apart
+/// those whose workers hold tasks that they took.
 async fn stuck(
     app: &mut Broker<'_>,
     before: &Seen,
     longest: Duration,
     cx: &Context,
-) -> Result<Vec<String>, crate::host::redis::Trouble> {
+) -> Result<(Vec<String>, Option<Held>), crate::host::redis::Trouble> {
     if !cx.pause(SECOND_LOOK).await {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let after = look(app, longest).await?;
     if after.done() != before.done() || after.waiting < before.waiting || !after.idle() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let names = after.queues.by_worker.values().filter_map(Value::as_array).flatten();
     let mut stuck = Vec::new();
@@ -177,7 +184,15 @@ async fn stuck(
             stuck.push(name);
         }
     }
-    Ok(stuck)
+    if stuck.is_empty() {
+        return Ok((stuck, None));
+    }
+    let reserved = app.mailbox.ask("reserved", json!({}), longest).await?;
+    let items = json!({ "taskinfoitems": ["rate_limit"] });
+    let registered = app.mailbox.ask("registered", items, longest).await?;
+    // Tasks whose rate holds them back are told by no worker: that they were taken only the broker knows.
+    let taken: u64 = app.mailbox.server.ask(&["HLEN", "unacked"]).await?;
+    Ok(limited::apart(stuck, &after.queues, &reserved, &registered, taken))
 }
 
 fn judge(app: &str, seen: Seen) -> Answer<Report> {
@@ -218,6 +233,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
             .next(format!("celery queues {app}"));
         findings.push(finding);
     }
+    findings.extend(seen.limited.as_ref().and_then(|limited| limited.finding(app)));
     for (queue, exchange) in &seen.unbound {
         let summary = format!("the binding of queue {queue} to exchange {exchange} is gone");
         let finding = Finding::new(Status::Critical, queue, summary).why(
@@ -248,6 +264,10 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
         false => {
             format!("{answered} of {} workers answered in {took:.0} ms", seen.stats.subscribed)
         }
+    };
+    let summary = match &seen.limited {
+        Some(limited) => format!("{summary}; {limited}"),
+        None => summary,
     };
     let data = Report {
         workers,
