@@ -15,6 +15,7 @@ static TURN: Semaphore = Semaphore::const_new(1);
 const NOBODY: Owner = Owner {
     uid: 65534,
     gid: 65534,
+    whose: 0,
     name: Cow::Borrowed("nobody"),
     home: Cow::Borrowed("/nonexistent"),
 };
@@ -24,6 +25,8 @@ const NOBODY: Owner = Owner {
 pub struct Owner {
     uid: u32,
     gid: u32,
+    /// To whom the path belongs: root, where this is nobody in its stead.
+    whose: u32,
     name: Cow<'static, str>,
     /// The user's own directory.
     pub home: Cow<'static, str>,
@@ -46,23 +49,34 @@ impl Owner {
             _ => account(&users, uid).unwrap_or_else(|| Self {
                 uid,
                 gid: uid,
+                whose: uid,
                 name: Cow::Owned(uid.to_string()),
                 home: NOBODY.home,
             }),
         };
-        // Nobody's group is no reason to trust what lies in root's directory.
-        let (who, group) = if uid == 0 { ("root", 0) } else { (owner.name(), owner.gid) };
         if uid != 0 && !own.is_root() && own.as_raw() != uid {
             let message = format!("the agent is not root, and cannot be {}", owner.name);
             return Err(Failure::new(ErrorCode::PreconditionFailed, message)
                 .hint("as itself it must not run what another user wrote"));
         }
+        owner.alone(path)?;
+        Ok(owner)
+    }
+
+    /// That only the owner and root decide what is at another path that holds no link. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or others can write there or anywhere above it.
+    pub fn alone(&self, path: &Path) -> Result<(), Failure> {
+        // Nobody's group is no reason to trust what lies in root's directory.
+        let (who, group) = if self.whose == 0 { ("root", 0) } else { (self.name(), self.gid) };
         for above in path.ancestors() {
             let seen = looked_at(above)?;
             let (mode, sticky) = (seen.mode(), seen.mode() & 0o1000 != 0 && above != path);
             let others = (mode & 0o002 != 0 && !sticky)
                 || (mode & 0o020 != 0 && !sticky && ![0, group].contains(&seen.gid()))
-                || ![0, uid].contains(&seen.uid());
+                || ![0, self.whose].contains(&seen.uid());
             if others {
                 let message = format!(
                     "others than {who} can write in {}: what lies there is not run",
@@ -73,7 +87,12 @@ impl Owner {
                 return Err(Failure::new(ErrorCode::PreconditionFailed, message).hint(hint));
             }
         }
-        Ok(owner)
+        Ok(())
+    }
+
+    /// Whether it is nobody, and what lies there is root's.
+    pub fn in_roots_stead(&self) -> bool {
+        self.whose == 0
     }
 
     /// The user's name.
@@ -90,6 +109,12 @@ impl Owner {
 /// Waits until no other program of an application runs.
 pub async fn turn() -> Option<SemaphorePermit<'static>> {
     TURN.acquire().await.ok()
+}
+
+/// What a user is called; its number where it has no name. Blocks on the disk.
+pub fn name(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    account(&users, uid).map_or_else(|| uid.to_string(), |user| user.name.into_owned())
 }
 
 fn looked_at(path: &Path) -> Result<fs::Metadata, Failure> {
@@ -111,7 +136,7 @@ fn account(users: &str, uid: u32) -> Option<Owner> {
         let [name, _, number, group, _, home, ..] = fields[..] else { return None };
         (number.parse() == Ok(uid)).then_some(())?;
         let (name, home) = (Cow::Owned(name.to_owned()), Cow::Owned(home.to_owned()));
-        Some(Owner { uid, gid: group.parse().ok()?, name, home })
+        Some(Owner { uid, gid: group.parse().ok()?, whose: uid, name, home })
     })
 }
 

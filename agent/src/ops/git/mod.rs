@@ -1,3 +1,4 @@
 //! Git checkouts.
 
+mod checkout;
 mod status;

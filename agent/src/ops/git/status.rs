@@ -1,18 +1,14 @@
 //! `git.status`: at which commit a checkout is, and what differs from it.
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
-
 use hostler_proto::{
     operation::GitStatus,
     ops::{GitStatus as Report, GitStatusRequest},
-    wire::{ErrorCode, Failure, Finding, Status},
+    wire::{Failure, Finding, Status},
 };
 
+use super::checkout::Checkout;
 use crate::{
-    host::{
-        blocking,
-        exec::{Line, Program},
-    },
+    host::blocking,
     operation::{Answer, Context, Probe},
 };
 
@@ -21,61 +17,61 @@ const TOLD: usize = 100;
 
 impl Probe for GitStatus {
     async fn observe(request: GitStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
-        let host = Arc::clone(&cx.host);
-        let asked = PathBuf::from(&request.path);
-        let (path, uid, gid) = blocking(move || {
-            let path = host.policy.directory(&asked)?;
-            let owner = std::fs::metadata(&path).map_err(|e| {
-                let message = format!("{} cannot be looked at: {e}", path.display());
-                Failure::new(ErrorCode::NotFound, message)
-            })?;
-            Ok((path, owner.uid(), owner.gid()))
-        })
-        .await?;
-        // As its owner: a checkout's own configuration can name programs that git runs.
-        let git = |args: &[&str]| {
-            let mut git = Program::as_user("/usr/bin/git", uid, gid)
-                // It would write the index anew, and be in the way of an update.
-                .arg("--no-optional-locks")
-                .arg("-c")
-                .arg("core.fsmonitor=false")
-                .arg("-c")
-                .arg("core.hooksPath=/dev/null")
-                .arg("-C")
-                .arg(path.as_os_str());
-            for arg in args {
-                git = git.arg(*arg);
-            }
-            git
-        };
-        let status = ["status", "--porcelain=v2", "--branch", "--untracked-files=normal"];
+        let checkout = Checkout::open(&request.path, cx).await?;
+        let status = [
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "--untracked-files=normal",
+            // A git of its own would run there, as a configuration says that was not looked at.
+            "--ignore-submodules=dirty",
+        ];
         let mut report = Report::default();
-        each_line(git(&status), |line| read(&mut report, line)).await?;
+        let complaints = checkout.ask(&status, |line| read(&mut report, line)).await?;
         let mut log = Vec::new();
         // A checkout without a commit has no log.
-        let _ = each_line(git(&["log", "-1", "--format=%ct%n%s"]), |line| {
-            if log.len() < 2 {
-                log.push(line.to_owned());
-            }
-        })
-        .await;
+        let _ = checkout
+            .ask(&["log", "-1", "--format=%ct%n%s"], |line| {
+                if log.len() < 2 {
+                    log.push(line.to_owned());
+                }
+            })
+            .await;
         report.committed_s = log.first().and_then(|t| t.parse().ok()).unwrap_or(0);
         report.subject = log.get(1).cloned().unwrap_or_default();
-        let what = format!("git -C {} status --porcelain=v2 --branch", path.display());
-        Ok(judge(&request.path, report).evidence("argv", what))
+        let what = format!("git -C {} status --porcelain=v2 --branch", request.path);
+        let user = checkout.user().to_owned();
+        let (report, unread) =
+            blocking(move || Ok(compared(&checkout, report, &complaints))).await?;
+        let answer = judge(&request.path, report).evidence("argv", what);
+        Ok(match unread {
+            None => answer,
+            Some(unread) => {
+                let summary = format!("{user}, as whom git runs there, cannot read {unread}");
+                let finding = Finding::new(Status::Unknown, &request.path, summary)
+                    .why("whether it differs from the commit cannot be told");
+                answer.finding(finding)
+            }
+        })
     }
 }
 
-/// Shows every line of a program's output, however many there are.
-async fn each_line(program: Program, mut show: impl FnMut(&str)) -> Result<(), Failure> {
-    let mut running = program.start()?;
-    while let Some(line) = running.line().await? {
-        if let Line::Text(text) = line {
-            show(&String::from_utf8_lossy(&text));
-        }
-    }
-    running.ended().await?;
-    Ok(())
+/// Takes what git could not read away from what differs, and names the first of it. Blocks on the disk.
+fn compared(
+    checkout: &Checkout,
+    mut report: Report,
+    complaints: &[String],
+) -> (Report, Option<String>) {
+    let (hidden, changed): (Vec<_>, Vec<_>) =
+        report.changed.into_iter().partition(|file| checkout.hides(file));
+    report.changed = changed;
+    let count = u32::try_from(hidden.len()).unwrap_or(u32::MAX);
+    report.changed_files = report.changed_files.saturating_sub(count);
+    let denied = complaints.iter().find_map(|line| {
+        let place = line.strip_suffix(": Permission denied")?;
+        Some(place.strip_prefix("warning: could not open directory ").unwrap_or(place).to_owned())
+    });
+    (report, hidden.into_iter().next().or(denied))
 }
 
 fn read(report: &mut Report, line: &str) {
@@ -115,7 +111,7 @@ fn read(report: &mut Report, line: &str) {
 
 fn judge(path: &str, report: Report) -> Answer<Report> {
     let mut findings = Vec::new();
-    if !report.changed.is_empty() {
+    if report.changed_files > 0 {
         let summary = format!("{} files of {path} differ from its commit", report.changed_files);
         let finding = Finding::new(Status::Warning, path, summary)
             .why("somebody changed them by hand; an update would stop there, or lose them");
