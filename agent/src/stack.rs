@@ -61,6 +61,16 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// Whether a check of that name is not switched off.
+    pub fn checks(&self, name: &str) -> bool {
+        !self.check.get(name).is_some_and(|change| change.off)
+    }
+
+    /// As [`Self::checks`], of a check for something with a name.
+    pub fn checks_for(&self, kind: &str, name: &str) -> bool {
+        self.checks(&format!("{kind}:{name}"))
+    }
+
     /// This with the units and servers that another one has besides, as discovery finds them.
     #[must_use]
     pub fn with(mut self, mut more: Self) -> Self {

@@ -8,6 +8,39 @@ use serde_json::Value;
 pub(super) const FIELDS: &str =
     "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_COMM,_PID,_SYSTEMD_UNIT,UNIT,_TRANSPORT";
 
+/// The fields that tell the start of a unit that an entry belongs to.
+pub(super) const STARTS: &str = "INVOCATION_ID,_SYSTEMD_INVOCATION_ID";
+
+/// What a unit said, or systemd of it, and in which of its runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Spoken {
+    /// The number of the unit's start; empty when systemd gives none.
+    pub(crate) invocation: String,
+    /// The line, with who said it.
+    pub(crate) text: String,
+}
+
+#[derive(Deserialize)]
+struct Start {
+    #[serde(rename = "INVOCATION_ID", default)]
+    about: Value,
+    #[serde(rename = "_SYSTEMD_INVOCATION_ID", default)]
+    own: Value,
+}
+
+/// The line that an entry is, with the run of its unit; none when it is not in journalctl's form.
+pub(super) fn spoken(json: &[u8]) -> Option<Spoken> {
+    let line = line(json)?;
+    let start: Start = serde_json::from_slice(json).ok()?;
+    // Of what systemd says about a unit, its own start is no start of the unit.
+    let invocation = [&start.about, &start.own].map(text).into_iter().find(|t| !t.is_empty());
+    let invocation = match line.text.starts_with("systemd[1]: ") {
+        true => text(&start.about),
+        false => invocation.unwrap_or_default(),
+    };
+    Some(Spoken { invocation, text: line.text })
+}
+
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "__CURSOR", default)]
@@ -96,6 +129,16 @@ mod tests {
         let line = line(json).expect("entry");
         assert_eq!((line.source.as_str(), line.priority), ("web.service", INFO));
         assert_eq!(line.text, "systemd[1]: Started web.");
+    }
+
+    #[test]
+    fn what_is_said_belongs_to_the_run_of_the_unit_in_which_it_was_said() {
+        let own = br#"{"MESSAGE":"hello","_PID":"8","SYSLOG_IDENTIFIER":"web",
+            "_SYSTEMD_INVOCATION_ID":"a1"}"#;
+        assert_eq!(spoken(own).map(|s| s.invocation).as_deref(), Some("a1"));
+        let about = br#"{"MESSAGE":"Started web.","UNIT":"web.service","_PID":"1",
+            "SYSLOG_IDENTIFIER":"systemd","INVOCATION_ID":"b2","_SYSTEMD_INVOCATION_ID":"00"}"#;
+        assert_eq!(spoken(about).map(|s| s.invocation).as_deref(), Some("b2"));
     }
 
     #[test]

@@ -5,4 +5,5 @@ mod entry;
 mod read;
 mod source;
 
-pub(crate) use source::last_lines;
+pub(crate) use entry::Spoken;
+pub(crate) use source::{last_lines, last_spoken};

@@ -40,6 +40,7 @@ impl Probe for JournalRead {
             until: ago(request.until_s),
             priority: request.priority.clone(),
             boot: request.boot,
+            starts: false,
         };
         let wanted = Wanted::new(&request.r#match);
         let most = u64::from(request.lines);

@@ -2,7 +2,7 @@
 
 use hostler_proto::wire::{Failure, LogLine};
 
-use super::entry::{self, FIELDS};
+use super::entry::{self, FIELDS, STARTS, Spoken};
 use crate::host::exec::{Line, Output, Program, Running};
 
 const JOURNALCTL: &str = "/usr/bin/journalctl";
@@ -17,6 +17,8 @@ pub(super) struct Query {
     pub until: Option<i64>,
     pub priority: String,
     pub boot: bool,
+    /// The starts of units that lines belong to are asked for as well.
+    pub starts: bool,
 }
 
 /// Where to begin and in which direction.
@@ -64,8 +66,11 @@ impl Query {
             .arg("--quiet")
             .arg("--no-pager")
             .arg("--all")
-            .arg("--output=json")
-            .arg(format!("--output-fields={FIELDS}"));
+            .arg("--output=json");
+        program = match self.starts {
+            true => program.arg(format!("--output-fields={FIELDS},{STARTS}")),
+            false => program.arg(format!("--output-fields={FIELDS}")),
+        };
         for unit in &self.units {
             program = program.arg(format!("--unit={unit}"));
         }
@@ -166,6 +171,22 @@ pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
     }
     last.reverse();
     last
+}
+
+/// The last lines of a unit, the oldest first, with the runs that they belong to.
+pub(crate) async fn last_spoken(unit: &str, lines: u32) -> Result<Vec<Spoken>, Failure> {
+    let query = Query { units: vec![unit.to_owned()], starts: true, ..Query::default() };
+    let mut entries = query.read(&From::End)?;
+    let mut last = Vec::new();
+    while last.len() < lines as usize
+        && let Some(line) = entries.0.line().await?
+    {
+        if let Line::Text(json) = line {
+            last.extend(entry::spoken(&json));
+        }
+    }
+    last.reverse();
+    Ok(last)
 }
 
 #[cfg(test)]

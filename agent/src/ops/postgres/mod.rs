@@ -45,12 +45,12 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         | Trouble::Taken => Status::Unknown,
         _ => Status::Critical,
     };
-    let place = Place::of(&entry.url, 5432);
+    let there = Place::of(&entry.url, 5432);
     let next = match trouble {
         Trouble::Unreachable(_) | Trouble::Silent(_) => {
             format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
         }
-        Trouble::Hung(_) if place.is_here() => format!("net port-owner {}", place.port),
+        Trouble::Hung(_) if there.is_here() => format!("net port-owner {}", there.port),
         // On a full server every operation would need the connection that there is none of.
         Trouble::Busy(_) | Trouble::Full(_) => log(entry),
         _ => String::new(),

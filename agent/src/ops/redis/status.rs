@@ -58,12 +58,12 @@ impl Probe for RedisStatus {
                     _ => (Status::Critical, trouble.hint()),
                 };
                 let finding = Finding::new(status, name, summary).why(why);
-                let place = Place::of(&entry.url, 6379);
+                let there = Place::of(&entry.url, 6379);
                 let finding = finding.next(match trouble {
                     Trouble::Unreachable(_) | Trouble::Silent(_) => {
                         "systemd status redis-server".to_owned()
                     }
-                    Trouble::Hung(_) if place.is_here() => format!("net port-owner {}", place.port),
+                    Trouble::Hung(_) if there.is_here() => format!("net port-owner {}", there.port),
                     _ => String::new(),
                 });
                 let answer = Answer::unmeasured(finding).evidence("redis", place(&entry.url));

@@ -32,6 +32,9 @@ const CLOCK: &str = "org.freedesktop.timedate1";
 type Listed =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
+/// Properties by name.
+type Properties = HashMap<String, OwnedValue>;
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -160,6 +163,18 @@ impl Bus {
             .await?;
         let value = proxy.get(InterfaceName::try_from(CLOCK)?, "NTPSynchronized").await?;
         Ok(matches!(&*value, Value::Bool(true)))
+    }
+
+    /// Every property of a unit: of the common interface, and of that of its type.
+    pub(super) async fn all(&self, name: &str) -> Result<(Properties, Properties), Failure> {
+        let object =
+            self.manager.load_unit(name).await.map_err(|e| refused("LoadUnit", name, e))?;
+        let common = self.properties(&object, name, UNIT).await?;
+        let own = match interface(name) {
+            Some(interface) => self.properties(&object, name, &interface).await?,
+            None => HashMap::new(),
+        };
+        Ok((common, own))
     }
 
     /// A unit by its full name, loaded or not; `now_us` is what its times are measured against.

@@ -3,6 +3,7 @@
 pub(super) mod bus;
 mod change;
 mod judgement;
+mod particulars;
 mod reload;
 mod restart;
 mod start;
@@ -14,6 +15,8 @@ mod vital;
 use std::time::Duration;
 
 use hostler_proto::wire::{ErrorCode, Failure};
+
+pub(crate) use particulars::{Particulars, particulars};
 
 /// How long systemd may take to say that the host goes down: the agent is being stopped meanwhile.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -124,7 +124,7 @@ pub(super) fn texts(all: &HashMap<String, OwnedValue>, name: &str) -> Vec<String
     }
 }
 
-fn number(all: &HashMap<String, OwnedValue>, name: &str) -> u64 {
+pub(super) fn number(all: &HashMap<String, OwnedValue>, name: &str) -> u64 {
     all.get(name).map(as_number).unwrap_or_default()
 }
 

@@ -16,6 +16,9 @@ use crate::{
     stack::{Http, Way},
 };
 
+/// Seconds that an endpoint gets: several together are far below the deadline.
+const PATIENCE_S: u32 = 3;
+
 impl Search<'_> {
     /// An endpoint of the stack, and what its check is after.
     pub(super) async fn http(&mut self, name: &str) {
@@ -28,7 +31,7 @@ impl Search<'_> {
             url: entry.url.clone(),
             status: entry.status.unwrap_or_default(),
             expect: entry.expect.clone(),
-            timeout_s: 10,
+            timeout_s: PATIENCE_S,
             slow_ms: 2000,
             certificate_days: 21,
         };
@@ -40,6 +43,19 @@ impl Search<'_> {
         }
         // What it needs lies deeper.
         self.causes_of(answer, Status::Warning);
+    }
+
+    /// The endpoints that need a unit: it runs, and they tell whether it does its work.
+    pub(super) async fn endpoints_of(&mut self, unit: &str) {
+        let needs = |http: &&Http| {
+            let mut units = http.after.iter().filter_map(|after| after.strip_prefix("unit:"));
+            units.any(|name| full_name(name) == unit)
+        };
+        let stack = &self.cx.host.stack;
+        let checked = |http: &&Http| stack.checks_for("http", &http.name);
+        for http in stack.http.iter().filter(needs).filter(checked) {
+            Box::pin(self.http(&http.name)).await;
+        }
     }
 
     /// Who should answer at an endpoint of this host, where the stack file does not say what it needs.

@@ -4,8 +4,11 @@
 
 mod applications;
 mod clues;
+mod hung;
+mod runs;
 mod servers;
 mod target;
+mod told;
 mod unit;
 
 use std::collections::BTreeSet;
@@ -159,6 +162,14 @@ impl<'c> Search<'c> {
         }
         for unit in units.into_iter().take(UNITS) {
             self.unit(&unit, false).await;
+        }
+        let stack = &self.cx.host.stack;
+        // What users see: that is wrong for itself only when nothing below is.
+        for http in stack.http.iter().filter(|http| stack.checks_for("http", &http.name)) {
+            self.http(&http.name).await;
+        }
+        if stack.pm2.is_some() && stack.checks("pm2") {
+            self.pm2().await;
         }
     }
 

@@ -2,18 +2,28 @@
 
 use hostler_proto::{
     operation::{NetPortOwner, SystemdStatus},
-    ops::{DiagnosisStep, NetPortOwnerRequest, SystemdStatusRequest},
+    ops::{DiagnosisStep, NetPortOwnerRequest, SystemdStatusRequest, UnitStatus},
     wire::{Finding, Status},
 };
 
 use super::{
     Search,
-    clues::{Clue, clue},
+    clues::{Clue, Found, clues},
+    runs::{killed, last_words, present},
+    told::told,
 };
-use crate::ops::journal;
+use crate::{
+    amount,
+    ops::{
+        journal,
+        systemd::{self, Particulars},
+    },
+};
 
 /// Lines of a unit's journal that are looked through.
-const LINES: u32 = 40;
+const LINES: u32 = 60;
+/// Clues that are followed.
+const CLUES: usize = 3;
 
 impl Search<'_> {
     /// A unit, its last words, and what they point at. `asked` when it is what was asked for: then
@@ -29,46 +39,40 @@ impl Search<'_> {
             return;
         };
         let status = answer.data.units.iter().find(|u| u.name == unit).cloned().unwrap_or_default();
+        if let Some(hung) = self.hung(unit, status.main_pid).await {
+            let (looked_at, said) = (format!("host processes: {unit}"), hung.summary.clone());
+            self.steps.push(DiagnosisStep { looked_at, status: "critical".to_owned(), said });
+            self.cause(hung);
+            return;
+        }
         let runs = status.active_state == "active" && !status.sub_state.starts_with("auto-restart");
         // One that waits for its timer, or did its work, is inactive and well.
         let idle = status.active_state == "inactive" && answer.findings.is_empty();
         let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs && !idle;
         if !bad && !asked {
+            if runs {
+                self.endpoints_of(unit).await;
+            }
             return;
         }
-        let allowed = self.cx.host.policy.operation("journal.read").is_ok();
-        let lines = if allowed { journal::last_lines(unit, LINES).await } else { Vec::new() };
-        let shown = format!("journal read --unit {unit} --lines {LINES}");
-        let (status_word, last) = match last_words(&lines) {
-            Some(last) => (if bad { "critical" } else { "ok" }, last.clone()),
-            None if allowed => ("ok", "nothing".to_owned()),
-            None => ("unknown", "this host's policy does not allow journal.read".to_owned()),
-        };
-        if !allowed {
-            self.unknown.push(Finding::new(Status::Unknown, &shown, &last));
-        }
-        self.steps.push(DiagnosisStep {
-            looked_at: shown.clone(),
-            status: status_word.into(),
-            said: last,
-        });
-        let before = self.causes.len();
-        // The last words count most.
-        let mut clues: Vec<(Clue, String)> = Vec::new();
-        for line in lines.iter().rev() {
-            if let Some(clue) = clue(line)
-                && !clues
-                    .iter()
-                    .any(|(c, _)| std::mem::discriminant(c) == std::mem::discriminant(&clue))
-            {
-                clues.push((clue, line.clone()));
+        let particulars = match systemd::particulars(unit).await {
+            Ok(particulars) => particulars,
+            Err(failure) => {
+                self.unknown.push(Finding::new(Status::Unknown, unit, failure.message));
+                Particulars::default()
             }
+        };
+        let before = self.causes.len();
+        if status.active_state == "inactive" && bad {
+            self.lacking(unit, &particulars).await;
         }
-        if status.result == "oom-kill" {
-            clues.insert(0, (Clue::NoMemory, format!("{unit} was ended for lack of memory")));
-        }
-        for (clue, line) in clues.into_iter().filter(|_| bad || asked).take(3) {
-            Box::pin(self.follow(unit, bad, clue, &line)).await;
+        let lines = self.last_lines(unit, bad, &particulars.invocation, &status).await;
+        if let Some(finding) = memory(unit, &status, &particulars, &lines).filter(|_| bad) {
+            self.cause(finding);
+        } else {
+            for found in clues(&lines).into_iter().take(CLUES) {
+                Box::pin(self.follow(unit, bad, &found, &status, &particulars)).await;
+            }
         }
         if bad && self.causes.len() == before {
             for finding in answer.findings {
@@ -80,17 +84,81 @@ impl Search<'_> {
                 self.cause(finding);
             }
         }
+        if runs {
+            self.endpoints_of(unit).await;
+        }
     }
 
-    async fn follow(&mut self, unit: &str, bad: bool, clue: Clue, line: &str) {
-        let level = if bad { Status::Critical } else { Status::Warning };
-        let line: String = line.chars().take(200).collect();
-        match clue {
-            Clue::PortTaken(port) => self.port_taken(unit, port, &line).await,
+    /// What a unit said in its last run.
+    async fn last_lines(
+        &mut self,
+        unit: &str,
+        bad: bool,
+        last: &str,
+        status: &UnitStatus,
+    ) -> Vec<String> {
+        let shown = format!("journal read --unit {unit} --lines {LINES}");
+        let read = match self.cx.host.policy.operation("journal.read") {
+            Ok(()) => journal::last_spoken(unit, LINES).await,
+            Err(_) => {
+                let denied = "this host's policy does not allow journal.read".to_owned();
+                self.unread(shown, denied);
+                return Vec::new();
+            }
+        };
+        let lines = match read {
+            Ok(spoken) => present(spoken, last, status),
+            Err(failure) => {
+                self.unread(shown, failure.message);
+                return Vec::new();
+            }
+        };
+        let (word, said) = match last_words(&lines) {
+            Some(last) => (if bad { "critical" } else { "ok" }, last.clone()),
+            None => ("ok", "nothing since its last start".to_owned()),
+        };
+        self.steps.push(DiagnosisStep { looked_at: shown, status: word.into(), said });
+        lines
+    }
+
+    fn unread(&mut self, shown: String, said: String) {
+        self.unknown.push(Finding::new(Status::Unknown, &shown, &said));
+        let status = "unknown".to_owned();
+        self.steps.push(DiagnosisStep { looked_at: shown, status, said });
+    }
+
+    /// Units without which it is not started, and which failed.
+    async fn lacking(&mut self, unit: &str, particulars: &Particulars) {
+        for lacking in particulars.lacking.iter().filter(|l| l.failed || l.absent) {
+            let name = &lacking.name;
+            let (said, next) = match lacking.absent {
+                true => ("which does not exist", format!("systemd status {unit}")),
+                false => ("which failed", format!("systemd start {unit}")),
+            };
+            if !lacking.absent {
+                Box::pin(self.unit(name, false)).await;
+            }
+            let summary = format!("{unit} does not run: it requires {name}, {said}");
+            let finding = Finding::new(Status::Critical, unit, summary);
+            self.cause(finding.why("systemd does not start it without that").next(next));
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        unit: &str,
+        bad: bool,
+        found: &Found,
+        status: &UnitStatus,
+        particulars: &Particulars,
+    ) {
+        let line = &found.said;
+        match &found.clue {
+            Clue::PortTaken(port) => self.port_taken(unit, *port, bad, line).await,
             Clue::Refused(port) => {
                 let name = |text: &str| line.to_lowercase().contains(text);
-                let redis = port == Some(6379) || name("redis");
-                let postgres = port == Some(5432) || name("postgres") || name("psycopg");
+                let redis = *port == Some(6379) || name("redis");
+                let postgres = *port == Some(5432) || name("postgres") || name("psycopg");
                 if redis {
                     self.redis(None, false).await;
                 }
@@ -98,53 +166,15 @@ impl Search<'_> {
                     self.postgres(None, false).await;
                 }
             }
-            Clue::NoSpace => {
-                let summary = format!("{unit} found no space on its disk");
-                let finding = Finding::new(level, unit, summary).why(line).next("disk usage");
-                self.cause(finding);
-            }
-            Clue::Credentials => {
-                let summary = format!("a server does not let {unit} in");
-                let finding = Finding::new(level, unit, summary)
-                    .why(format!("user or password of its configuration is wrong: {line}"))
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::Permission(said) => {
-                let summary = format!("{unit} may not use a file that it needs");
-                let finding = Finding::new(level, unit, summary)
-                    .why(said)
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::Missing(said) => {
-                let summary = format!("{unit} misses a program, module or file");
-                let finding = Finding::new(level, unit, summary)
-                    .why(said)
-                    .next(format!("journal read --unit {unit} --lines 50"));
-                self.cause(finding);
-            }
-            Clue::NoMemory => {
-                let summary = format!("{unit} found no memory");
-                let finding =
-                    Finding::new(level, unit, summary).why(line).next("host processes --by memory");
-                self.cause(finding);
-            }
-            Clue::TooManyFiles => {
-                let summary = format!("{unit} has no file descriptor left");
-                let finding = Finding::new(level, unit, summary)
-                    .why("its LimitNOFILE is too low, or it does not close what it opens");
-                self.cause(finding);
-            }
-            Clue::Configuration(said) => {
-                let summary = format!("the configuration of {unit} has a mistake");
-                let next = if unit.starts_with("nginx") { "nginx test" } else { "" };
-                self.cause(Finding::new(level, unit, summary).why(said).next(next));
+            _ => {
+                let level = if bad { Status::Critical } else { Status::Warning };
+                let finding = told(unit, found, &status.fragment, particulars);
+                self.cause(Finding { status: level.into(), ..finding });
             }
         }
     }
 
-    async fn port_taken(&mut self, unit: &str, port: Option<u16>, line: &str) {
+    async fn port_taken(&mut self, unit: &str, port: Option<u16>, bad: bool, line: &str) {
         let Some(port) = port else {
             let summary = format!("the port of {unit} is taken by another process");
             let finding =
@@ -171,6 +201,8 @@ impl Search<'_> {
                 };
                 Finding::new(Status::Critical, unit, summary).why(line).next(next)
             }
+            // It runs, and has its port by now.
+            None if !bad => return,
             None => {
                 let summary = format!("port {port} of {unit} was taken and is free now");
                 Finding::new(Status::Critical, unit, summary)
@@ -182,9 +214,32 @@ impl Search<'_> {
     }
 }
 
-/// The last line of a unit's own: what systemd says after it, that it ended, is seen from its state.
-fn last_words(lines: &[String]) -> Option<&String> {
-    lines.iter().rev().find(|line| !line.starts_with("systemd[1]: ")).or(lines.last())
+/// What is to say of a unit whose memory was not enough.
+fn memory(
+    unit: &str,
+    status: &UnitStatus,
+    particulars: &Particulars,
+    lines: &[String],
+) -> Option<Finding> {
+    let most = particulars.memory_max.map(|bytes| format!("MemoryMax of {}", amount::size(bytes)));
+    let ended = status.result == "oom-kill" || lines.iter().any(|l| l.contains("'oom-kill'"));
+    let (summary, why) = match (ended, most) {
+        (true, Some(most)) => (
+            format!("{unit} was killed for lack of memory, of which it may use its {most}"),
+            "either it needs less, or its unit file has to allow it more",
+        ),
+        (true, None) => {
+            (format!("{unit} was killed for lack of memory"), "the host had none left for it")
+        }
+        // Where the kernel has the older control groups, systemd sees only the signal.
+        (false, Some(most)) if killed(lines) => (
+            format!("{unit} was killed, as the kernel does at its {most}"),
+            "either it needs less, or its unit file has to allow it more; or somebody killed it",
+        ),
+        _ => return None,
+    };
+    let finding = Finding::new(Status::Critical, unit, summary).why(why);
+    Some(finding.next("host processes --by memory"))
 }
 
 #[cfg(test)]
@@ -192,15 +247,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_words_are_the_programs_own() {
-        let lines = [
-            "python3[12]: cannot bind 0.0.0.0:8000",
-            "systemd[1]: web.service: Main process exited, code=exited, status=1/FAILURE",
-            "systemd[1]: web.service: Failed with result 'exit-code'.",
-        ]
-        .map(ToOwned::to_owned);
-        assert_eq!(last_words(&lines), Some(&lines[0]));
-        assert_eq!(last_words(&lines[1..]), Some(&lines[2]));
-        assert_eq!(last_words(&[]), None);
+    fn a_kill_at_the_bound_of_memory_is_named_though_systemd_saw_only_a_signal() {
+        let killed =
+            ["systemd[1]: web.service: Main process exited, code=killed, status=9/KILL".to_owned()];
+        let bounded = Particulars { memory_max: Some(12 << 20), ..Particulars::default() };
+        let status = UnitStatus { result: "signal".to_owned(), ..UnitStatus::default() };
+        let said = memory("web.service", &status, &bounded, &killed).expect("a finding").summary;
+        assert_eq!(said, "web.service was killed, as the kernel does at its MemoryMax of 12 MiB");
+        assert_eq!(memory("web.service", &status, &Particulars::default(), &killed), None);
+        assert_eq!(memory("web.service", &status, &bounded, &[]), None);
+        let status = UnitStatus { result: "oom-kill".to_owned(), ..UnitStatus::default() };
+        let said = memory("web.service", &status, &Particulars::default(), &[]);
+        assert_eq!(said.expect("a finding").summary, "web.service was killed for lack of memory");
     }
 }
