@@ -131,7 +131,14 @@ fn judge(
 fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match authority.rfind('@') {
+    // A password with a slash ends it too early: what then stands where a port would be is none.
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    let whole = authority.contains('@') || authority.starts_with('[');
+    let held = match whole || port.bytes().all(|b| b.is_ascii_digit()) {
+        true => authority,
+        false => rest.split(['?', '#']).next().unwrap_or_default(),
+    };
+    match held.rfind('@') {
         Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
         None => url.to_owned(),
     }
@@ -293,5 +300,7 @@ mod tests {
         assert_eq!(failure.code(), ErrorCode::InvalidArgument);
         assert_eq!(shown("https://me:secret@web/a@b"), "https://web/a@b");
         assert_eq!(shown("http://web/a@b"), "http://web/a@b");
+        assert_eq!(shown("http://web:80/a@b"), "http://web:80/a@b");
+        assert_eq!(shown("http://admin:hun/ter2@web/"), "http://web/");
     }
 }
