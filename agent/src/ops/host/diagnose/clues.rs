@@ -105,10 +105,7 @@ fn rank(clue: &Clue) -> u8 {
 /// Whether a line only sums up what another one says.
 fn vague(line: &str, clue: &Clue) -> bool {
     let lower = line.to_lowercase();
-    *clue == Clue::PortTaken(None)
-        || line.starts_with(SYSTEMD)
-        || lower.contains("contains errors")
-        || lower.contains("/exec")
+    *clue == Clue::PortTaken(None) || line.starts_with(SYSTEMD) || lower.contains("contains errors")
 }
 
 /// What a line points at; none for most lines.
@@ -168,7 +165,6 @@ fn clue(line: &str) -> Option<Clue> {
         "cannot find module",
         "no such file or directory",
         "enoent",
-        "status=203/exec",
     ]) {
         return Some(Clue::Missing);
     }
@@ -191,8 +187,20 @@ fn clue(line: &str) -> Option<Clue> {
 }
 
 /// `(python3)[812]: web.service: Failed at step CHDIR spawning /usr/bin/python3: No such file or directory`
+///
+/// The journal loses that line of a process that is gone at once; systemd's own has the step, too:
+/// `systemd[1]: web.service: Main process exited, code=exited, status=200/CHDIR`
 fn step(line: &str) -> Option<Step> {
-    let (name, rest) = line.split_once("Failed at step ")?.1.split_once(" spawning ")?;
+    let Some((_, failed)) = line.split_once("Failed at step ") else {
+        let (_, status) = line.strip_prefix(SYSTEMD)?.split_once("code=exited, status=")?;
+        let (number, name) = status.split_once('/')?;
+        // Statuses below are programs' own; systemd.exec(5) lists these.
+        let own = number.parse().is_ok_and(|number: u8| (200..=243).contains(&number));
+        let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let (program, reason) = (String::new(), String::new());
+        return (own && named).then(|| Step { name: name.to_owned(), program, reason });
+    };
+    let (name, rest) = failed.split_once(" spawning ")?;
     let (program, reason) = rest.rsplit_once(": ")?;
     let [name, program, reason] = [name, program, reason].map(ToOwned::to_owned);
     Some(Step { name, program, reason })
@@ -370,6 +378,11 @@ mod tests {
         ]);
         let Clue::Step(step) = &found.clue else { panic!("{found:?}") };
         assert_eq!(step.program, "/usr/bin/nosuchprog");
+        let alone = ["systemd[1]: web.service: Main process exited, code=exited, status=217/USER"];
+        let Clue::Step(step) = first(&alone).clue else { panic!("no step") };
+        assert_eq!((step.name.as_str(), step.program.as_str()), ("USER", ""));
+        let own = "systemd[1]: web.service: Main process exited, code=exited, status=1/FAILURE";
+        assert_eq!(clue(own), None);
         let lines = [
             "systemd[1]: web.service: Failed to load environment files: No such file or directory",
         ];

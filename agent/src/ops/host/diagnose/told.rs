@@ -59,6 +59,8 @@ pub(super) fn told(
 
 fn at_step(unit: &str, step: &Step, particulars: &Particulars) -> String {
     let Step { name, program, reason } = step;
+    let program = if program.is_empty() { "a program of its unit file" } else { program };
+    let reason = if reason.is_empty() { "systemd tells no more" } else { reason };
     match name.as_str() {
         "EXEC" => format!("{unit} cannot run {program}: {reason}"),
         "CHDIR" => {
