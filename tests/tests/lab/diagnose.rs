@@ -175,8 +175,8 @@ fn a_database_that_hangs_or_has_no_connection_left_is_told_apart_from_one_that_i
     let lab = Lab::take();
     let fleet = fleet(&lab);
     lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "postgresql@15-main"]);
-    let found = until(&fleet, &["postgres"], "postgres \"main\" is hung: its process");
-    assert_eq!(next(&found), "net port-owner 5432", "{found}");
+    let found = until(&fleet, &["postgres"], "postgresql@15-main.service is hung: its process");
+    assert_eq!(next(&found), "systemd restart postgresql@15-main.service", "{found}");
     lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "postgresql@15-main"]);
     well(&fleet, &["postgres"]);
 
@@ -258,4 +258,99 @@ fn a_disk_that_is_full_comes_before_everything_that_it_breaks() {
     assert!(next(&found).starts_with("disk tree /"), "{found}");
     lab.script(&["unfill", "h1"]);
     well(&fleet, &["postgres"]);
+}
+
+/// Writes a unit and has systemd start it, whatever comes of it.
+fn unit(lab: &Lab, name: &str, text: &str) {
+    lab.write("h1", &format!("/etc/systemd/system/{name}.service"), text);
+    let start = format!(
+        "systemctl daemon-reload; systemctl reset-failed {name}; systemctl start --no-block {name}"
+    );
+    lab.exec("h1", &["sh", "-c", &start]);
+}
+
+#[test]
+fn a_unit_whose_file_names_what_is_not_there_is_told_what_and_not_what_was_mended() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let service = |lines: &str| format!("[Service]\nExecStart=/bin/sleep 1000\n{lines}\n");
+    // Each fault comes after the one before: what that one said no longer counts.
+    for (lines, said) in [
+        ("WorkingDirectory=/opt/nowhere", "cannot use its WorkingDirectory /opt/nowhere"),
+        ("User=nosuch", "cannot run as User nosuch"),
+        ("EnvironmentFile=/etc/nosuch.env", "cannot be read: /etc/nosuch.env"),
+        ("ExecStartPre=/usr/bin/nosuchprog", "cannot run "),
+    ] {
+        unit(&lab, "broken", &service(lines));
+        until(&fleet, &["broken"], said);
+    }
+    let hungry = "[Service]\nExecStart=/usr/bin/python3 -c \"b' ' * 90000000; print('fits')\"\n\
+                  MemoryMax=12M\nMemorySwapMax=0\n";
+    unit(&lab, "broken", hungry);
+    until(&fleet, &["broken"], "broken.service was killed");
+    unit(&lab, "broken", &service(""));
+    well(&fleet, &["broken"]);
+
+    lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "broken"]);
+    let found = until(&fleet, &["broken"], "broken.service is hung: its process");
+    let findings = found["findings"].as_array().expect("findings");
+    let of_it = findings.iter().filter(|f| f["subject"] == "broken.service").count();
+    assert_eq!(of_it, 1, "what it said before its last start is no cause: {found}");
+    lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "broken"]);
+    lab.exec("h1", &["systemctl", "stop", "broken"]);
+
+    unit(&lab, "migr", "[Service]\nType=oneshot\nExecStart=/bin/false\n");
+    unit(
+        &lab,
+        "broken",
+        "[Unit]\nRequires=migr.service\nAfter=migr.service\n[Service]\nExecStart=/bin/sleep 1000\n",
+    );
+    let found = until(&fleet, &["broken"], "migr.service has failed");
+    let said = found["findings"].to_string();
+    assert!(said.contains("broken.service does not run: it requires migr.service"), "{found}");
+    lab.exec(
+        "h1",
+        &["sh", "-c", "systemctl reset-failed; rm /etc/systemd/system/broken.service /etc/systemd/system/migr.service; systemctl daemon-reload"],
+    );
+    well(&fleet, &[]);
+}
+
+#[test]
+fn a_server_that_does_not_start_says_what_it_does_not_like() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let settings = "/etc/postgresql/15/main/conf.d/wrong.conf";
+    lab.write("h1", settings, "shared_buffers = lots\n");
+    lab.exec("h1", &["sh", "-c", "systemctl restart postgresql@15-main || true"]);
+    let found = until(
+        &fleet,
+        &["postgres"],
+        "the configuration of postgresql@15-main.service has a mistake",
+    );
+    assert!(found["findings"][0]["why"].to_string().contains("shared_buffers"), "{found}");
+    let wide = format!(
+        "rm {settings}; chmod 777 /var/lib/postgresql/15/main; \
+                        systemctl reset-failed; systemctl restart postgresql@15-main || true"
+    );
+    lab.exec("h1", &["sh", "-c", &wide]);
+    until(&fleet, &["postgres"], "refuses the owner or the permissions of its files");
+    lab.exec("h1", &["chmod", "700", "/var/lib/postgresql/15/main"]);
+    restart(&lab, "postgresql@15-main");
+    well(&fleet, &["postgres"]);
+
+    lab.exec("h1", &["systemctl", "stop", "nginx"]);
+    let thief = "systemd-run --quiet --unit=thief /usr/bin/python3 -m http.server 80";
+    lab.exec("h1", &["sh", "-c", thief]);
+    eventually("the port is taken", || {
+        lab.succeeds("h1", &["sh", "-c", "ss -ltn | grep -q 0.0.0.0:80"])
+    });
+    lab.exec("h1", &["sh", "-c", "systemctl start nginx || true"]);
+    until(&fleet, &["nginx"], "port 80 of nginx.service is taken");
+    lab.exec("h1", &["systemctl", "stop", "thief"]);
+    restart(&lab, "nginx");
+    well(&fleet, &[]);
+    lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "nginx"]);
+    until(&fleet, &[], "nginx.service is hung: its process");
+    lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "nginx"]);
+    well(&fleet, &[]);
 }
