@@ -18,6 +18,8 @@ use crate::{
 
 /// Seconds that an endpoint gets: several together are far below the deadline.
 const PATIENCE_S: u32 = 3;
+/// Endpoints that are looked at when none was named: together they stay below the deadline.
+pub(super) const ENDPOINTS: usize = 8;
 
 impl Search<'_> {
     /// An endpoint of the stack, and what its check is after.
@@ -53,7 +55,7 @@ impl Search<'_> {
         };
         let stack = &self.cx.host.stack;
         let checked = |http: &&Http| stack.checks_for("http", &http.name);
-        for http in stack.http.iter().filter(needs).filter(checked) {
+        for http in stack.http.iter().filter(needs).filter(checked).take(ENDPOINTS) {
             Box::pin(self.http(&http.name)).await;
         }
     }

@@ -165,7 +165,8 @@ impl<'c> Search<'c> {
         }
         let stack = &self.cx.host.stack;
         // What users see: that is wrong for itself only when nothing below is.
-        for http in stack.http.iter().filter(|http| stack.checks_for("http", &http.name)) {
+        let checked = stack.http.iter().filter(|http| stack.checks_for("http", &http.name));
+        for http in checked.take(applications::ENDPOINTS) {
             self.http(&http.name).await;
         }
         if stack.pm2.is_some() && stack.checks("pm2") {
