@@ -38,7 +38,13 @@ use self::{
     definition::Check,
     memory::{Memory, Words},
 };
-use crate::{dispatch::Dispatcher, operation::severity, ops::systemd::host_stopping};
+use crate::{
+    amount,
+    dispatch::Dispatcher,
+    host::lingering::{Left, Lingering},
+    operation::severity,
+    ops::systemd::host_stopping,
+};
 
 /// Checks that run at the same time; the others wait.
 const CONCURRENT: usize = 4;
@@ -51,6 +57,8 @@ const HEAVY: usize = 2;
 const MINUTES: Duration = Duration::from_secs(300);
 /// ... and it holds up others of its kind alone, but not for as long as its deadline.
 const HOLDS_UP_HEAVY: Duration = Duration::from_secs(120);
+/// How long what was given up may take to end, before it is said to hang.
+const LETTING_GO: Duration = Duration::from_secs(2);
 /// First runs are spread over this, or over the interval when that is shorter.
 const SETTLE: Duration = Duration::from_secs(15);
 /// Findings of a check that are told.
@@ -200,6 +208,7 @@ impl Checks {
         let spread = SETTLE.min(check.pace.interval);
         let wait = spread.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
         let mut due = Instant::now() + wait;
+        let left = Lingering::default();
         loop {
             tokio::time::sleep_until(due).await;
             let (slots, holds_up) = match check.deadline >= MINUTES {
@@ -207,7 +216,7 @@ impl Checks {
                 false => (&self.0.slots, HOLDS_UP),
             };
             let Ok(slot) = slots.acquire().await else { return };
-            let running = self.run(check);
+            let running = self.run(check, &left);
             tokio::pin!(running);
             let result = tokio::time::timeout(holds_up, &mut running).await;
             drop(slot);
@@ -222,8 +231,12 @@ impl Checks {
         }
     }
 
-    /// Runs a check once.
-    async fn run(&self, check: &Check) -> Result {
+    /// Runs a check once, unless something of a run before hangs still: each would add its thread, or its
+    /// program, until the agent may have no more.
+    async fn run(&self, check: &Check, left: &Lingering) -> Result {
+        if let Some(left) = left.after(LETTING_GO).await {
+            return Result::unmeasured(&hangs(check, &left));
+        }
         let call = Call {
             invocation: InvocationId::new(&*self.0.clock),
             mode: Mode::Apply,
@@ -231,7 +244,7 @@ impl Checks {
             operator: String::new(),
             timeout: None,
         };
-        let begun = self.0.dispatcher.run_own(&check.path, check.request.clone(), call).await;
+        let begun = self.0.dispatcher.run_own(&check.path, check.request.clone(), call, left).await;
         let mut events = match begun {
             Ok(events) => events,
             Err(failure) => return Result::unmeasured(&failure),
@@ -313,6 +326,17 @@ impl Result {
         let summary = format!("{}{hint}", failure.message);
         Self { health: Health::Unknown, summary, findings: Vec::new(), figures: Vec::new() }
     }
+}
+
+fn hangs(check: &Check, left: &Left) -> Failure {
+    let message = format!(
+        "a run of {} {} ago hangs still in {}, which cannot be ended",
+        check.operation,
+        amount::span(left.since.elapsed().as_secs_f64()),
+        left.what
+    );
+    Failure::new(ErrorCode::HostFault, message)
+        .hint("disk usage tells a file system that does not answer; this runs again when it does")
 }
 
 #[cfg(test)]

@@ -178,6 +178,30 @@ async fn checks_that_hang_hold_up_the_others_for_seconds_and_heavy_ones_hold_up_
 }
 
 #[tokio::test]
+async fn nothing_runs_again_while_something_of_its_last_run_hangs() {
+    let directory = tempfile::tempdir().expect("directory");
+    let ran = directory.path().join("ran");
+    let command = ["/usr/bin/touch", &ran.display().to_string()].map(ToOwned::to_owned).to_vec();
+    let touch = Plugin { name: "touch".into(), command, after: Vec::new() };
+    let minute = Duration::from_secs(60);
+    let pace = Pace { interval: minute, retry: minute, attempts: 3 };
+    let check = plugin("touch", "touch", pace);
+    let checks = checks(directory.path(), Vec::new(), vec![touch]);
+    let left = Lingering::default();
+    let hanging = left.begin("/usr/bin/git, process 7".to_owned());
+    tokio::time::pause();
+    let result = checks.run(&check, &left).await;
+    tokio::time::resume();
+    assert_eq!(result.health, Health::Unknown);
+    let said = "ago hangs still in /usr/bin/git, process 7, which cannot be ended";
+    assert!(result.summary.contains(said), "{}", result.summary);
+    assert!(!ran.exists());
+    drop(hanging);
+    let result = checks.run(&check, &left).await;
+    assert_eq!((result.health, ran.exists()), (Health::Ok, true), "{}", result.summary);
+}
+
+#[tokio::test]
 async fn what_stood_badly_keeps_its_words_over_a_restart_until_it_ran_again() {
     let directory = tempfile::tempdir().expect("directory");
     let minute = Duration::from_secs(60);
@@ -222,7 +246,7 @@ async fn a_memory_that_cannot_be_written_keeps_nothing_from_being_checked() {
     std::fs::create_dir(path.with_file_name("checks.json.new")).expect("in the way");
     let checks = checks(directory.path(), vec![absent("x", SETTLE, SETTLE)], Vec::new());
     let check = Arc::clone(&checks.state().checks[0]);
-    let result = checks.run(&check).await;
+    let result = checks.run(&check, &Lingering::default()).await;
     assert_eq!(result.health, Health::Unknown);
     assert!(!path.exists());
 }

@@ -34,7 +34,7 @@ use self::{
     slots::{Pool, Slots},
 };
 use crate::{
-    host::Host,
+    host::{Host, lingering::Lingering},
     journal::{Journal, Known},
     operation::Context,
     policy::Policy,
@@ -133,16 +133,22 @@ impl Dispatcher {
     /// # Errors
     /// Everything that keeps it from beginning.
     pub async fn run(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
-        self.begin_run(path, request, call, false).await
+        self.begin_run(path, request, call, None).await
     }
 
     /// Begins a probe of the agent's own: whoever calls takes no slot from it. As many run as the caller
-    /// lets run.
+    /// lets run, and what they leave behind is told to `left`.
     ///
     /// # Errors
     /// Everything that keeps it from beginning.
-    pub async fn run_own(&self, path: &str, request: Bytes, call: Call) -> Result<Events, Failure> {
-        self.begin_run(path, request, call, true).await
+    pub async fn run_own(
+        &self,
+        path: &str,
+        request: Bytes,
+        call: Call,
+        left: &Lingering,
+    ) -> Result<Events, Failure> {
+        self.begin_run(path, request, call, Some(left)).await
     }
 
     async fn begin_run(
@@ -150,7 +156,7 @@ impl Dispatcher {
         path: &str,
         request: Bytes,
         call: Call,
-        own: bool,
+        own: Option<&Lingering>,
     ) -> Result<Events, Failure> {
         let inner = &self.0;
         let known = inner.catalogue.at(path).map_err(|e| {
@@ -169,8 +175,8 @@ impl Dispatcher {
         }
         let acts = spec.kind == Kind::Action && call.mode == Mode::Apply;
         let slot = match own {
-            true => None,
-            false => Some(inner.slots.take(Pool::of(spec, &request, acts))?),
+            Some(_) => None,
+            None => Some(inner.slots.take(Pool::of(spec, &request, acts))?),
         };
         if !acts && self.runs(call.invocation) {
             return already(call.invocation, Known::Running);
@@ -191,6 +197,10 @@ impl Dispatcher {
         let running = inner.registry.run(path, request, order, cx).ok_or_else(|| {
             Failure::new(ErrorCode::Internal, format!("{} has no handler", spec.name))
         })?;
+        let running = match own.cloned() {
+            Some(left) => Box::pin(async move { left.run(running).await }),
+            None => running,
+        };
         self.register(call.invocation, &cancelled);
         let gone = (!acts).then(|| cancelled.clone().drop_guard());
         let deadline = call.timeout.or((!spec.follows).then_some(spec.deadline));

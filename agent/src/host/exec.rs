@@ -19,6 +19,8 @@ use tokio::{
 };
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 
+use super::lingering::{Lingering, UnderWay};
+
 /// The longest line that is given out.
 pub const LINE: usize = 256 * 1024;
 /// Bytes that [`Program::output`] keeps.
@@ -54,6 +56,8 @@ pub struct Running {
     paused: bool,
     /// The program has ended, and what it left behind in its group.
     over: bool,
+    /// That it runs, for whoever would start it again.
+    under_way: Option<UnderWay>,
     errors: JoinHandle<VecDeque<String>>,
 }
 
@@ -188,7 +192,12 @@ impl Program {
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let errors = tokio::spawn(tail(child.stderr.take().ok_or_else(missing)?));
         let lines = FramedRead::new(stdout, codec(self.longest_line));
-        Ok(Running { argv, child, group, lines, paused: false, over: false, errors })
+        // Without its arguments: those of a plugin may be secret.
+        let under_way = Lingering::here(|| match child.id() {
+            Some(pid) => format!("{}, process {pid}", self.path),
+            None => self.path.to_string(),
+        });
+        Ok(Running { argv, child, group, lines, paused: false, over: false, under_way, errors })
     }
 }
 
@@ -268,9 +277,13 @@ impl Running {
     }
 
     fn end_group(&mut self) {
-        if let Some(group) = self.group.take() {
-            // It is gone already in most cases, which is as well.
-            let _ = kill_process_group(group, Signal::KILL);
+        let Some(group) = self.group.take() else { return };
+        // It is gone already in most cases, which is as well.
+        let killed = kill_process_group(group, Signal::KILL).is_ok();
+        if let Some(under_way) = self.under_way.take()
+            && killed
+        {
+            under_way.until_gone(group);
         }
     }
 }

@@ -85,6 +85,26 @@ pub fn small(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A file that the stack file names, as a certificate.
+///
+/// # Errors
+/// With its path, when it cannot be read.
+pub(super) async fn of_stack(path: &Path) -> Result<Vec<u8>, String> {
+    let file = path.to_owned();
+    let read = super::blocking(move || Ok(std::fs::read(file))).await.map_err(|f| f.message)?;
+    read.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The password that stands in a file which the stack file names.
+///
+/// # Errors
+/// With its path, when it cannot be read.
+pub(super) async fn password(path: &Path) -> Result<String, String> {
+    let text = String::from_utf8(of_stack(path).await?);
+    let text = text.map_err(|_| format!("{}: it is no text in UTF-8", path.display()))?;
+    Ok(text.trim_end().to_owned())
+}
+
 /// A small file whose content a user will get: it is that one's own or root's, and no link leads to
 /// it, else somebody could have root read what is not for that user. Blocks on the disk.
 ///

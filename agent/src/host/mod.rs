@@ -4,6 +4,7 @@
 pub mod connections;
 pub mod exec;
 pub mod files;
+pub mod lingering;
 pub mod logs;
 pub mod mounts;
 pub mod owner;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use hostler_core::clock::Clock;
 use hostler_proto::wire::{ErrorCode, Failure};
 
+use self::lingering::Lingering;
 use crate::{policy::Policy, stack::Stack};
 
 /// The machine, as far as the policy lets an operation see it.
@@ -50,6 +52,12 @@ impl Host {
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
+    let under_way = Lingering::here(|| "a call to the kernel".to_owned());
+    let work = move || {
+        let said = work();
+        drop(under_way);
+        said
+    };
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| {
         Err(Failure::new(ErrorCode::Internal, "reading the machine ended by a defect of the agent"))

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::place;
+use super::{files, place};
 use crate::stack::Postgres;
 
 /// Longest for a connection.
@@ -217,10 +217,7 @@ impl Session {
                 ("search_path", ""),
             ]);
         if let Some(file) = &entry.password_file {
-            let password = tokio::fs::read_to_string(file).await;
-            let password =
-                password.map_err(|e| Trouble::Stack(format!("{}: {e}", file.display())))?;
-            options = options.password(password.trim_end());
+            options = options.password(&files::password(file).await.map_err(Trouble::Stack)?);
         }
         let address = match options.get_socket() {
             Some(socket) => format!("{}:{}", socket.display(), options.get_port()),

@@ -96,6 +96,13 @@ fn unit(process: &Process) -> String {
         .unwrap_or_default()
 }
 
+/// Whether anything still runs in a process group.
+pub fn any_in_group(group: i32) -> bool {
+    let all = all_processes().into_iter().flatten().flatten();
+    all.filter_map(|process| process.stat().ok())
+        .any(|stat| stat.pgrp == group && stat.state != 'Z')
+}
+
 /// Which processes hold which sockets, by inode. Those of other users are seen only by root.
 pub fn sockets() -> HashMap<u64, Vec<u32>> {
     let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::place;
+use super::{files, place};
 use crate::stack::Redis;
 
 /// Longest for a connection.
@@ -228,16 +228,14 @@ impl Server {
     /// # Errors
     /// Why it cannot be asked.
     pub async fn connect(entry: &Redis) -> Result<Self, Trouble> {
-        let unusable = |e: &dyn fmt::Display, what: &str| Trouble::Stack(format!("{what}: {e}"));
         let info: ConnectionInfo = entry.url.as_str().into_connection_info()?;
         let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
         if let Some(username) = &entry.username {
             settings = settings.set_username(username);
         }
         if let Some(file) = &entry.password_file {
-            let password = tokio::fs::read_to_string(file).await;
-            let password = password.map_err(|e| unusable(&e, &file.display().to_string()))?;
-            settings = settings.set_password(password.trim_end());
+            let password = files::password(file).await.map_err(Trouble::Stack)?;
+            settings = settings.set_password(password);
         }
         let db = settings.db();
         let info = info.set_redis_settings(settings);
@@ -245,8 +243,7 @@ impl Server {
         let client = match &entry.ca_file {
             None => Client::open(info)?,
             Some(file) => {
-                let root = tokio::fs::read(file).await;
-                let root = root.map_err(|e| unusable(&e, &file.display().to_string()))?;
+                let root = files::of_stack(file).await.map_err(Trouble::Stack)?;
                 let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
                 Client::build_with_tls(info, certificates)?
             }

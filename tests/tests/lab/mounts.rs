@@ -20,6 +20,12 @@ fn state(fleet: &hostler_tests::fleet::Fleet, check: &str) -> Value {
     found.map(|c| c["state"].clone()).unwrap_or_default()
 }
 
+/// Threads and processes of the agent.
+fn tasks(lab: &Lab) -> usize {
+    let show = ["systemctl", "show", "--value", "--property=TasksCurrent", "hostler-agent"];
+    lab.exec("h1", &show).trim().parse().expect("a number")
+}
+
 #[test]
 fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
     let lab = Lab::take();
@@ -27,9 +33,14 @@ fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
     let hanging: String = (0..8)
         .map(|n| {
             format!(
-                "[check.hanging-{n}]\noperation = \"git.status\"\nparameters = {{ path = \"{DEAD}\" }}\n"
+                "[check.hanging-{n}]\noperation = \"git.status\"\nparameters = {{ path = \"{DEAD}\" }}\n\
+                 interval = \"5s\"\nretry = \"5s\"\n"
             )
         })
+        .chain([format!(
+            "[[plugin]]\nname = \"wrapped\"\ncommand = [\"/bin/sh\", \"-c\", \"stat {DEAD}/x; exit 0\"]\n\
+             [check.\"plugin:wrapped\"]\ninterval = \"5s\"\nretry = \"5s\"\n"
+        )])
         .collect();
     let log = std::env::temp_dir().join(format!("dead-mount-{}", std::process::id()));
     let program = include_str!("../../lab/bin/dead-mount");
@@ -48,6 +59,19 @@ fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
         state(&fleet, "unit:nginx")["hard"] == "critical"
     });
     lab.exec("h1", &["systemctl", "start", "nginx"]);
+    // Of git.status a thread hangs, of the plugin a program that its shell started.
+    for check in ["hanging-0", "plugin:wrapped"] {
+        let said = || state(&fleet, check)["summary"].to_string();
+        within(Duration::from_secs(150), "a check that hangs is not run again", || {
+            said().contains("hangs still in ")
+        });
+        let heard = || state(&fleet, check)["checked_us"].to_string();
+        let (tasks, before) = (tasks(&lab), heard());
+        within(Duration::from_secs(60), "it was to run once more", || heard() != before);
+        let now = self::tasks(&lab);
+        assert!(now <= tasks + 4, "{check}: {tasks} tasks, then {now}");
+    }
+    assert!(state(&fleet, "disk")["summary"].to_string().contains("did not answer"));
 
     let tree = on(&fleet, "h1", &["disk", "tree", "/srv"], 0);
     assert!(tree["data"]["other_filesystems"].to_string().contains(DEAD), "{tree}");
