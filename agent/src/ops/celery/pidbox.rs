@@ -95,17 +95,10 @@ impl Mailbox {
     ) -> Result<Answers, Trouble> {
         let address = self.clock.id().to_string();
         let reply = Reply::of(&self.exchange, &address);
-        let mut bind = Pipeline::new();
-        bind.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
         let bound = Bound::new(&self.server, &reply);
         let cancelled = self.cancelled.clone();
-        let asked = async {
-            let () = self.server.pipeline(&bind).await?;
-            let began = Instant::now();
-            self.exchange(&reply, &address, method, arguments, longest, began).await
-        };
         let asked = tokio::select! {
-            asked = asked => asked,
+            asked = self.exchange(&reply, &address, method, arguments, longest) => asked,
             () = cancelled.cancelled() => Err(Trouble::Cancelled),
         };
         let cleaned = bound.clear().await;
@@ -121,12 +114,16 @@ impl Mailbox {
         method: &str,
         arguments: Value,
         longest: Duration,
-        began: Instant,
     ) -> Result<Answers, Trouble> {
         let ticket = self.clock.id().to_string();
         let message = request(&self.exchange, reply, address, &ticket, method, &arguments);
         let channel = format!("/{}.{}.pidbox", self.server.db, self.exchange);
-        let subscribed: usize = self.server.ask(&["PUBLISH", &channel, &message]).await?;
+        // Bound first, in the same breath: no answer comes before its list is there.
+        let mut published = Pipeline::new();
+        published.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
+        published.cmd("PUBLISH").arg(&channel).arg(&message);
+        let began = Instant::now();
+        let (subscribed,): (usize,) = self.server.pipeline(&published).await?;
         let mut answers = Answers { subscribed, ..Answers::default() };
         self.server.patient(longest + Duration::from_secs(2));
         let mut lifetime_set = false;
