@@ -179,6 +179,11 @@ pub enum What<'a> {
     Look,
     /// To say that somebody knows of a host's problems, or that they are expected.
     Silence,
+    /// To end a downtime that covers no host now.
+    EndDowntime {
+        /// It is the caller's own.
+        own: bool,
+    },
     /// To end what runs.
     Cancel,
     /// To change labels, tokens, operators, hosts.
@@ -218,7 +223,7 @@ pub fn authorise(
     let denied = |what: String| Denied { caller: caller.name.clone(), role: caller.role, what };
     let needs = match what {
         What::Look => Role::Viewer,
-        What::Cancel | What::Silence => Role::Operator,
+        What::Cancel | What::Silence | What::EndDowntime { .. } => Role::Operator,
         What::Administer => Role::Admin,
         What::Operation { plan: true, .. } => Role::Viewer,
         What::Operation { spec, plan: false } => match spec.effect {
@@ -240,6 +245,10 @@ pub fn authorise(
             (format!("silence problems of {}", host.name), within)
         }
         (What::Silence, None) => ("silence problems".to_owned(), false),
+        (What::EndDowntime { own }, _) => {
+            let what = if own { "end a downtime" } else { "end a downtime that another made" };
+            (what.to_owned(), own || caller.scope.is_none())
+        }
         (What::Look, _) => ("look at the fleet".to_owned(), true),
         (What::Cancel, _) => ("end what runs".to_owned(), true),
         (What::Administer, _) => ("change hosts, tokens or operators".to_owned(), true),
@@ -321,6 +330,8 @@ mod tests {
         line("silence inside", What::Silence, Some(&inside));
         line("silence outside", What::Silence, Some(&outside));
         line("silence nowhere", What::Silence, None);
+        line("end own downtime", What::EndDowntime { own: true }, None);
+        line("end another's downtime", What::EndDowntime { own: false }, None);
         for spec in Catalogue::embedded().all().expect("a catalogue") {
             for (place, labels) in [("inside", &inside), ("outside", &outside)] {
                 let name = format!("{} {place}", spec.name);

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, caller, fleet::unknown, operations::invalid, unstored};
 use crate::{
-    authz::{Caller, Role, What},
+    authz::{Caller, What},
     health::{
         absence::{Absence, absences, connection},
         problems::{Known, Problem, problems, severity},
@@ -293,9 +293,8 @@ impl Health for Api {
         let request = request.into_inner();
         let hosts: Selector = request.on.parse().map_err(invalid)?;
         if hosts.is_of_the_moment() {
-            return Err(invalid(
-                "a downtime is for hosts, however they are: no check(…), and no state=…",
-            ));
+            let no = Selector::OF_THE_MOMENT;
+            return Err(invalid(format!("a downtime is for hosts, however they are: {no}")));
         }
         // Which hosts it covers later must not go beyond what its maker may silence.
         let hosts = match &caller.scope {
@@ -370,9 +369,9 @@ impl Health for Api {
             }
         }
         // One that covers no host now is its maker's, and theirs who may silence all.
-        let own = downtime.made_by == caller.name.to_string();
-        if !any && (caller.role < Role::Operator || caller.scope.is_some() && !own) {
-            self.authorise(&caller, What::Silence, None, "downtime.end", &id).await?;
+        if !any {
+            let own = downtime.made_by == caller.name.to_string();
+            self.authorise(&caller, What::EndDowntime { own }, None, "downtime.end", &id).await?;
         }
         let work = async { self.0.store.end_downtime(&id, now).await.map_err(unstored) };
         let detail = serde_json::json!({ "on": downtime.hosts.to_string() });
