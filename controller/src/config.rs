@@ -146,9 +146,8 @@ impl Config {
                 return wrong(&error.to_string());
             }
             if target.on.as_ref().is_some_and(Selector::is_of_the_moment) {
-                return wrong(
-                    "on selects hosts, however they are: no check(…), stopped or unreachable",
-                );
+                let no = Selector::OF_THE_MOMENT;
+                return wrong(&format!("on selects hosts, however they are: {no}"));
             }
         }
         Ok(())

@@ -160,10 +160,10 @@ impl Access for Api {
             on => Some(on.parse::<Selector>().map_err(invalid)?),
         };
         if scope.as_ref().is_some_and(Selector::is_of_the_moment) {
-            return Err(invalid(
-                "what an operator may do does not depend on how hosts are: no check(…), stopped \
-                 or unreachable",
-            ));
+            let no = Selector::OF_THE_MOMENT;
+            return Err(invalid(format!(
+                "what an operator may do does not depend on how hosts are: {no}"
+            )));
         }
         let operations: Operations = request.operations.parse().map_err(invalid)?;
         if let Some(pattern) = operations.without_any() {

@@ -100,6 +100,9 @@ impl Selector {
         )
     }
 
+    /// What of the moment is, for those to whom it is refused.
+    pub const OF_THE_MOMENT: &str = "no check(…), and no state=…";
+
     /// Whether it depends on what changes by itself, so that nothing lasting can be said with it.
     pub fn is_of_the_moment(&self) -> bool {
         let state =
