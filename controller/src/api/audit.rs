@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, caller, unstored};
 use crate::{
-    audit::{INIT, LOCAL, LOOK, Record, verify},
+    audit::{CONTROLLER, INIT, LOCAL, LOOK, Record, verify},
     store::AuditFilter,
 };
 
@@ -35,10 +35,10 @@ fn wire(r: Record) -> AuditRecord {
     }
 }
 
-/// Who is meant by a name: an operator, unless it says of whom else it is, or is one of those who had
-/// the controller's own keys and were nobody's.
+/// Who is meant by a name: an operator, unless it says of whom else it is, or is the controller itself or
+/// one of those who had its keys and were nobody's.
 fn principal(name: &str) -> String {
-    match name.is_empty() || name.contains('/') || [INIT, LOCAL].contains(&name) {
+    match name.is_empty() || name.contains('/') || [CONTROLLER, INIT, LOCAL].contains(&name) {
         true => name.to_owned(),
         false => format!("operator/{name}"),
     }
@@ -157,6 +157,7 @@ mod tests {
             ("agent/web-1", "agent/web-1"),
             ("local", "local"),
             ("init", "init"),
+            ("controller", "controller"),
             ("operator/local", "operator/local"),
         ] {
             assert_eq!(principal(name), meant);

@@ -27,6 +27,8 @@ pub const LOOK: &str = "look";
 pub const INIT: &str = "init";
 /// Who makes an admin where the controller's keys are.
 pub const LOCAL: &str = "local";
+/// The controller itself, of what nobody asked for.
+pub const CONTROLLER: &str = "controller";
 /// Records in one commit, about.
 const GROUP: usize = 10_000;
 /// Longest text that an index holds, in characters: PostgreSQL takes 2,704 bytes.
@@ -258,7 +260,7 @@ impl Writer {
         let summary = format!("records could be written again; before: {why}");
         let entry = Entry {
             kind: "change",
-            principal: "controller".to_owned(),
+            principal: CONTROLLER.to_owned(),
             operation: "audit.write".to_owned(),
             outcome: "ok".to_owned(),
             detail: serde_json::json!({ "summary": summary }).to_string(),

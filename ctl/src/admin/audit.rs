@@ -33,7 +33,8 @@ pub(super) fn command() -> Command {
                 .arg(filter("host", "Only records of this host"))
                 .arg(filter(
                     "operator",
-                    "Only what this operator asked for; local: made by hostler-controller admin",
+                    "Only what this operator asked for; local: made by hostler-controller admin; \
+                     controller: what it told by itself",
                 ))
                 .arg(filter("operation", "Only records of this operation"))
                 .arg(
