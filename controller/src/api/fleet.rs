@@ -150,17 +150,18 @@ impl Fleet for Api {
             summary: match twin.silent {
                 true => format!(
                     "perhaps a clone: another agent with the same key took the place of the one at {}, \
-                     which did not answer",
+                     which did not answer: is it the right one?",
                     twin.from
                 ),
-                false => format!("a clone: an agent at {} has the same key", twin.from),
+                false => {
+                    let from = &twin.from;
+                    format!("a clone: an agent at {from} has the same key; revoke it and enrol both anew")
+                }
             },
             since_us: twin.seen_us,
             next: match twin.silent {
-                true => format!("hostlerctl audit list --host {host}; is it the right one?"),
-                false => {
-                    format!("hostlerctl host revoke {host} --reason cloned, and enrol both anew")
-                }
+                true => format!("hostlerctl audit list --host {host}"),
+                false => format!("hostlerctl host revoke {host} --reason cloned"),
             },
             hosts: vec![host],
             follows: Vec::new(),
