@@ -2,6 +2,7 @@
 
 use std::{ffi::OsStr, time::Duration};
 
+use clap::Arg;
 use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
 use hostler_proto::wire::{HostHealthRequest, HostsRequest};
 
@@ -17,7 +18,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(1500);
 const MOST: usize = 500;
 /// Commands that take a host and then a check of it.
-const VERBS: [&str; 3] = ["history", "acknowledge", "ack"];
+const VERBS: [&str; 4] = ["history", "diagnose", "acknowledge", "ack"];
+/// Names of checks have colons, at which bash begins a new word otherwise.
+const WHOLE_WORDS: &str = "\nCOMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n";
 /// The variable by which a shell asks for completions.
 const VARIABLE: &str = "COMPLETE";
 
@@ -42,7 +45,11 @@ pub fn script(shell: &str) -> Result<String, Problem> {
     shell
         .write_registration(VARIABLE, "hostlerctl", "hostlerctl", "hostlerctl", &mut script)
         .map_err(|e| Problem::new(Exit::Failed, format!("the script cannot be made: {e}")))?;
-    Ok(String::from_utf8_lossy(&script).into_owned())
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if shell.name() == "bash" {
+        script.push_str(WHOLE_WORDS);
+    }
+    Ok(script)
 }
 
 /// Names of contexts.
@@ -71,10 +78,27 @@ pub fn checks(current: &OsStr) -> Vec<CompletionCandidate> {
     matching("", &current.to_string_lossy(), names.unwrap_or_default())
 }
 
-/// The host of `history HOST CHECK` and `acknowledge HOST CHECK`.
+/// The host of `history HOST CHECK` and its like: the first word after it that belongs to no option.
 fn host_before(arguments: impl Iterator<Item = String>) -> Option<String> {
-    let mut words = arguments.skip_while(|word| !VERBS.contains(&word.as_str())).skip(1);
-    words.next().filter(|host| !host.is_empty() && !host.starts_with('-'))
+    let mut words = arguments.skip_while(|word| !VERBS.contains(&word.as_str()));
+    let (verb, tree) = (words.next()?, command::tree());
+    let options: Vec<_> =
+        tree.get_arguments().chain(tree.find_subcommand(&verb)?.get_arguments()).collect();
+    let valued = |word: &str| {
+        let named = |o: &&&Arg| match word.strip_prefix("--") {
+            Some(long) => o.get_long() == Some(long),
+            None => o.get_short().is_some_and(|short| word == format!("-{short}")),
+        };
+        options.iter().find(named).is_some_and(|o| o.get_action().takes_values())
+    };
+    while let Some(word) = words.next() {
+        match word.starts_with('-') {
+            true if valued(&word) => drop(words.next()),
+            true => {}
+            false => return Some(word).filter(|host| !host.is_empty()),
+        }
+    }
+    None
 }
 
 fn matching(
@@ -133,7 +157,9 @@ mod tests {
     #[test]
     fn every_shell_that_is_offered_has_a_script() {
         for shell in ["bash", "zsh", "fish"] {
-            assert!(script(shell).expect(shell).contains("hostlerctl"), "{shell}");
+            let script = script(shell).expect(shell);
+            assert!(script.contains("hostlerctl"), "{shell}");
+            assert_eq!(script.contains("COMP_WORDBREAKS"), shell == "bash", "{shell}");
         }
         assert_eq!(script("cmd").expect_err("unknown").exit, Exit::Usage);
     }
@@ -144,6 +170,26 @@ mod tests {
         assert_eq!(of("hostlerctl --context prod status --on w").as_deref(), Some("prod"));
         assert_eq!(of("hostlerctl status --context=prod --on w").as_deref(), Some("prod"));
         assert_eq!(of("hostlerctl status --contextual --on w"), None);
+    }
+
+    #[test]
+    fn the_host_whose_checks_are_offered_stands_before_them_whatever_options_do() {
+        let of = |line: &str| host_before(line.split(' ').map(str::to_owned));
+        for line in [
+            "hostlerctl history web-1 unit:s",
+            "hostlerctl history --since 1h web-1 d",
+            "hostlerctl --context prod ack --for=2h web-1",
+            "hostlerctl ack --undo web-1 d",
+            "hostlerctl history -o json web-1 d",
+            "hostlerctl diagnose web-1 d",
+        ] {
+            assert_eq!(of(line).as_deref(), Some("web-1"), "{line}");
+        }
+        for line in
+            ["hostlerctl history ", "hostlerctl history --since 1h", "hostlerctl status web-1"]
+        {
+            assert_eq!(of(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(super) fn commands() -> Vec<Command> {
             .arg(
                 Arg::new("service")
                     .value_name("SERVICE")
+                    .add(ArgValueCompleter::new(complete::checks))
                     .help("A unit, what the host's stack file names, or a check [default: everything]"),
             )
             .arg(output()),
