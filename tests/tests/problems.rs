@@ -55,6 +55,10 @@ fn a_problem_is_told_once_it_is_hard_and_people_can_say_that_they_know() {
     let counts = fleet.ctl(&["status", "-o", "json"]).json();
     assert_eq!((&counts["up"], &counts["degraded"]), (&1.into(), &1.into()));
     fleet.ctl(&["hosts", "--on", "check(plugin:*)=warning"]).exits(0);
+    let slip = fleet.ctl(&["history", "web-1", "plugin:fiel"]).exits(2);
+    assert!(slip.err.contains("did you mean \"plugin:file\"?"), "{slip:?}");
+    let none = fleet.ctl(&["history", "web-1", "zz"]).exits(2);
+    assert!(none.err.contains("hostlerctl health web-1"), "{none:?}");
 
     let acknowledge = ["ack", "web-1", "plugin:file", "--comment", "on it"];
     fleet.ctl(&acknowledge).exits(0);

@@ -238,15 +238,32 @@ fn a_redis_that_is_stopped_or_refuses_writes_is_named_with_the_reason() {
     lab.exec("h1", &["systemctl", "start", "redis-server"]);
     well(&fleet, &["redis"]);
 
-    let cli = |args: &[&str]| {
-        lab.exec("h1", &[&["redis-cli", "--no-auth-warning", "-a", "redis-pw"], args].concat())
-    };
-    cli(&["config", "set", "maxmemory", "1mb"]);
+    redis_cli(&lab, &["config", "set", "maxmemory", "1mb"]);
     let found = until(&fleet, &["redis"], "of the memory of redis \"main\" are used");
     assert_eq!(next(&found), "redis big-keys main");
-    cli(&["config", "set", "maxmemory", "0"]);
+    redis_cli(&lab, &["config", "set", "maxmemory", "0"]);
     restart(&lab, "omnidoc-celery");
     well(&fleet, &["redis"]);
+}
+
+#[test]
+fn a_redis_that_is_slow_names_the_command_that_keeps_all_others_waiting() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    well(&fleet, &["redis"]);
+    let slow = "local s = redis.call('TIME'); local e = s; repeat e = redis.call('TIME') until \
+                (e[1] - s[1]) * 1000000 + (e[2] - s[2]) > 400000";
+    redis_cli(&lab, &["eval", slow, "0"]);
+    let found = until(&fleet, &["redis"], "redis \"main\" is slow: 1 command of 100 ms or more");
+    assert_eq!(next(&found), "redis slow-log main", "{found}");
+    assert!(found["findings"][0]["summary"].to_string().contains(": EVAL"), "{found}");
+    redis_cli(&lab, &["slowlog", "reset"]);
+    redis_cli(&lab, &["latency", "reset"]);
+    well(&fleet, &["redis"]);
+}
+
+fn redis_cli(lab: &Lab, args: &[&str]) {
+    lab.exec("h1", &[&["redis-cli", "--no-auth-warning", "-a", "redis-pw"], args].concat());
 }
 
 #[test]
