@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use hostler_tests::{
     fleet::{Fleet, Place},
-    process::eventually,
+    process::{command, eventually},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -51,6 +51,75 @@ fn an_identity_that_could_not_be_kept_costs_neither_the_token_nor_the_name() {
     let enrolments = enrolments(&fleet);
     assert_eq!(enrolments.len(), 2, "{enrolments:?}");
     assert!(enrolments[1]["detail"].to_string().contains("again"), "{enrolments:?}");
+}
+
+/// Does something to the store beside the controller.
+fn sql(fleet: &Fleet, statement: &str) {
+    let store = fleet.path("controller/store.sqlite");
+    let mut done = command("/usr/bin/sqlite3");
+    let done =
+        done.args(["-cmd", ".timeout 10000"]).arg(store).arg(statement).output().expect("sqlite3");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// From now on a change of the store is refused, until `allow`.
+fn refuse(fleet: &Fleet, change: &str) {
+    let trigger = "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    sql(fleet, &format!("CREATE TRIGGER full BEFORE {change} {trigger}"));
+}
+
+fn allow(fleet: &Fleet) {
+    sql(fleet, "DROP TRIGGER full");
+}
+
+#[test]
+fn an_enrolment_whose_outcome_cannot_be_written_down_yet_is_answered() {
+    let fleet = Fleet::new(Place::Loopback, "");
+    fleet.configure("web-1", "");
+    let token = fleet.token(&["--host", "web-1"]);
+    let outcomes = |fleet: &Fleet| {
+        let word = |r: Value| r["outcome"].as_str().expect("a word").to_owned();
+        enrolments(fleet).into_iter().map(word).collect::<Vec<_>>()
+    };
+    // It is done, and only that cannot be written down.
+    refuse(&fleet, "INSERT ON audit WHEN NEW.kind = 'outcome'");
+    fleet.enroll("web-1", &token).expect("it is enrolled");
+    allow(&fleet);
+    eventually("its outcome is written down", || outcomes(&fleet) == ["ok"]);
+    let intents = |r: &Value| r["operation"] == "host.enroll" && r["kind"] == "intent";
+    assert_eq!(fleet.audit().into_iter().filter(intents).count(), 1);
+}
+
+#[test]
+fn a_machine_whose_name_was_taken_is_cut_also_when_the_answer_to_that_was_lost() {
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    fleet.join("web-1", &[], "[link]\nreconnect_first = \"100ms\"");
+    // Another machine that is called web-1.
+    let state = fleet.path("state-other").display().to_string();
+    let config = format!("state_dir = \"{state}\"\n");
+    fs::write(fleet.path("web-1.toml"), config).expect("written");
+    let token = fleet.token(&["--host", "web-1", "--replace"]);
+    refuse(&fleet, "INSERT ON hosts");
+    fleet.enroll("web-1", &token).expect_err("the store fails");
+    allow(&fleet);
+    // As if it had done it, and only the answer had been lost.
+    let failed = enrolments(&fleet).pop().expect("its outcome");
+    assert_eq!(failed["outcome"], "failed");
+    let detail = failed["detail"]
+        .as_str()
+        .map_or_else(|| failed["detail"].clone(), |text| serde_json::from_str(text).expect("JSON"));
+    assert!(detail["summary"].as_str().expect("why").contains("the disk is full"), "{detail}");
+    let key = detail["key"].as_str().expect("a key");
+    let taken = format!("UPDATE hosts SET key_fingerprint = '{key}', connection = 'never'");
+    sql(&fleet, &format!("{taken}; UPDATE tokens SET uses_left = 0"));
+    // What fails here, too, has its outcome.
+    refuse(&fleet, "UPDATE ON hosts");
+    fleet.enroll("web-1", &token).expect_err("the store fails");
+    allow(&fleet);
+    assert_eq!(enrolments(&fleet).last().expect("its outcome")["outcome"], "failed");
+    fleet.enroll("web-1", &token).expect("the same token, the same key");
+    let refused = "refuses this host: ";
+    eventually("the former is cut", || fleet.agent("web-1").log().contains(refused));
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use hostler_core::{identity::Principal, pki::CertificateFacts, token::TokenSecret};
+use hostler_core::{
+    identity::Principal,
+    pki::{CertificateFacts, Fingerprint},
+    token::TokenSecret,
+};
 use hostler_proto::{
     name::HostName,
     wire::{
@@ -15,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, operations::unaudited, unstored};
 use crate::{
     audit::Entry,
-    store::{EnrollError, NewHost},
+    store::{Connection, EnrollError, NewHost},
 };
 
 /// One connection of a host without an identity.
@@ -41,6 +45,20 @@ fn refused() -> Status {
     Failure::new(ErrorCode::PermissionDenied, "the token is unknown, used up or expired")
         .hint("make a new one with: hostlerctl token create")
         .into()
+}
+
+impl Api {
+    /// A machine with some key has a host's name: whoever had it before is no longer the host, and what
+    /// was seen and measured there is not of this one.
+    fn taken(&self, host: &HostName, key: Fingerprint) {
+        let app = &self.0;
+        if let Some(former) = app.links.get(host).filter(|link| link.key != key) {
+            former.cut.cancel();
+        }
+        app.links.forget_twin(host);
+        app.figures.forget(host);
+        app.outlooks.forget(host);
+    }
 }
 
 #[tonic::async_trait]
@@ -73,7 +91,8 @@ impl Enrolment for Enrolling {
         // Its answer was lost. Who asks has proven to have the key that was enrolled, so that all it gets
         // is a certificate that it could renew.
         let row = app.store.host(&host).await.map_err(unstored)?;
-        let again = row.is_some_and(|r| r.revoked_us.is_none() && r.key == key);
+        let known = row.filter(|r| r.revoked_us.is_none() && r.key == key);
+        let again = known.is_some();
         if !again && token.uses_left < 1 {
             return Err(refused());
         }
@@ -91,37 +110,35 @@ impl Enrolment for Enrolling {
             ..Entry::default()
         };
         app.auditor.record_all(vec![intent.clone()]).await.map_err(unaudited)?;
-        if again {
-            let until = facts.not_after.as_microsecond();
-            app.store.set_certificate(&host, until).await.map_err(unstored)?;
-            let outcome = Entry { kind: "outcome", outcome: "ok".into(), ..intent };
-            app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
-            tracing::info!(%host, from = %self.from, "enrolled once more with the same key");
-            return Ok(Response::new(reply(&self.api, host.to_string(), &certificate)));
-        }
+        let certificate_until_us = facts.not_after.as_microsecond();
         let new = NewHost {
             name: host.clone(),
             labels: token.labels.clone(),
             machine_id: request.machine_id.chars().take(64).collect(),
             key,
-            certificate_until_us: facts.not_after.as_microsecond(),
+            certificate_until_us,
             replace: token.replace,
         };
-        let enrolled = app.store.enroll(id, new, now.as_microsecond()).await;
-        if enrolled.is_ok() {
-            // Whoever has the name's former key is no longer the host, whatever becomes of the record.
-            if let Some(former) = app.links.get(&host).filter(|l| l.key != facts.key) {
-                former.cut.cancel();
+        let enrolled = match again {
+            true => {
+                app.store.set_certificate(&host, certificate_until_us).await.map_err(Into::into)
             }
-            app.links.forget_twin(&host);
-            if token.replace {
-                // What the former machine measured is not what this one does.
-                app.figures.forget(&host);
-            }
+            false => app.store.enroll(id, new, now.as_microsecond()).await,
+        };
+        // Of one that was never linked the store alone knows: the answer that was lost may be the store's.
+        if enrolled.is_ok() && known.is_none_or(|r| r.connection == Connection::Never) {
+            self.api.taken(&host, facts.key);
         }
-        let outcome = if enrolled.is_ok() { "ok" } else { "refused" };
-        let outcome = Entry { kind: "outcome", outcome: outcome.into(), ..intent };
-        app.auditor.record_all(vec![outcome]).await.map_err(unaudited)?;
+        let outcome = match &enrolled {
+            Ok(()) => "ok",
+            Err(EnrollError::Store(error)) => {
+                detail["summary"] = error.to_string().into();
+                "failed"
+            }
+            Err(EnrollError::Taken | EnrollError::Token) => "refused",
+        };
+        let (outcome, detail) = (outcome.to_owned(), detail.to_string());
+        self.api.came_out(Entry { kind: "outcome", outcome, detail, ..intent }).await;
         match enrolled {
             Ok(()) => {}
             Err(EnrollError::Taken) => {
@@ -136,7 +153,7 @@ impl Enrolment for Enrolling {
             Err(EnrollError::Token) => return Err(refused()),
             Err(EnrollError::Store(error)) => return Err(unstored(error)),
         }
-        tracing::info!(%host, from = %self.from, "enrolled");
+        tracing::info!(%host, from = %self.from, again, "enrolled");
         Ok(Response::new(reply(&self.api, host.to_string(), &certificate)))
     }
 }

@@ -233,14 +233,19 @@ impl Api {
             detail: serde_json::json!({ "summary": summary }).to_string(),
             ..intent
         };
-        // It is done and cannot be undone by hiding it: its answer may hold what is told only once.
-        if let Err(error) = self.0.auditor.record_all(vec![outcome.clone()]).await {
-            tracing::error!(%error, operation, subject, "its outcome is not in the audit yet");
-            let mut outcomes = Outcomes::new(self.0.auditor.clone(), self.0.store.clone());
-            outcomes.add([outcome]);
-            tokio::spawn(outcomes.write_all());
-        }
+        self.came_out(outcome).await;
         done
+    }
+
+    /// Records how something came out. It is done and cannot be undone by hiding it, and its answer may
+    /// hold what is told only once: what cannot be recorded now is recorded later.
+    async fn came_out(&self, outcome: Entry) {
+        let (operation, subject) = (outcome.operation.clone(), outcome.subject.clone());
+        let mut outcomes = Outcomes::new(self.0.auditor.clone(), self.0.store.clone());
+        outcomes.add([outcome]);
+        if outcomes.write_soon().await.is_some() {
+            tracing::error!(operation, subject, "its outcome is not in the audit yet");
+        }
     }
 
     /// The hosts that a selector matches, by name.

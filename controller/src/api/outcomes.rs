@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     audit::{AuditError, Auditor, Entry},
@@ -94,6 +94,13 @@ impl Outcomes {
                 self.decide(if over { Begin::Never } else { Begin::Later });
             }
         }
+    }
+
+    /// Writes what waits. What cannot be written now is written later, by the task that is given:
+    /// nobody need wait for it.
+    pub(super) async fn write_soon(mut self) -> Option<JoinHandle<()>> {
+        self.write().await;
+        (!self.waiting.is_empty()).then(|| tokio::spawn(self.write_all()))
     }
 
     /// Writes what waits, however long that takes.
@@ -192,6 +199,20 @@ mod tests {
         let written = store.audit_after(0, 10).await.expect("records");
         let hosts: Vec<_> = written.iter().map(|r| r.subject.as_str()).collect();
         assert_eq!(hosts, ["web-1", "web-2"]);
+    }
+
+    #[tokio::test]
+    async fn an_outcome_of_which_only_the_answer_was_lost_is_not_written_again() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (store, pool) = full(dir.path()).await;
+        let mut outcomes = outcomes(&store).await;
+        let auditor = outcomes.auditor.clone();
+        outcomes.add([outcome("web-1")]);
+        let later = outcomes.write_soon().await.expect("it is tried again");
+        sqlx::query("DROP TRIGGER full").execute(&pool).await.expect("dropped");
+        auditor.record_all(vec![outcome("web-1")]).await.expect("as if that had been the answer");
+        later.await.expect("no panic");
+        assert_eq!(store.audit_after(0, 10).await.expect("records").len(), 1);
     }
 
     #[tokio::test]
