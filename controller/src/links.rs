@@ -223,6 +223,13 @@ impl Link {
         Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())
     }
 
+    /// When something of the host came last, by a clock that says that it is now `now_us`. Once the link
+    /// is over that stays as it is.
+    pub fn seen_us(&self, now_us: i64) -> i64 {
+        let silent = self.channel.silent_for().as_micros();
+        now_us.saturating_sub(i64::try_from(silent).unwrap_or(i64::MAX))
+    }
+
     /// Whether this one can be the same machine after a boot: it comes from the same place.
     pub fn rebooted(&self, before: &Self) -> bool {
         let from = |link: &Self| link.address.parse::<SocketAddr>().map(|a| a.ip()).ok();

@@ -216,7 +216,7 @@ impl Api {
         let _ = tokio::time::timeout(LAST_WORDS, hearing).await;
         // When another link of the host has its place, the host is still up.
         if self.0.links.leave(link) {
-            Box::pin(self.disconnected(&link.host, lost, &reason)).await;
+            Box::pin(self.disconnected(link, lost, &reason)).await;
         }
     }
 

@@ -245,7 +245,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         let keeping = dialler.clone().keep(host, address, Api(Arc::clone(&app)), stop.clone());
         dialling.spawn(keeping);
     }
-    listen::listen(listener, door, Api(app), stop).await;
+    listen::listen(listener, door, Api(Arc::clone(&app)), stop).await;
+    let now = app.clock.now().as_microsecond();
+    if let Err(error) = app.store.seen_until(now).await {
+        tracing::error!(%error, "until when hosts were seen cannot be written down");
+    }
+    drop(app);
     dialling.close();
     dialling.wait().await;
     let _ = tokio::join!(keeping, notifying, renewing);

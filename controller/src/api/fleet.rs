@@ -35,7 +35,7 @@ use crate::{
 /// Problems that one answer lists.
 const PROBLEMS: usize = 100;
 
-fn record(row: &HostRow, absence: Option<&Absence>, whole: bool) -> HostRecord {
+fn record(row: &HostRow, seen_us: i64, absence: Option<&Absence>, whole: bool) -> HostRecord {
     let allowed = row.operations.split_whitespace().filter(|_| whole);
     HostRecord {
         connection: connection(row, absence).into(),
@@ -46,11 +46,23 @@ fn record(row: &HostRow, absence: Option<&Absence>, whole: bool) -> HostRecord {
         facts: row.facts.clone().into_iter().collect(),
         agent_version: row.agent_version.clone(),
         enrolled_us: row.enrolled_us,
-        last_seen_us: row.last_seen_us,
+        last_seen_us: seen_us,
         address: row.address.clone(),
         certificate_until_us: row.certificate_until_us,
         machine_id: row.machine_id.clone(),
         operations: allowed.map(str::to_owned).collect(),
+    }
+}
+
+/// When a host was seen last. Of one that is linked its link knows that better than the store; of one
+/// whose controller ended without a word, the last that was written down of its checks.
+fn seen_us(row: &HostRow, link_us: Option<i64>, heard_us: Option<i64>) -> i64 {
+    match row.connection {
+        Connection::Up | Connection::Down => {
+            link_us.max(heard_us).unwrap_or(0).max(row.last_seen_us)
+        }
+        // What else is known is of the machine that had its name before.
+        Connection::Never | Connection::Revoked => row.last_seen_us,
     }
 }
 
@@ -83,6 +95,14 @@ impl Checks {
 }
 
 impl Api {
+    /// A host as it is told.
+    fn recorded(&self, row: &HostRow, absence: Option<&Absence>, whole: bool) -> HostRecord {
+        let now_us = self.0.clock.now().as_microsecond();
+        let link = self.0.links.get(&row.name).map(|link| link.seen_us(now_us));
+        let heard = self.0.health.look(|all| all.get(&row.name).map(|host| host.heard_us));
+        record(row, seen_us(row, link, heard), absence, whole)
+    }
+
     /// The certificates of the authority and the controller, and of the hosts and the operators those
     /// that end first.
     async fn certificates(
@@ -210,7 +230,7 @@ impl Fleet for Api {
         let hosts = self.select(&request.get_ref().on).await?;
         let whole = hosts.len() == 1;
         let absences = self.absences().await?;
-        let hosts = hosts.iter().map(|h| record(h, absences.get(&h.name), whole)).collect();
+        let hosts = hosts.iter().map(|h| self.recorded(h, absences.get(&h.name), whole)).collect();
         Ok(Response::new(HostsReply { hosts, of: self.size().await? }))
     }
 
@@ -233,7 +253,7 @@ impl Fleet for Api {
         };
         let row = self.change(&caller, "host.label", host.as_str(), detail, label).await?;
         let absences = self.absences().await?;
-        Ok(Response::new(record(&row, absences.get(&row.name), true)))
+        Ok(Response::new(self.recorded(&row, absences.get(&row.name), true)))
     }
 
     async fn revoke(
@@ -328,6 +348,20 @@ mod tests {
 
     use super::*;
     use crate::health::Standing;
+
+    #[test]
+    fn a_host_that_is_linked_was_seen_when_its_link_heard_of_it() {
+        let of = |connection| HostRow { connection, last_seen_us: 5, ..HostRow::nobody() };
+        assert_eq!(seen_us(&of(Connection::Up), Some(9), Some(7)), 9);
+        assert_eq!(seen_us(&of(Connection::Up), None, None), 5, "its link has just ended");
+        assert_eq!(seen_us(&of(Connection::Down), None, Some(7)), 7, "the controller was killed");
+        assert_eq!(seen_us(&of(Connection::Down), None, Some(3)), 5);
+        assert_eq!(
+            seen_us(&of(Connection::Never), Some(9), Some(7)),
+            5,
+            "that was another machine"
+        );
+    }
 
     #[test]
     fn a_check_that_never_ran_is_not_well_and_a_host_with_one_that_is_not_is_degraded() {

@@ -315,18 +315,19 @@ impl Api {
         let certificate_until_us = peer.not_after.as_microsecond();
         let (host, address) = (link.host.clone(), link.address.clone());
         tracing::info!(%host, from = address, "linked");
-        let left = self.0.health.arrived(&host, at_us);
+        let (left, silent) = self.0.health.arrived(&host, at_us);
         let hello = Box::new(hello);
-        let change = Change::Up { host, address, hello, certificate_until_us, left, at_us };
+        let change = Change::Up { host, address, hello, certificate_until_us, left, silent, at_us };
         self.0.presence.tell(change).await;
     }
 
-    pub(crate) async fn disconnected(&self, host: &HostName, lost: Lost, reason: &str) {
+    pub(crate) async fn disconnected(&self, link: &Link, lost: Lost, reason: &str) {
         let at_us = self.0.clock.now().as_microsecond();
+        let (host, reason) = (link.host.clone(), reason.to_owned());
         tracing::warn!(%host, reason, "the link is lost");
-        let (host, reason) = (host.clone(), reason.to_owned());
         let left = self.0.health.left(&host);
-        self.0.presence.tell(Change::Down { host, lost, reason, left, at_us }).await;
+        let seen_us = link.seen_us(at_us);
+        self.0.presence.tell(Change::Down { host, lost, reason, left, seen_us, at_us }).await;
     }
 
     pub(crate) async fn report_clone(

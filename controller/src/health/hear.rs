@@ -11,7 +11,7 @@ use hostler_proto::{
 };
 
 use super::{
-    Fleet, Host, Left, Standing,
+    Fleet, Host, Left, Standing, of_host,
     problems::severity,
     recorder::{self, News},
     standing::HEARTBEAT_US,
@@ -252,13 +252,8 @@ fn skew(before_us: i64, told_us: i64, now_us: i64) -> i64 {
 }
 
 fn forgotten(many: u64, at_us: i64) -> Turn {
-    Turn {
-        was: Status::Ok.into(),
-        became: Status::Ok.into(),
-        at_us,
-        summary: format!("{many} changes of its checks were forgotten before they could be told"),
-        ..Turn::default()
-    }
+    let summary = format!("{many} changes of its checks were forgotten before they could be told");
+    Turn { hard: false, ..of_host(Status::Ok, Status::Ok, &summary, at_us) }
 }
 
 /// That an agent tells nothing, or tells of its checks again: of the host itself.
@@ -267,14 +262,7 @@ fn of_agent(was: Status, became: Status, at_us: i64) -> Turn {
         Status::Ok => "its agent tells of its checks again",
         _ => SILENT,
     };
-    Turn {
-        was: was.into(),
-        became: became.into(),
-        hard: true,
-        at_us,
-        summary: summary.to_owned(),
-        ..Turn::default()
-    }
+    of_host(was, became, summary, at_us)
 }
 
 /// The end of a check that was not well and is checked no more.

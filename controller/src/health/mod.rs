@@ -22,7 +22,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hostler_proto::{name::HostName, wire::HealthRequest};
+use hostler_proto::{
+    name::HostName,
+    wire::{HealthRequest, Status, Turn},
+};
 
 pub(crate) use self::hear::harmless;
 pub use self::standing::Standing;
@@ -93,6 +96,18 @@ impl Left {
     }
 }
 
+/// A change of a host itself, as history keeps it: of a check without a name.
+pub(crate) fn of_host(was: Status, became: Status, summary: &str, at_us: i64) -> Turn {
+    Turn {
+        was: was.into(),
+        became: became.into(),
+        hard: true,
+        at_us,
+        summary: summary.to_owned(),
+        ..Turn::default()
+    }
+}
+
 impl Fleet {
     /// The fleet as it was written down last.
     pub fn new(hosts: HashMap<HostName, Host>) -> Self {
@@ -109,13 +124,14 @@ impl Fleet {
         }
     }
 
-    /// A host is linked again: that its agent was being stopped is over. Gives whether it was.
-    pub fn arrived(&self, host: &HostName, now_us: i64) -> Left {
+    /// A host is linked again: that its agent was being stopped is over, and that it tells nothing. Gives
+    /// whether it was, and whether that had been told.
+    pub fn arrived(&self, host: &HostName, now_us: i64) -> (Left, bool) {
         let mut fleet = self.lock();
-        let Some(known) = fleet.get_mut(host) else { return Left::No };
+        let Some(known) = fleet.get_mut(host) else { return (Left::No, false) };
         // The link speaks for the host from here on.
-        (known.linked_us, known.silent) = (now_us, false);
-        std::mem::take(&mut known.left)
+        known.linked_us = now_us;
+        (std::mem::take(&mut known.left), std::mem::take(&mut known.silent))
     }
 
     /// Whether a host's agent said that it is being stopped.

@@ -12,12 +12,16 @@ use super::{
 use crate::health::{
     Left,
     absence::{Lost, RETURN_US, Told, returned},
+    of_host,
 };
 
 /// How long a host may be away until anybody is told.
 const AWAY_US: i64 = 60_000_000;
 /// The same after a start of the controller, when all of them come back.
 const RESTART_US: i64 = 180_000_000;
+
+/// What is said of a host of which no more is known.
+const AGAIN: &str = "it is connected again";
 
 /// How the link of a host changed.
 #[derive(Debug, Clone)]
@@ -34,6 +38,8 @@ pub enum Change {
         certificate_until_us: i64,
         /// Whether its agent had said that it would be away.
         left: Left,
+        /// Whether history has that its agent tells nothing.
+        silent: bool,
         /// When.
         at_us: i64,
     },
@@ -47,6 +53,8 @@ pub enum Change {
         reason: String,
         /// Whether its agent had said that it is being stopped.
         left: Left,
+        /// When something of it came last.
+        seen_us: i64,
         /// When.
         at_us: i64,
     },
@@ -60,18 +68,6 @@ impl Change {
     }
 }
 
-/// A change of a host's link, as history keeps it: of a check without a name.
-fn of_host((was, became, summary): (Status, Status, &str), at_us: i64) -> Turn {
-    Turn {
-        was: was.into(),
-        became: became.into(),
-        hard: true,
-        at_us,
-        summary: summary.to_owned(),
-        ..Turn::default()
-    }
-}
-
 /// How bad it is that a host is away, as history tells it.
 fn away(left: Left) -> Status {
     match left {
@@ -81,11 +77,12 @@ fn away(left: Left) -> Status {
 }
 
 /// What history is told of a host that is linked again: where it was; and that it was away, when
-/// there was no controller to notice that.
+/// there was no controller to notice that. An agent that told nothing may be linked anew without
+/// having been away.
 async fn came_back(
     transaction: &mut Transaction<'_>,
     host: &HostName,
-    (hello, left): (&HelloReply, Left),
+    (hello, left, silent): (&HelloReply, Left, bool),
     at_us: i64,
 ) -> Result<Vec<Turn>, StoreError> {
     let text = "SELECT lost, boot_id, instance, since_us, connection FROM hosts WHERE name = $1";
@@ -105,12 +102,34 @@ async fn came_back(
     let said = match returned(lost, before, now) {
         Some(said) => said,
         // History has that it was away, so it must have the end of that.
-        None if connection == "down" && lost != Some(Lost::Restart) => "it is connected again",
+        None if connection == "down" && lost != Some(Lost::Restart) => AGAIN,
+        None if silent => return Ok(vec![of_host(Status::Unknown, Status::Ok, AGAIN, at_us)]),
         None => return Ok(Vec::new()),
     };
-    let missing = (Status::Ok, away(left), "it was not there when the controller was started");
-    let missing = missed.then(|| of_host(missing, since_us));
-    Ok(missing.into_iter().chain([of_host((away(left), Status::Ok, said), at_us)]).collect())
+    let missing = "it was not there when the controller was started";
+    let missing = missed.then(|| of_host(Status::Ok, away(left), missing, since_us));
+    Ok(missing.into_iter().chain([of_host(away(left), Status::Ok, said, at_us)]).collect())
+}
+
+/// Ends in history that a host is away whose place another machine takes: with its row goes what its
+/// return would be judged by.
+pub(super) async fn replaced(
+    transaction: &mut Transaction<'_>,
+    host: &HostName,
+    at_us: i64,
+) -> Result<(), StoreError> {
+    let text = "SELECT hosts.lost, coalesce(health.leaving, 0) AS leaving FROM hosts \
+                LEFT JOIN health ON health.host = hosts.name \
+                WHERE hosts.name = $1 AND hosts.connection = 'down'";
+    let query = sqlx::query(text).bind(host.as_str());
+    let Some(row) = query.fetch_optional(&mut **transaction).await? else { return Ok(()) };
+    // Of those that did not come back after a start of the controller history has nothing.
+    if lost(&row)? == Some(Lost::Restart) {
+        return Ok(());
+    }
+    let left = Left::from_number(row.try_get("leaving")?);
+    let said = "another machine was enrolled under its name";
+    turns::add(transaction, host, &of_host(away(left), Status::Ok, said, at_us)).await
 }
 
 impl Store {
@@ -124,8 +143,9 @@ impl Store {
         let changing = self.roster.changes(changes.iter().map(Change::host));
         for change in changes {
             match change {
-                Change::Up { host, address, hello, certificate_until_us, left, at_us } => {
-                    let told = came_back(&mut transaction, host, (hello, *left), *at_us).await?;
+                Change::Up { host, address, hello, certificate_until_us, left, silent, at_us } => {
+                    let said = (&**hello, *left, *silent);
+                    let told = came_back(&mut transaction, host, said, *at_us).await?;
                     let sorted = |map: &std::collections::HashMap<String, String>| {
                         to_json(&map.clone().into_iter().collect())
                     };
@@ -164,25 +184,35 @@ impl Store {
                         .bind(host.as_str())
                         .execute(&mut *transaction)
                         .await?;
-                    let back = (Status::Critical, Status::Ok, "it is connected again");
+                    let back = (Status::Critical, Status::Ok, AGAIN);
                     self.of_link(&mut transaction, host, back, *at_us, 0).await?;
                 }
-                Change::Down { host, lost, reason, left, at_us } => {
+                Change::Down { host, lost, reason, left, seen_us, at_us } => {
                     let done = sqlx::query(
                         "UPDATE hosts SET connection = 'down', since_us = $2, reason = $3, \
-                         last_seen_us = $2, lost = $4 \
+                         last_seen_us = $5, lost = $4 \
                          WHERE name = $1 AND revoked_us = 0 AND connection = 'up'",
                     )
                     .bind(host.as_str())
                     .bind(*at_us)
                     .bind(reason.as_str())
                     .bind(lost.name())
+                    .bind(*seen_us)
                     .execute(&mut *transaction)
                     .await?;
                     if done.rows_affected() == 1 {
                         let said = left.said().unwrap_or(reason);
-                        let turn = of_host((Status::Ok, away(*left), said), *at_us);
+                        let turn = of_host(Status::Ok, away(*left), said, *at_us);
                         turns::add(&mut transaction, host, &turn).await?;
+                        // What was said of the host before was said of another problem.
+                        sqlx::query(
+                            "DELETE FROM acknowledgements \
+                             WHERE host = $1 AND check_name = '' AND at_us < $2",
+                        )
+                        .bind(host.as_str())
+                        .bind(*at_us)
+                        .execute(&mut *transaction)
+                        .await?;
                         // Why it is away is judged anew when its time to be told has come.
                         let away = (Status::Ok, Status::Critical, reason.as_str());
                         self.of_link(&mut transaction, host, away, *at_us, AWAY_US).await?;
@@ -221,6 +251,22 @@ impl Store {
         transaction.commit().await?;
         changes.done();
         Ok(rows.len() as u64)
+    }
+
+    /// Writes down that hosts that are linked were seen until now: at the end of a controller, which
+    /// will not see how their links end.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn seen_until(&self, now: i64) -> Result<(), StoreError> {
+        let _writer = self.write().await;
+        let changes = self.roster.changes_all();
+        sqlx::query("UPDATE hosts SET last_seen_us = $1 WHERE connection = 'up'")
+            .bind(now)
+            .execute(&self.writes)
+            .await?;
+        changes.done();
+        Ok(())
     }
 
     /// Writes a notice of a host's link down for every target, due after a while.

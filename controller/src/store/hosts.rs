@@ -6,7 +6,7 @@ use hostler_proto::{name::HostName, wire};
 use sqlx::{Row, any::AnyRow};
 use thiserror::Error;
 
-use super::{Store, StoreError, from_json, to_json, transaction::Transaction};
+use super::{Store, StoreError, connections, from_json, to_json, transaction::Transaction};
 use crate::{authz::Candidate, health::absence::Lost};
 
 /// Whether a host's link stands.
@@ -74,7 +74,7 @@ pub struct HostRow {
     pub reason: String,
     /// Where it dials from.
     pub address: String,
-    /// When it was linked last.
+    /// When it was seen last, as far as that was written down: of one that is linked, since when.
     pub last_seen_us: i64,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
@@ -253,12 +253,15 @@ impl Store {
             return Err(EnrollError::Token);
         }
         if host.replace {
-            sqlx::query("DELETE FROM hosts WHERE name = $1")
-                .bind(host.name.as_str())
-                .execute(&mut *transaction)
-                .await?;
+            connections::replaced(&mut transaction, &host.name, now).await?;
             // How its checks stand is kept, and so is what people were told: an agent that remembers
-            // goes on from there, and what another one tells is compared with it.
+            // goes on from there, and what another one tells is compared with it. What it measured
+            // leads to nothing on another machine.
+            for query in
+                ["DELETE FROM hosts WHERE name = $1", "DELETE FROM figure_days WHERE host = $1"]
+            {
+                sqlx::query(query).bind(host.name.as_str()).execute(&mut *transaction).await?;
+            }
         }
         let inserted = sqlx::query(
             "INSERT INTO hosts (name, labels, agent_labels, facts, operations, agent_version, \

@@ -5,6 +5,20 @@ use hostler_proto::wire::HelloReply;
 use super::*;
 use crate::health::silence::{Acknowledgement, Checks, Downtime};
 
+/// The link of a host stands.
+fn linked(host: &str, silent: bool, at_us: i64) -> Change {
+    let hello = HelloReply { boot_id: "b".into(), instance: "i".into(), ..HelloReply::default() };
+    Change::Up {
+        host: name(host),
+        address: "10.0.0.1:1".into(),
+        hello: Box::new(hello),
+        certificate_until_us: 9,
+        left: Left::No,
+        silent,
+        at_us,
+    }
+}
+
 on_both! {
     async fn what_people_know_of_is_remembered_until_it_is_over(fixture: Fixture) {
         let store = &fixture.store;
@@ -197,12 +211,14 @@ on_both! {
             hello: Box::new(hello.clone()),
             certificate_until_us: 9,
             left: Left::No,
+            silent: false,
             at_us,
         };
         let mut at_us = 1;
         for lost in [Lost::Cut, Lost::Closed, Lost::Silent, Lost::Broken] {
             let (host, left) = (name("web-1"), Left::No);
-            let down = Change::Down { host, lost, reason: "x".into(), left, at_us: at_us + 1 };
+            let (reason, seen_us) = ("x".into(), at_us);
+            let down = Change::Down { host, lost, reason, left, seen_us, at_us: at_us + 1 };
             store.change_connections(&[up(at_us), down, up(at_us + 2)]).await.expect("written");
             let turns = store.turns(&name("web-1"), None, at_us + 1, 9).await.expect("read");
             let became: Vec<_> = turns.iter().map(|t| t.became).collect();
@@ -226,11 +242,12 @@ on_both! {
             hello: Box::new(hello(boot)),
             certificate_until_us: 9,
             left,
+            silent: false,
             at_us,
         };
         let reason = "the agent closed the link".to_owned();
         let (host, lost, left) = (name("web-1"), Lost::Closed, Left::Host);
-        let down = Change::Down { host, lost, reason, left, at_us: 3 };
+        let down = Change::Down { host, lost, reason, left, seen_us: 2, at_us: 3 };
         let changes = [up("a", Left::No, 2), down, up("b", left, 4)];
         store.change_connections(&changes).await.expect("written");
         let turns = store.turns(&name("web-1"), None, 3, 9).await.expect("read");
@@ -238,5 +255,102 @@ on_both! {
         let (well, away) = (Status::Ok, Status::Warning);
         assert_eq!(told, [(away, well), (well, away)]);
         assert!(turns[1].summary.starts_with("the host is going down"), "{}", turns[1].summary);
+    }
+
+    async fn history_has_the_end_of_an_absence_that_another_machine_ended(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        let went = |left, at_us| async move {
+            let reason = "the connection was closed".into();
+            let (host, lost) = (name("web-1"), Lost::Closed);
+            let down = Change::Down { host, lost, reason, left, seen_us: at_us, at_us };
+            store.record_health(&[News { left, ..news("web-1", vec![]) }]).await.expect("written");
+            store.change_connections(&[linked("web-1", false, at_us - 1), down]).await.expect("written");
+            store.enroll("t", new_host("web-1", true), at_us + 1).await.expect("replaced");
+            store.change_connections(&[linked("web-1", false, at_us + 2)]).await.expect("written");
+            let turns = store.turns(&name("web-1"), None, at_us, 9).await.expect("read");
+            turns.iter().map(|t| (t.was, t.became, t.at_us)).collect::<Vec<_>>()
+        };
+        for (left, away, at_us) in [(Left::No, Status::Critical, 10), (Left::Agent, Status::Warning, 20)] {
+            let told = went(left, at_us).await;
+            assert_eq!(told, [(away, Status::Ok, at_us + 1), (Status::Ok, away, at_us)]);
+        }
+        // One that did not come back after a start of the controller has no beginning either.
+        store.none_connected("restarted", 30).await.expect("written");
+        store.enroll("t", new_host("web-1", true), 31).await.expect("replaced");
+        assert!(store.turns(&name("web-1"), None, 30, 9).await.expect("read").is_empty());
+    }
+
+    async fn history_has_the_end_of_a_silence_that_a_new_link_ended(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        store.change_connections(&[linked("web-1", false, 2)]).await.expect("written");
+        for (silent, at_us) in [(false, 3), (true, 4)] {
+            store.change_connections(&[linked("web-1", silent, at_us)]).await.expect("written");
+        }
+        let read = async |since_us| {
+            let turns = store.turns(&name("web-1"), None, since_us, 9).await.expect("read");
+            turns.iter().map(|t| (t.was, t.became, t.at_us)).collect::<Vec<_>>()
+        };
+        assert_eq!(read(0).await, [(Status::Unknown, Status::Ok, 4)]);
+        // Another machine does the same, though nothing is known of where it was.
+        store.enroll("t", new_host("web-1", true), 5).await.expect("replaced");
+        store.change_connections(&[linked("web-1", true, 6)]).await.expect("written");
+        assert_eq!(read(5).await, [(Status::Unknown, Status::Ok, 6)]);
+    }
+
+    async fn a_host_was_seen_when_something_of_it_came_last(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        let seen = async |host: &str| {
+            store.host(&name(host)).await.expect("read").expect("there").last_seen_us
+        };
+        for host in ["web-1", "web-2"] {
+            store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+            store.change_connections(&[linked(host, false, 2)]).await.expect("written");
+        }
+        let (lost, reason, left) = (Lost::Silent, "it fell silent".into(), Left::No);
+        let down = Change::Down { host: name("web-1"), lost, reason, left, seen_us: 30, at_us: 35 };
+        store.change_connections(&[down]).await.expect("written");
+        // The controller ends, and sees nothing of the link's end.
+        store.seen_until(50).await.expect("written");
+        store.none_connected("restarted", 90).await.expect("written");
+        assert_eq!((seen("web-1").await, seen("web-2").await), (30, 50));
+        let row = store.host(&name("web-1")).await.expect("read").expect("there");
+        assert_eq!(row.since_us, 35);
+    }
+
+    async fn what_was_said_of_a_host_counts_no_more_when_its_link_is_lost(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        store.change_connections(&[linked("web-1", false, 2)]).await.expect("written");
+        let given = |check: &str, at_us| Acknowledgement {
+            host: "web-1".into(),
+            check: check.into(),
+            at_us,
+            severity: 3,
+            expires_us: None,
+            made_by: "eve".into(),
+            comment: "its clock is known to be wrong".into(),
+        };
+        let kept = async |of_host_us| {
+            let (lost, reason, left) = (Lost::Closed, "closed".into(), Left::Agent);
+            let (host, seen_us) = (name("web-1"), 10);
+            let down = Change::Down { host, lost, reason, left, seen_us, at_us: 10 };
+            for given in [given("", of_host_us), given("disk", 5)] {
+                store.acknowledge(&given).await.expect("given");
+            }
+            store.change_connections(&[down]).await.expect("written");
+            let kept = store.acknowledgements(20).await.expect("read");
+            let mut kept: Vec<_> = kept.into_iter().map(|a| a.check).collect();
+            kept.sort();
+            store.change_connections(&[linked("web-1", false, 12)]).await.expect("written");
+            kept
+        };
+        assert_eq!(kept(5).await, ["disk"]);
+        assert_eq!(kept(11).await, ["", "disk"], "it was said of that it is away");
     }
 }

@@ -187,6 +187,7 @@ on_both! {
             lost: Lost::Silent,
             reason: "cut".into(),
             left: Left::No,
+            seen_us: 12,
             at_us: 13,
         };
         // Whose link was never up has lost none.

@@ -58,6 +58,11 @@ impl Channel {
     pub fn is_closed(&self) -> bool {
         self.pulse.over.load(Ordering::Acquire)
     }
+
+    /// For how long nothing was heard of the peer.
+    pub fn silent_for(&self) -> Duration {
+        self.pulse.heard().elapsed()
+    }
 }
 
 /// When the peer was heard last, and whether the connection is over.

@@ -150,6 +150,25 @@ mod tests {
         channel
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn for_how_long_nothing_was_heard_counts_from_the_last_byte_also_when_it_is_over() {
+        let (agent, controller) = tokio::io::duplex(64 << 10);
+        let service = tower::service_fn(answer);
+        tokio::spawn(serve(agent, service, Keepalive::default(), std::future::pending()));
+        let (mut channel, driver) =
+            connect(controller, Keepalive::default()).await.expect("connect");
+        let driver = tokio::spawn(driver);
+        let second = Duration::from_secs(1);
+        tokio::time::advance(2 * second).await;
+        channel.call(request("/other")).await.expect("other");
+        tokio::time::advance(3 * second).await;
+        assert_eq!(channel.silent_for().as_secs(), 3);
+        driver.abort();
+        driver.await.expect_err("it is over");
+        tokio::time::advance(4 * second).await;
+        assert_eq!(channel.silent_for().as_secs(), 7);
+    }
+
     #[tokio::test]
     async fn readers_that_stopped_reading_block_no_other_call() {
         let mut channel = linked().await;
