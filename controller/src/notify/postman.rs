@@ -83,6 +83,16 @@ enum Done {
     Stopped,
 }
 
+/// Whether a problem of a host as it is linked now is told. Of one that is away only that is. What waits
+/// of one that was never linked is of the machine that had its name before.
+fn tells(host: &HostRow, check: &str) -> bool {
+    match host.connection {
+        Connection::Up => true,
+        Connection::Down => check.is_empty(),
+        Connection::Never | Connection::Revoked => false,
+    }
+}
+
 /// The one reason for which several hosts cannot be reached.
 fn reason(absence: Option<&Absence>) -> Option<String> {
     match absence? {
@@ -221,6 +231,16 @@ impl Postman {
         // Of a check that is not there any more only the end is told.
         let gone = !notice.check.is_empty()
             && health.as_ref().is_some_and(|h| !h.checks.contains_key(&notice.check));
+        // Links and what is told over them are written down by two. Its agent was linked anew before
+        // this came to be written, and nothing will tell the end of it.
+        let speaks = notice.check.is_empty()
+            && notice.became == Status::Unknown
+            && host.connection == Connection::Up
+            && health.as_ref().is_none_or(|h| !h.silent);
+        if speaks {
+            fates.push(Fate::Dropped { notice, forget: false });
+            return Ok(Done::Next);
+        }
         let absence = sight.absences.get(&notice.host).filter(|_| notice.check.is_empty());
         if !ends {
             explain(&mut notice, absence, &sight.absences);
@@ -239,10 +259,7 @@ impl Postman {
             }
             Verdict::Later(due_us) => Some(due_us),
             Verdict::Now if ends => None,
-            // Of a host that is away only that is told.
-            Verdict::Now if !notice.check.is_empty() && host.connection == Connection::Down => {
-                Some(now_us + AWAY_US)
-            }
+            Verdict::Now if !tells(&host, &notice.check) => Some(now_us + AWAY_US),
             // Most hosts that go down boot anew, and are back.
             Verdict::Now if absence == Some(&Absence::GoingDown) => {
                 Some(host.since_us.saturating_add(GOING_DOWN_US))

@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     health::{Fleet, silence::Acknowledgement},
     notify::send::Sender,
-    store::{NewHost, Store, TokenRow},
+    store::{Change, NewHost, Store, TokenRow},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -127,6 +127,7 @@ impl Scene {
             replace: false,
         };
         store.enroll("t", new, now).await.expect("enrolled");
+        store.change_connections(&[linked(now)]).await.expect("linked");
         let target = |(name, kind, hook): &(&str, &str, &Hook)| {
             let url = &hook.url;
             let text =
@@ -208,6 +209,19 @@ impl Scene {
             after: after.iter().map(|a| (*a).to_owned()).collect(),
             ..CheckState::default()
         }
+    }
+}
+
+/// The link of web-1 stands.
+fn linked(at_us: i64) -> Change {
+    Change::Up {
+        host: host("web-1"),
+        address: "10.0.0.1:1".into(),
+        hello: Box::default(),
+        certificate_until_us: i64::MAX,
+        left: Left::No,
+        silent: false,
+        at_us,
     }
 }
 
@@ -535,56 +549,9 @@ async fn many_notices_that_are_not_told_take_one_round_after_the_other_at_once()
     assert_eq!((scene.waiting().await, hook.told().len()), (0, 0));
 }
 
-#[tokio::test]
-async fn of_a_check_whose_host_is_away_nothing_is_told_until_it_is_back() {
-    let hook = Hook::listen(200).await;
-    let mut scene = Scene::new(&[("hook", "webhook", &hook)]).await;
-    scene.tell(vec![scene.check("disk", Status::Ok, &[])]).await;
-    let mut postman = scene.postman();
-    scene.tell(vec![scene.check("disk", Status::Critical, &[])]).await;
-    scene.meddle("UPDATE hosts SET connection = 'down'").await;
-    round(&mut postman).await;
-    assert_eq!((hook.told().len(), scene.waiting().await), (0, 1));
-    scene.meddle("UPDATE hosts SET connection = 'up'").await;
-    scene.clock.advance(Duration::from_micros(AWAY_US.unsigned_abs()));
-    round(&mut postman).await;
-    assert_eq!((hook.told().len(), scene.waiting().await), (1, 0));
-}
-
 fn host(name: &str) -> HostName {
     name.parse().expect("name")
 }
 
-#[test]
-fn a_notice_says_why_its_host_is_away_and_what_it_shares_with_others() {
-    let place = || Absence::Place("site paris".into());
-    let absences = HashMap::from([
-        (host("a-1"), place()),
-        (host("a-2"), place()),
-        (host("b-1"), Absence::Via(host("gw"))),
-        (host("c-1"), Absence::Stopped),
-        (host("d-1"), Absence::Down),
-    ]);
-    let told = |name: &str| {
-        let mut notice = NoticeRow {
-            id: name.into(),
-            target: "ops".into(),
-            host: host(name),
-            check: String::new(),
-            was: Status::Ok,
-            became: Status::Critical,
-            flapping: false,
-            at_us: 1,
-            attempts: 0,
-            failed_us: 0,
-            summary: "it fell silent".into(),
-        };
-        explain(&mut notice, absences.get(&host(name)), &absences);
-        (notice.became, notice.summary, reason(absences.get(&host(name))))
-    };
-    assert!(told("a-1").1.starts_with("2 hosts of site paris fell silent together"));
-    assert_eq!(told("a-1").2, told("a-2").2);
-    assert_eq!(told("b-1").2.as_deref(), Some("via gw"));
-    assert_eq!((told("c-1").0, told("c-1").2), (Status::Warning, None));
-    assert_eq!(told("d-1"), (Status::Critical, "it fell silent".into(), None));
-}
+#[path = "away_tests.rs"]
+mod away;
