@@ -67,7 +67,8 @@ impl Recorder {
     }
 }
 
-async fn write(store: Store, mut news: mpsc::Receiver<News>) {
+/// Writes until nobody tells any more.
+pub(crate) async fn write(store: Store, mut news: mpsc::Receiver<News>) {
     let mut group = Vec::with_capacity(WAITING);
     while news.recv_many(&mut group, WAITING).await > 0 {
         // Again until it is done: the agent will not tell it again.
@@ -86,10 +87,15 @@ async fn write(store: Store, mut news: mpsc::Receiver<News>) {
 }
 
 /// Writes news one by one, and takes out those that are written or never will be: what one host tells
-/// does not keep that of others from being written.
+/// does not keep that of others from being written. After one that has to wait all others do: of what
+/// one host tells the newer is written last.
 async fn write_singly(store: &Store, group: &mut Vec<News>) {
     let mut rest = Vec::new();
     for news in group.drain(..) {
+        if !rest.is_empty() {
+            rest.push(news);
+            continue;
+        }
         match store.record_health(std::slice::from_ref(&news)).await {
             Ok(()) => {}
             Err(error) if error.is_of_content() => {
@@ -99,4 +105,46 @@ async fn write_singly(store: &Store, group: &mut Vec<News>) {
         }
     }
     *group = rest;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_host_tells_later_is_not_written_before_what_has_to_wait() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite:{}", dir.path().join("store").display());
+        let store = Store::open(&url).await.expect("store");
+        let pool = sqlx::AnyPool::connect(&url).await.expect("pool");
+        let hosts = "INSERT INTO hosts (name, labels, agent_labels, facts, operations, agent_version, \
+                     machine_id, key_fingerprint, certificate_until_us, enrolled_us, connection, \
+                     since_us, reason, address, last_seen_us, revoked_us) \
+                     VALUES ('web-1', '{}', '{}', '{}', '', '', '', '', 0, 0, 'up', 0, '', '', 0, 0)";
+        // For a moment it takes nothing: the first does not fail for what it holds.
+        let busy = "CREATE TRIGGER busy BEFORE INSERT ON health WHEN NEW.last_turn = 1 \
+                    BEGIN SELECT RAISE(ABORT, 'busy'); END";
+        for text in [hosts, busy] {
+            sqlx::query(text).execute(&pool).await.expect(text);
+        }
+        let news = |last_turn| News {
+            host: "web-1".parse().expect("a name"),
+            memory: "m".into(),
+            last_turn,
+            heard_us: 1,
+            left: Left::No,
+            states: Vec::new(),
+            turns: Vec::new(),
+            untold: Vec::new(),
+            gone: Vec::new(),
+        };
+        let mut group = vec![news(1), news(2)];
+        write_singly(&store, &mut group).await;
+        assert_eq!(group.iter().map(|n| n.last_turn).collect::<Vec<_>>(), [1, 2]);
+        sqlx::query("DROP TRIGGER busy").execute(&pool).await.expect("dropped");
+        write_singly(&store, &mut group).await;
+        assert!(group.is_empty());
+        let health = store.health().await.expect("read");
+        assert_eq!(health.values().map(|h| h.last_turn).collect::<Vec<_>>(), [2]);
+    }
 }
