@@ -19,6 +19,8 @@ pub const HOUR_US: i64 = 3_600_000_000;
 const MOST: usize = 1000;
 /// Hosts whose hours are written at a time.
 const GROUP: usize = 256;
+/// Most hours that wait beside those that go on: of ten thousand hosts, for five hours without a store.
+const LATE: usize = 50_000;
 
 /// What a series is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,6 +149,10 @@ pub struct Figures(Arc<Mutex<Inner>>);
 struct Inner {
     hosts: HashMap<HostName, Vec<Series>>,
     keys: HashSet<Arc<Key>>,
+    /// Hours that were over when something of the next one came.
+    late: VecDeque<Hour>,
+    /// Some of those were dropped since all of them were written down.
+    dropped: bool,
 }
 
 impl Inner {
@@ -158,6 +164,34 @@ impl Inner {
         self.keys.insert(Arc::clone(&key));
         key
     }
+
+    /// Puts the hours of a host that are over aside, before something of a later one comes.
+    fn end_hours(&mut self, host: &HostName, hour: u32) {
+        let Some(series) = self.hosts.get_mut(host) else { return };
+        while let Some(ended) = ended(host, series, hour) {
+            if self.late.len() >= LATE {
+                self.late.pop_front();
+                if !std::mem::replace(&mut self.dropped, true) {
+                    tracing::error!("figures of hours are lost: the store takes none for too long");
+                }
+            }
+            self.late.push_back(ended);
+        }
+    }
+}
+
+/// Takes the first hour before some other out of a host's series.
+fn ended(host: &HostName, series: &mut [Series], before: u32) -> Option<Hour> {
+    let over = series.iter().find(|s| s.hour.count > 0 && s.hour.number < before)?.hour.number;
+    let mut values = Vec::new();
+    for series in series.iter_mut().filter(|s| s.hour.count > 0 && s.hour.number == over) {
+        let hour = std::mem::take(&mut series.hour);
+        #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let mean = hour.mean() as f32;
+        let (key, most, share) = (Arc::clone(&series.key), hour.most, hour.share());
+        values.push(Counted { key, mean, most, share });
+    }
+    Some(Hour { host: host.clone(), begins_us: i64::from(over) * HOUR_US, values })
 }
 
 impl Figures {
@@ -165,12 +199,14 @@ impl Figures {
     pub fn take(&self, host: &HostName, checks: &[CheckState], now_us: i64) {
         let figures = checks.iter().flat_map(|c| c.figures.iter().map(move |f| (&c.check, f)));
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.end_hours(host, number(now_us, HOUR_US));
         let mut at = 0;
         for (check, figure) in figures.filter(|(_, f)| f.value.is_finite()) {
             let is = |s: &Series| {
                 s.key.check == *check
                     && s.key.name == figure.name
                     && s.key.subject == figure.subject
+                    && s.key.unit == figure.unit
             };
             let series = inner.hosts.entry(host.clone()).or_default();
             // They come in the same order each time.
@@ -222,32 +258,24 @@ impl Figures {
 
     /// Forgets a host.
     pub fn forget(&self, host: &HostName) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).hosts.remove(host);
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.hosts.remove(host);
+        inner.late.retain(|hour| hour.host != *host);
     }
 
     /// Takes out the hours that are over, of at most so many hosts.
     fn over(&self, now_us: i64, most: usize) -> Vec<Hour> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hour = number(now_us, HOUR_US);
-        let mut hours = Vec::new();
-        for (host, series) in &mut inner.hosts {
-            let over = series.iter().find(|s| s.hour.count > 0 && s.hour.number < hour);
-            let Some(over) = over.map(|s| s.hour.number) else { continue };
-            let begins_us = i64::from(over) * HOUR_US;
-            let mut values = Vec::new();
-            let of_it = |s: &&mut Series| s.hour.count > 0 && s.hour.number == over;
-            for series in series.iter_mut().filter(of_it) {
-                let hour = std::mem::take(&mut series.hour);
-                #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
-                let mean = hour.mean() as f32;
-                let (key, most, share) = (Arc::clone(&series.key), hour.most, hour.share());
-                values.push(Counted { key, mean, most, share });
-            }
-            hours.push(Hour { host: host.clone(), begins_us, values });
-            if hours.len() == most {
-                break;
-            }
+        let aside = inner.late.len().min(most);
+        let mut hours: Vec<_> = inner.late.drain(..aside).collect();
+        if inner.late.is_empty() {
+            (inner.late, inner.dropped) = (VecDeque::new(), false);
         }
+        let left = most - hours.len();
+        hours.extend(
+            inner.hosts.iter_mut().filter_map(|(host, all)| ended(host, all, hour)).take(left),
+        );
         hours
     }
 

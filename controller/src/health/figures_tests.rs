@@ -35,7 +35,7 @@ fn minutes_become_spans_and_hours_and_memory_stays_bounded() {
     assert_eq!(points[SPANS].at_us, 595 * MINUTE);
     assert!((points[SPANS].mean - 597.0).abs() < 0.01);
     let hours = figures.over(600 * MINUTE, 10);
-    assert_eq!((hours.len(), hours[0].begins_us), (1, 0), "the hour that began first");
+    assert_eq!((hours.len(), hours[0].begins_us), (10, 0), "the hour that began first");
 }
 
 #[test]
@@ -62,12 +62,12 @@ fn what_is_told_no_more_is_forgotten_when_it_is_written_down() {
     }
     let now = 300 * MINUTE;
     figures.forget_gone(now);
-    assert_eq!(figures.of(&web()).len(), 2, "an hour of it is not written yet");
-    while !figures.over(now, 10).is_empty() {}
-    figures.forget_gone(now);
     let of = figures.of(&web());
     assert_eq!((of.len(), of[0].0.key.subject.as_str()), (1, "/"));
     drop(of);
+    assert_eq!(figures.over(now, 1)[0].values.len(), 2, "an hour of it is not written yet");
+    while !figures.over(now, 10).is_empty() {}
+    figures.forget_gone(now);
     assert_eq!(figures.0.lock().expect("lock").keys.len(), 1);
 }
 
@@ -86,4 +86,42 @@ fn hours_and_minutes_of_what_grows_evenly_lie_on_one_line() {
     let means = points.iter().map(|p| trend::Point { at_us: p.at_us, value: p.mean });
     let trend = trend::trend(means, limit).expect("a trend");
     assert!((trend.runs_out_s - 500.0).abs() < 0.1 && trend.confidence > 0.999, "{trend:?}");
+}
+
+#[test]
+fn an_hour_ends_when_something_of_the_next_one_comes() {
+    let figures = Figures::default();
+    for hour in 0..5_i32 {
+        figures.take(&web(), &told(f64::from(hour)), i64::from(hour) * HOUR_US + 30 * MINUTE);
+    }
+    let hours = figures.over(5 * HOUR_US, 10);
+    let means: Vec<_> = hours.iter().map(|h| (h.begins_us / HOUR_US, h.values[0].mean)).collect();
+    assert_eq!(means, [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]);
+    assert!(figures.over(5 * HOUR_US, 10).is_empty());
+}
+
+#[test]
+fn hours_that_wait_for_the_store_are_bounded_and_go_with_their_host() {
+    let figures = Figures::default();
+    let last = i64::try_from(LATE).expect("some") + 1;
+    for hour in 0..=last {
+        figures.take(&web(), &told(1.0), hour * HOUR_US);
+    }
+    let hours = figures.over(last * HOUR_US, 3);
+    let begun: Vec<_> = hours.iter().map(|hour| hour.begins_us / HOUR_US).collect();
+    assert_eq!(begun, [1, 2, 3], "the first was dropped, and no more are given than asked for");
+    figures.forget(&web());
+    assert!(figures.over(i64::MAX, 10).is_empty());
+}
+
+#[test]
+fn a_figure_whose_unit_changes_is_another_one() {
+    let figures = Figures::default();
+    figures.take(&web(), &told(1.0), 0);
+    let mut other = told(2.0);
+    other[0].figures[0].unit = "percent".into();
+    figures.take(&web(), &other, MINUTE);
+    let of = figures.of(&web());
+    let units: Vec<_> = of.iter().map(|(s, _)| (s.key.unit.as_str(), s.last)).collect();
+    assert_eq!(units, [("bytes", 1.0), ("percent", 2.0)]);
 }
