@@ -490,6 +490,7 @@ on_both! {
         let left = sqlx::query(left).fetch_all(&store.pool).await.expect("read");
         let left: Vec<i64> = left.iter().map(|row| row.get("at_us")).collect();
         assert_eq!(left, [day_us + 1], "it waits until its day is whole");
+        assert_eq!(store.damages.lock().expect("lock").len(), 1, "and the log has it once");
         sqlx::query("DELETE FROM turn_days WHERE day_us = $1").bind(day_us).execute(&store.pool).await.expect("mended");
         store.pack_turns(9 * day_us, "", 5).await.expect("packed");
         let read = store.turns(&name("web-1"), None, 0, 9).await.expect("read");

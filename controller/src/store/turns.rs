@@ -173,9 +173,9 @@ impl Store {
         for row in &rows {
             let name: String = row.try_get("host")?;
             match pack(&mut transaction, &name, before_us).await {
-                Err(StoreError::Damaged(why)) => {
-                    tracing::error!(host = name, why, "changes cannot be brought to their days");
-                }
+                Err(StoreError::Damaged(why)) => self.left_out(format!(
+                    "the changes of {name} that cannot be brought to their day: {why}"
+                )),
                 done => done?,
             }
             last = Some(name);
