@@ -4,7 +4,10 @@ use hostler_proto::wire::Status as Health;
 use tonic::Status;
 
 use super::{Api, fleet::authority_until, unstored};
-use crate::{health::problems::Problem, store::OperatorRow};
+use crate::{
+    health::{clock::Clock, problems::Problem},
+    store::OperatorRow,
+};
 
 pub(super) const DAY_US: i64 = 86_400_000_000;
 /// With fewer days than this a certificate is a problem. An authority's successor has to be brought to
@@ -25,6 +28,10 @@ impl Api {
                 "look at the controller's disk and its log".to_owned(),
                 now_us,
             ));
+        }
+        if let Some(wrong) = self.0.health.look(|health| Clock::new(health, now_us).wrong()) {
+            let next = "ask on the controller's machine why: timedatectl status".to_owned();
+            problems.push(problem(Health::Warning, wrong, next, now_us));
         }
         let mut ends = |whose: &str, until_us: i64, days: i64, next: String| {
             let left = (until_us - now_us).div_euclid(DAY_US);

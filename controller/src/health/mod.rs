@@ -2,12 +2,13 @@
 //!
 //! - [`Fleet`]: how every check stands now; [`hear`]: how it hears of that; [`recorder`]: what of it
 //!   is written down
-//! - [`absence`]: why hosts are away
+//! - [`absence`]: why hosts are away; [`clock`]: whose clock is wrong
 //! - [`problems`]: what deserves attention, worst first, with what follows from what
 //! - [`silence`]: downtimes and acknowledgements
 //! - [`figures`]: numbers over time; [`outlook`]: what will run out; [`past`]: what is over
 
 pub mod absence;
+pub mod clock;
 pub mod figures;
 mod hear;
 pub mod outlook;

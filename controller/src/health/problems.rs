@@ -19,6 +19,7 @@ use hostler_proto::{
 use super::{
     Host, Left, Standing,
     absence::Absence,
+    clock::Clock,
     silence::{Acknowledgement, Downtime},
 };
 use crate::store::{Connection, HostRow, Store, StoreError};
@@ -26,8 +27,6 @@ use crate::store::{Connection, HostRow, Store, StoreError};
 const DAY_US: i64 = 86_400_000_000;
 /// A certificate renews itself at two thirds of its life; below so many days that did not work.
 const RENEWED_DAYS: i64 = 3;
-/// From this on a host's clock is told to be wrong: new certificates begin five minutes in the past.
-const SKEW_US: i64 = 60_000_000;
 /// From so many hosts on one problem that they share is told once.
 const SHARED: usize = 4;
 
@@ -115,13 +114,14 @@ pub fn problems(
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut behind: Vec<(&HostName, Problem)> = Vec::new();
+    let clock = Clock::new(health, now_us);
     for host in hosts.iter().filter(|h| h.connection != Connection::Revoked) {
         let of = health.get(&host.name);
         let absence = absences.get(&host.name);
         let before = problems.len();
         problems.extend(of_host(host, absence, now_us));
         if let Some(of) = of.filter(|_| host.connection == Connection::Up) {
-            problems.extend(of_clock(host, of));
+            problems.extend(of_clock(host, clock.wrong_of(of)));
             problems.extend(of_checks(&host.name, of, now_us));
         }
         for problem in &mut problems[before..] {
@@ -297,13 +297,10 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
     Some(problem(&host.name, "", status, summary, host.since_us, next))
 }
 
-/// A clock that is so wrong that certificates and times of changes cannot be trusted.
-fn of_clock(host: &HostRow, health: &Host) -> Option<Problem> {
-    let off = health.skew_us.checked_abs().filter(|off| *off >= SKEW_US)? / 1_000_000;
-    let way = if health.skew_us > 0 { "behind" } else { "ahead of" };
-    let summary = format!("its clock is {off} s {way} the controller's");
+/// That its clock is wrong.
+fn of_clock(host: &HostRow, wrong: Option<String>) -> Option<Problem> {
     let next = format!("hostlerctl host facts --on {}", host.name);
-    Some(problem(&host.name, "", Status::Warning, summary, host.since_us, next))
+    Some(problem(&host.name, "", Status::Warning, wrong?, host.since_us, next))
 }
 
 /// What to type next about a host that is away.

@@ -7,6 +7,7 @@ use super::*;
 use crate::health::{
     Left,
     absence::{Lost, absences},
+    clock::WRONG_US,
     silence::Checks,
 };
 
@@ -291,13 +292,23 @@ fn a_clock_that_is_wrong_is_a_problem_of_its_host_while_that_is_linked() {
     let seen = |connection, skew_us| {
         seen(&[row("web-1", connection)], &[("web-1", with(skew_us))], &Known::default())
     };
-    assert!(seen(Connection::Up, SKEW_US - 1).is_empty());
+    assert!(seen(Connection::Up, WRONG_US - 1).is_empty());
     let found = seen(Connection::Up, -3_600_000_000);
     assert_eq!(found[0].summary, "its clock is 3600 s ahead of the controller's");
     assert_eq!(found[0].status, Status::Warning);
     assert_eq!(
-        seen(Connection::Up, SKEW_US)[0].summary,
+        seen(Connection::Up, WRONG_US)[0].summary,
         "its clock is 60 s behind the controller's"
     );
-    assert_eq!(seen(Connection::Down, SKEW_US).len(), 1, "nobody knows how it is");
+    assert_eq!(seen(Connection::Down, WRONG_US).len(), 1, "nobody knows how it is");
+}
+
+#[test]
+fn what_is_wrong_with_the_controllers_clock_is_no_problem_of_its_hosts() {
+    let behind = || Host { skew_us: WRONG_US, heard_us: NOW, ..host(&[]) };
+    let names = ["web-1", "web-2", "web-3"];
+    let rows = names.map(|name| row(name, Connection::Up));
+    let hosts = names.map(|name| (name, behind()));
+    assert!(seen(&rows, &hosts, &Known::default()).is_empty());
+    assert_eq!(seen(&rows[..1], &hosts[..2], &Known::default()).len(), 1, "two cannot say");
 }
