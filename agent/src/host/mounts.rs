@@ -109,7 +109,8 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
 
 /// Whether files are left on what is mounted there.
 fn holds_files(mount: &MountInfo) -> bool {
-    let served = mount.fs_type == "fuse" || mount.fs_type.starts_with("fuse.");
+    let served =
+        ["fuse", "fuseblk"].contains(&mount.fs_type.as_str()) || mount.fs_type.starts_with("fuse.");
     let kind = mount.fs_type.strip_prefix("fuse.").unwrap_or(&mount.fs_type);
     if served && (SHOWN.contains(&kind) || kind.ends_with(".AppImage")) {
         return false;
@@ -235,6 +236,11 @@ mod tests {
         ] {
             assert!(holds(kind, device, "/srv/x"), "{kind}");
         }
+        // A file would be no place for files: what somebody serves counts without a look at it.
+        for kind in ["fuse", "fuse.sshfs", "fuseblk", "nfs4"] {
+            assert!(holds(kind, "/dev/sdb1", "/proc/self/mountinfo"), "{kind} was touched");
+        }
+        assert!(!holds("ext4", "/dev/sda1", "/proc/self/mountinfo"));
         for (kind, device, point) in [
             ("fuse.lxcfs", "lxcfs", "/var/lib/lxcfs"),
             ("fuse.portal", "portal", "/run/user/0/doc"),

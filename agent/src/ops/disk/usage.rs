@@ -59,8 +59,8 @@ impl Probe for DiskUsage {
         let mut seen = Seen::default();
         let mounts: Vec<Mount> = all.into_iter().filter(wanted).collect();
         let asked = mounts.clone().into_iter().map(|mount| async move {
-            let point = mount.point.clone();
-            ask(&point, PATIENCE, move || measure(mount)).await
+            let mounted = Mounted::of(&mount);
+            ask(&mounted, PATIENCE, move || measure(mount)).await
         });
         let said: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
         for (mount, said) in mounts.into_iter().zip(said) {
@@ -117,27 +117,41 @@ enum Said {
     Nothing,
 }
 
+/// Which file system is asked where. One that was mounted in the place of another answers for itself, while
+/// the other may hang for as long as its server is away.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Mounted {
+    point: String,
+    number: String,
+}
+
+impl Mounted {
+    fn of(mount: &Mount) -> Self {
+        Self { point: mount.point.clone(), number: mount.number.clone() }
+    }
+}
+
 /// File systems that are being asked, with when that began. None is asked twice at a time: each call
 /// holds a thread for as long as it hangs.
-static ASKED: Mutex<BTreeMap<String, (Instant, watch::Receiver<Said>)>> =
+static ASKED: Mutex<BTreeMap<Mounted, (Instant, watch::Receiver<Said>)>> =
     Mutex::new(BTreeMap::new());
 
 /// What a file system says. Who asks while it is being asked waits for the same answer, and no longer than
 /// `patience` after that began.
 async fn ask(
-    point: &str,
+    mounted: &Mounted,
     patience: Duration,
     measure: impl FnOnce() -> Said + Send + 'static,
 ) -> Said {
     let (began, mut said) = {
         let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked.get(point) {
+        match asked.get(mounted) {
             Some(asked) => asked.clone(),
             None => {
                 let (says, said) = watch::channel(Said::Nothing);
                 let asking = (Instant::now(), said);
-                asked.insert(point.to_owned(), asking.clone());
-                let under_way = UnderWay(point.to_owned());
+                asked.insert(mounted.clone(), asking.clone());
+                let under_way = UnderWay(mounted.clone());
                 tokio::task::spawn_blocking(move || {
                     let said = measure();
                     // Whoever asks from now on asks anew.
@@ -156,7 +170,7 @@ async fn ask(
 }
 
 /// A file system is being asked for as long as this lives.
-struct UnderWay(String);
+struct UnderWay(Mounted);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -476,19 +490,24 @@ mod tests {
         assert!(none.why.contains("policy.paths in /etc/hostler/agent.toml"), "{}", none.why);
     }
 
+    fn mounted(point: &str, number: &str) -> Mounted {
+        Mounted { point: point.to_owned(), number: number.to_owned() }
+    }
+
     #[tokio::test]
     async fn runs_that_overlap_hear_the_same_answer() {
         let (answer, waits) = std::sync::mpsc::channel::<()>();
         let said = Said::Error("said".into());
         let first = said.clone();
-        let first = ask("/overlap", PATIENCE, move || {
+        let overlap = mounted("/overlap", "0:7");
+        let first = ask(&overlap, PATIENCE, move || {
             let _ = waits.recv();
             first
         });
-        let second = ask("/overlap", PATIENCE, || Said::Error("asked twice".into()));
+        let second = ask(&overlap, PATIENCE, || Said::Error("asked twice".into()));
         let (first, second, ()) = tokio::join!(first, second, async { drop(answer) });
         assert_eq!((&first, &second), (&said, &said));
-        let again = ask("/overlap", PATIENCE, || Said::Error("asked anew".into())).await;
+        let again = ask(&overlap, PATIENCE, || Said::Error("asked anew".into())).await;
         assert_eq!(again, Said::Error("asked anew".into()));
     }
 
@@ -499,9 +518,13 @@ mod tests {
             let _ = waits.recv();
             Said::Error("late".into())
         };
-        assert_eq!(ask("/hangs", Duration::ZERO, hangs).await, Said::Nothing);
-        let again = ask("/hangs", Duration::ZERO, || Said::Error("asked twice".into()));
+        let dead = mounted("/hangs", "0:7");
+        assert_eq!(ask(&dead, Duration::ZERO, hangs).await, Said::Nothing);
+        let again = ask(&dead, Duration::ZERO, || Said::Error("asked twice".into()));
         assert_eq!(again.await, Said::Nothing);
+        let new = mounted("/hangs", "0:8");
+        let replaced = ask(&new, PATIENCE, || Said::Error("answered".into())).await;
+        assert_eq!(replaced, Said::Error("answered".into()), "another was mounted in its place");
         drop(answer);
     }
 }
