@@ -13,9 +13,9 @@ use data_encoding::BASE32_NOPAD;
 use hostler_core::durable;
 use serde::{Deserialize, Serialize};
 
-/// Looks that are kept of one thing.
+/// Looks that are kept of one thing; as many more when a clock that is behind makes them lie ahead.
 const KEPT: usize = 48;
-/// What is older is no past of today's.
+/// What is older is no past of today's, and the first that is forgotten.
 const OLDEST_US: i64 = 92 * 86_400_000_000;
 
 /// What was measured at some moment.
@@ -49,14 +49,21 @@ impl Past {
         // Two that look at the same time would each forget the other's.
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut looks = self.read();
-        // What was measured while the clock was wrong is no past.
-        looks.retain(|l| l.at_us < now.at_us && l.at_us > now.at_us - OLDEST_US);
-        let before = looks.clone();
+        let now_us = now.at_us;
+        // A clock that is behind, as at a start without a battery, is set soon: what lies ahead is no past
+        // now, and is one again then.
+        let (mut looks, mut later): (Vec<_>, Vec<_>) =
+            self.read().into_iter().partition(|l| l.at_us < now_us);
+        let recent = |l: &&Look| l.at_us > now_us - OLDEST_US;
+        let before: Vec<Look> = looks.iter().filter(recent).cloned().collect();
         let apart = i64::try_from(self.apart.as_micros()).unwrap_or(i64::MAX);
-        if looks.last().is_none_or(|last| now.at_us - last.at_us >= apart) {
+        if before.last().is_none_or(|last| now_us - last.at_us >= apart) {
             looks.push(now);
             thin(&mut looks);
+            later.retain(|l| l.at_us > now_us);
+            // The farthest are those that a wrong clock made.
+            later.truncate(KEPT);
+            looks.extend(later);
             if let Err(error) = self.write(&looks) {
                 let path = self.path.display();
                 tracing::warn!(%path, %error, "what was measured is not kept for comparison");
@@ -80,6 +87,11 @@ impl Past {
 fn thin(looks: &mut Vec<Look>) {
     while looks.len() > KEPT {
         let Some(now_us) = looks.last().map(|l| l.at_us) else { return };
+        // Not all of them at once: it may be the clock that is wrong.
+        if looks.first().is_some_and(|first| first.at_us <= now_us - OLDEST_US) {
+            looks.remove(0);
+            continue;
+        }
         let gap = |three: &[Look]| match three {
             [before, look, after] => {
                 let (gap, age) = (after.at_us - before.at_us, now_us - look.at_us);
@@ -124,6 +136,34 @@ mod tests {
         assert_eq!(files.count(), 2);
         fs::write(&one.path, "[{").expect("spoilt");
         assert_eq!(one.look(look(30)), []);
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_once_takes_no_past_away() {
+        let directory = tempfile::tempdir().expect("directory");
+        let one = past(directory.path(), "");
+        let year = 365 * 24 * 60;
+        let kept: Vec<Look> = (0..5).map(|n| look(year + 10 * n)).collect();
+        for look in &kept {
+            one.look(look.clone());
+        }
+        assert_eq!(one.look(look(7)), [], "of what lies ahead nothing is past");
+        assert_eq!(one.look(look(20)), [look(7)]);
+        assert_eq!(one.look(look(year + 45)), kept, "once the clock is set");
+        assert_eq!(one.look(look(9 * year)), [], "that was long ago");
+        assert_eq!(one.look(look(year + 45)), kept);
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_leaves_no_more_than_is_kept_twice() {
+        let directory = tempfile::tempdir().expect("directory");
+        let one = past(directory.path(), "");
+        for n in (0..300).rev() {
+            one.look(look(10 * n));
+        }
+        let looks = one.read();
+        assert!(looks.len() <= 2 * KEPT, "{}", looks.len());
+        assert!(looks.is_sorted_by_key(|l| l.at_us));
     }
 
     #[test]
