@@ -75,40 +75,58 @@ pub(super) fn targets(stack: &Stack, service: &str) -> Result<Vec<Target>, Failu
 
 /// What a check of the stack file looks at; none where its kind is none, as in the name of a unit.
 fn checked(stack: &Stack, kind: &str, name: &str) -> Result<Option<Target>, Failure> {
+    let check = format!("{kind}:{name}");
+    let refused = |message: String| {
+        Failure::new(ErrorCode::InvalidArgument, message)
+            .hint("hostlerctl health HOST shows what it found")
+    };
+    // It may be called like one that comes by default.
+    let own = stack.check.get(&check).is_some_and(|change| change.operation.is_some());
+    let unknown = || {
+        refused(format!("{check} is a check of the stack file's own: nothing is known behind it"))
+    };
+    match followed(stack, kind, name) {
+        Some(Err(_)) if own => Err(unknown()),
+        Some(target) => target.map(Some),
+        None if ONE_LOOK.contains(&kind) => {
+            Err(refused(format!("there is nothing to follow behind the check {check}")))
+        }
+        None if own => Err(unknown()),
+        None => match nearest(kind, KINDS) {
+            Some(meant) => {
+                let message = format!("there is no check {check}");
+                Err(Failure::new(ErrorCode::NotFound, message)
+                    .hint(format!("did you mean {meant}:{name}?")))
+            }
+            None => Ok(None),
+        },
+    }
+}
+
+/// What the check of an entry of the stack file looks at, and that there is no such entry; none for a kind
+/// that is not followed.
+fn followed(stack: &Stack, kind: &str, name: &str) -> Option<Result<Target, Failure>> {
     // Without a name `named` takes the only entry.
     let name = if name.is_empty() { ":" } else { name };
-    let own = |name: &str| Some(name.to_owned());
-    Ok(Some(match kind {
-        "unit" => Target::Unit(full_name(name)),
-        "http" => Target::Http(named(&stack.http, "http", name, |h| &h.name)?.name.clone()),
+    Some(match kind {
+        "unit" => Ok(Target::Unit(full_name(name))),
+        "http" => {
+            named(&stack.http, "http", name, |h| &h.name).map(|h| Target::Http(h.name.clone()))
+        }
         "postgres" | "postgres-connections" | "postgres-locks" | "postgres-sizes" => {
-            Target::Postgres(own(&named(&stack.postgres, "postgres", name, |p| &p.name)?.name))
+            let server = named(&stack.postgres, "postgres", name, |p| &p.name);
+            server.map(|p| Target::Postgres(Some(p.name.clone())))
         }
-        "redis" => Target::Redis(own(&named(&stack.redis, "redis", name, |r| &r.name)?.name)),
+        "redis" => {
+            let server = named(&stack.redis, "redis", name, |r| &r.name);
+            server.map(|r| Target::Redis(Some(r.name.clone())))
+        }
         "celery" | "celery-queues" => {
-            Target::Celery(own(&named(&stack.celery, "celery", name, |c| &c.name)?.name))
+            let app = named(&stack.celery, "celery", name, |c| &c.name);
+            app.map(|c| Target::Celery(Some(c.name.clone())))
         }
-        _ if ONE_LOOK.contains(&kind) => {
-            let message = format!("there is nothing to follow behind the check {kind}:{name}");
-            return Err(Failure::new(ErrorCode::InvalidArgument, message)
-                .hint("hostlerctl health HOST shows what it found"));
-        }
-        _ if stack.check.contains_key(&format!("{kind}:{name}")) => {
-            let message = format!(
-                "{kind}:{name} is a check of the stack file's own: nothing is known behind it"
-            );
-            return Err(Failure::new(ErrorCode::InvalidArgument, message)
-                .hint("hostlerctl health HOST shows what it found"));
-        }
-        _ => match nearest(kind, KINDS) {
-            Some(meant) => {
-                let message = format!("there is no check {kind}:{name}");
-                return Err(Failure::new(ErrorCode::NotFound, message)
-                    .hint(format!("did you mean {meant}:{name}?")));
-            }
-            None => return Ok(None),
-        },
-    }))
+        _ => return None,
+    })
 }
 
 /// Kinds that are followed.
@@ -123,7 +141,10 @@ mod tests {
             [[postgres]]\nname = \"main\"\nurl = \"\"\n[[postgres]]\nname = \"second\"\nurl = \"\"\n\
             [[redis]]\nname = \"broker\"\nurl = \"\"\n[[redis]]\nname = \"main\"\nurl = \"\"\n\
             [[celery]]\nname = \"app\"\nbroker = \"broker\"\n[[celery]]\nname = \"shop\"\nbroker = \"main\"\n\
-            [[http]]\nname = \"backend\"\nurl = \"\"\n[check.\"my:own\"]\noperation = \"disk.usage\"\n";
+            [[http]]\nname = \"backend\"\nurl = \"\"\n[check.\"my:own\"]\noperation = \"disk.usage\"\n\
+            [check.\"http:own\"]\noperation = \"http.check\"\n\
+            [check.\"redis:own\"]\noperation = \"redis.status\"\n\
+            [check.\"http:backend\"]\noperation = \"http.check\"\n";
         toml::from_str(text).expect("a stack file")
     }
 
@@ -174,8 +195,12 @@ mod tests {
         assert!(said("redis:brokr").contains("did you mean \"broker\"?"));
         assert!(said("http:").contains("has no [[http]]"));
         assert!(said("redi:main").contains("did you mean redis:main?"));
-        for check in ["git:app", "my:own"] {
+        for check in ["git:app", "my:own", "http:own", "redis:own"] {
             assert!(said(check).contains("hostlerctl health HOST"), "{}", said(check));
         }
+        let own = "http:own is a check of the stack file's own: nothing is known behind it; ";
+        assert!(said("http:own").starts_with(own), "{}", said("http:own"));
+        let changed = Target::Http("backend".to_owned());
+        assert_eq!(targets(&stack(), "http:backend").expect("an endpoint"), [changed]);
     }
 }
