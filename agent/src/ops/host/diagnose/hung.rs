@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use hostler_proto::wire::{Finding, Status};
 
-use super::Search;
-use crate::host::{blocking, processes};
+use crate::{
+    host::{blocking, processes},
+    operation::Context,
+};
 
 /// Looks at a process that waits for a disk, before it counts as one that does not come back.
 const LOOKS: u32 = 4;
 /// Time between them.
 const BETWEEN: Duration = Duration::from_millis(250);
 
-impl Search<'_> {
-    /// What is to say of a unit whose main process does not go on.
-    pub(super) async fn hung(&self, unit: &str, pid: u32) -> Option<Finding> {
-        if pid == 0 || self.cx.host.policy.operation("host.processes").is_err() {
-            return None;
-        }
-        let mut state = ' ';
-        for look in 0..LOOKS {
-            state = blocking(move || Ok(processes::one(pid))).await.ok()??.state;
-            // Every process waits for a disk now and then.
-            if state != 'D' || look + 1 < LOOKS && !self.cx.pause(BETWEEN).await {
-                break;
-            }
-        }
-        judge(unit, pid, state)
+/// What is to say of a unit whose main process does not go on.
+pub(super) async fn hung(cx: &Context, unit: &str, pid: u32) -> Option<Finding> {
+    if pid == 0 || cx.host.policy.operation("host.processes").is_err() {
+        return None;
     }
+    let mut state = ' ';
+    for look in 0..LOOKS {
+        state = blocking(move || Ok(processes::one(pid))).await.ok()??.state;
+        // Every process waits for a disk now and then.
+        if state != 'D' || look + 1 < LOOKS && !cx.pause(BETWEEN).await {
+            break;
+        }
+    }
+    judge(unit, pid, state)
 }
 
 fn judge(unit: &str, pid: u32, state: char) -> Option<Finding> {

@@ -11,7 +11,7 @@ mod target;
 mod told;
 mod unit;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use hostler_proto::{
     operation::{DiskUsage, HostDiagnose, HostResources, Operation, SystemdStatus},
@@ -21,6 +21,7 @@ use hostler_proto::{
     },
     wire::{Failure, Finding, Status},
 };
+use tokio::time::{Instant, timeout_at};
 
 use self::target::{Target, targets};
 use crate::{
@@ -30,6 +31,9 @@ use crate::{
 
 /// Units that are looked at one by one.
 const UNITS: usize = 10;
+/// Longest for all looks together. What was found until then is told well before the operation's deadline,
+/// at which all of it would be lost.
+const LONGEST: Duration = Duration::from_secs(45);
 
 impl Probe for HostDiagnose {
     async fn observe(
@@ -41,10 +45,12 @@ impl Probe for HostDiagnose {
         let mut search = Search::new(cx);
         // A full disk makes everything else look strange.
         search.disk().await;
+        // Nor does anything answer without memory; that is looked at before what hangs uses up the time.
+        let resources = search.resources().await;
         for target in targets {
             search.target(target).await;
         }
-        search.resources().await;
+        search.causes_of(resources, Status::Warning);
         Ok(search.answer(service))
     }
 }
@@ -58,24 +64,56 @@ struct Search<'c> {
     /// Why something could not be looked at.
     unknown: Vec<Finding>,
     seen: BTreeSet<String>,
+    /// When nothing is looked at any more.
+    give_up: Instant,
+    /// What was not looked at, or not to its end, since then.
+    late: Vec<String>,
 }
 
 impl<'c> Search<'c> {
     fn new(cx: &'c Context) -> Self {
         let (steps, causes, unknown) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cx, steps, causes, unknown, seen: BTreeSet::new() }
+        let (seen, late) = (BTreeSet::new(), Vec::new());
+        Self { cx, steps, causes, unknown, seen, give_up: Instant::now() + LONGEST, late }
     }
 
-    /// Runs a probe as one step; none when the policy does not allow it, or it could not be done.
+    /// Waits for a look, but not longer than the time that is left; none, and a step that says so, when
+    /// that is not enough.
+    async fn in_time<T>(&mut self, shown: &str, look: impl Future<Output = T>) -> Option<T> {
+        let said = match Instant::now() < self.give_up {
+            true => match timeout_at(self.give_up, look).await {
+                Ok(looked) => return Some(looked),
+                Err(_) => "it did not end in the time that was left",
+            },
+            false => "not looked at: no time was left",
+        };
+        self.step(shown, Status::Unknown, said.to_owned());
+        self.late.push(shown.to_owned());
+        None
+    }
+
+    fn step(&mut self, shown: &str, status: Status, said: String) {
+        let status = match status {
+            Status::Unspecified | Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Critical => "critical",
+            Status::Unknown => "unknown",
+        };
+        let (looked_at, status) = (shown.to_owned(), status.to_owned());
+        self.steps.push(DiagnosisStep { looked_at, status, said });
+    }
+
+    /// Runs a probe as one step; none when the policy does not allow it, it could not be done, or no time
+    /// was left.
     async fn look<P: Probe>(
         &mut self,
         shown: &str,
         request: P::Request,
     ) -> Option<Answer<P::Result>> {
         self.cx.progress(shown, 0, 0, "");
-        let allowed = self.cx.host.policy.operation(<P as Operation>::NAME);
-        let looked = match allowed {
-            Ok(()) => P::observe(request, self.cx).await,
+        let cx = self.cx;
+        let looked = match cx.host.policy.operation(<P as Operation>::NAME) {
+            Ok(()) => self.in_time(shown, P::observe(request, cx)).await?,
             Err(failure) => Err(failure),
         };
         let (status, said) = match &looked {
@@ -90,14 +128,7 @@ impl<'c> Search<'c> {
                 }
             });
         }
-        let status = match status {
-            Status::Unspecified | Status::Ok => "ok",
-            Status::Warning => "warning",
-            Status::Critical => "critical",
-            Status::Unknown => "unknown",
-        };
-        let step = DiagnosisStep { looked_at: shown.to_owned(), status: status.to_owned(), said };
-        self.steps.push(step);
+        self.step(shown, status, said);
         looked.ok()
     }
 
@@ -139,21 +170,21 @@ impl<'c> Search<'c> {
         self.causes_of(answer, Status::Critical);
     }
 
-    async fn resources(&mut self) {
+    async fn resources(&mut self) -> Option<Answer<<HostResources as Operation>::Result>> {
         let request = HostResourcesRequest { interval_s: 1 };
         let mut answer = self.look::<HostResources>("host resources", request).await;
         // One busy second is no cause; one without any rest may be.
         if let Some(answer) = &mut answer {
             answer.findings.retain(|f| f.subject != "cpu" || f.status() == Status::Critical);
         }
-        self.causes_of(answer, Status::Warning);
+        answer
     }
 
     async fn everything(&mut self) {
         let troubled =
             self.look::<SystemdStatus>("systemd status", SystemdStatusRequest::default()).await;
         let mut units: BTreeSet<String> =
-            troubled.into_iter().flat_map(|a| a.data.units).map(|u| u.name).collect();
+            troubled.iter().flat_map(|a| &a.data.units).map(|u| u.name.clone()).collect();
         units.extend(self.cx.host.stack.units.iter().map(|u| full_name(&u.name)));
         self.postgres(None, false).await;
         self.redis(None, true).await;
@@ -172,11 +203,16 @@ impl<'c> Search<'c> {
         if stack.pm2.is_some() && stack.checks("pm2") {
             self.pm2().await;
         }
+        // That a unit does not run is known, also where no time was left to find out why.
+        if !self.late.is_empty() {
+            self.causes_of(troubled, Status::Critical);
+        }
     }
 
     fn answer(mut self, service: &str) -> Answer<HostDiagnosis> {
         // What was found first lies deepest among equals: disks, then servers, then what needs them.
         self.causes.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
+        self.unknown.extend(not_looked_at(&self.late));
         let steps = self.steps.len();
         let unknown = self.steps.iter().filter(|s| s.status == "unknown").count();
         let what = if service.is_empty() { "this host" } else { service };
@@ -189,6 +225,19 @@ impl<'c> Search<'c> {
             .evidence("operations", format!("{steps} looks, listed in the result"));
         self.causes.into_iter().chain(self.unknown).fold(answer, Answer::finding)
     }
+}
+
+/// That time was over before everything was looked at, with the first look that is missing.
+fn not_looked_at(late: &[String]) -> Option<Finding> {
+    let first = late.first()?;
+    let (looks, were) = if late.len() == 1 { ("look", "was") } else { ("looks", "were") };
+    let count = late.len();
+    let summary =
+        format!("{count} {looks} {were} not made: after {} s no time was left", LONGEST.as_secs());
+    let why = "what does not answer uses up the time of what comes after it";
+    // What is looked at of a unit beside its state stands behind the operation.
+    let next = first.split_once(": ").map_or(first.as_str(), |(operation, _)| operation);
+    Some(Finding::new(Status::Unknown, "time", summary).why(why).next(next))
 }
 
 /// Why a look told nothing: in its own words, with what mends that.
@@ -235,6 +284,41 @@ mod tests {
                 .collect();
             assert_eq!(servers, expected, "{service}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_uses_up_the_time_and_what_was_found_until_then_is_told() {
+        // They take connections and say nothing.
+        let hangs = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let servers: Vec<_> = (0..24).map(|_| hangs()).collect();
+        let entry = |(n, server): (usize, &std::net::TcpListener)| {
+            let at = server.local_addr().expect("an address");
+            format!("[[redis]]\nname = \"r{n}\"\nurl = \"redis://{at}/0\"\n")
+        };
+        let stack: String = servers.iter().enumerate().map(entry).collect();
+        let mut host = Host::showing(std::path::Path::new("/nonexistent"));
+        host.policy.deny = vec!["disk.*".into(), "systemd.*".into()];
+        host.stack = toml::from_str(&stack).expect("a stack file");
+        let (events, _receiver) = tokio::sync::mpsc::channel(256);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let began = Instant::now();
+        let asked = HostDiagnoseRequest::default();
+        let answer = HostDiagnose::observe(asked, &cx).await.expect("an answer");
+        assert!(began.elapsed() < LONGEST + Duration::from_secs(1), "{:?}", began.elapsed());
+        let said = |name: &str| {
+            let step = answer.data.steps.iter().find(|step| step.looked_at == name);
+            step.map(|step| step.said.clone()).unwrap_or_default()
+        };
+        assert!(
+            said("redis status r0").contains("does not answer"),
+            "{:?}",
+            said("redis status r0")
+        );
+        assert_eq!(said("redis status r23"), "not looked at: no time was left");
+        assert_eq!(answer.status, Status::Critical);
+        let last = answer.findings.last().expect("findings");
+        assert!(last.summary.ends_with("after 45 s no time was left"), "{last:?}");
+        assert!(last.next.starts_with("redis status r"), "{last:?}");
     }
 
     fn context() -> Context {

@@ -2,13 +2,14 @@
 
 use hostler_proto::{
     operation::{NetPortOwner, SystemdStatus},
-    ops::{DiagnosisStep, NetPortOwnerRequest, SystemdStatusRequest, UnitStatus},
-    wire::{Finding, Status},
+    ops::{NetPortOwnerRequest, SystemdStatusRequest, UnitStatus},
+    wire::{Failure, Finding, Status},
 };
 
 use super::{
     Search,
     clues::{Clue, Found, clues},
+    hung::hung,
     runs::{killed, last_words, present},
     told::told,
 };
@@ -39,9 +40,10 @@ impl Search<'_> {
             return;
         };
         let status = answer.data.units.iter().find(|u| u.name == unit).cloned().unwrap_or_default();
-        if let Some(hung) = self.hung(unit, status.main_pid).await {
-            let (looked_at, said) = (format!("host processes: {unit}"), hung.summary.clone());
-            self.steps.push(DiagnosisStep { looked_at, status: "critical".to_owned(), said });
+        let shown = format!("host processes: {unit}");
+        let looked = hung(self.cx, unit, status.main_pid);
+        if let Some(hung) = self.in_time(&shown, looked).await.flatten() {
+            self.step(&shown, Status::Critical, hung.summary.clone());
             self.cause(hung);
             return;
         }
@@ -55,12 +57,14 @@ impl Search<'_> {
             }
             return;
         }
-        let particulars = match systemd::particulars(unit).await {
-            Ok(particulars) => particulars,
-            Err(failure) => {
+        let shown = format!("systemd status {unit}: how it is set up");
+        let particulars = match self.in_time(&shown, systemd::particulars(unit)).await {
+            Some(Ok(particulars)) => particulars,
+            Some(Err(failure)) => {
                 self.unknown.push(Finding::new(Status::Unknown, unit, failure.message));
                 Particulars::default()
             }
+            None => Particulars::default(),
         };
         let before = self.causes.len();
         if status.active_state == "inactive" && bad {
@@ -99,32 +103,25 @@ impl Search<'_> {
     ) -> Vec<String> {
         let shown = format!("journal read --unit {unit} --lines {LINES}");
         let read = match self.cx.host.policy.operation("journal.read") {
-            Ok(()) => journal::last_spoken(unit, LINES).await,
-            Err(_) => {
-                let denied = "this host's policy does not allow journal.read".to_owned();
-                self.unread(shown, denied);
-                return Vec::new();
-            }
+            Ok(()) => self.in_time(&shown, journal::last_spoken(unit, LINES)).await,
+            Err(denied) => Some(Err(denied)),
         };
         let lines = match read {
-            Ok(spoken) => present(spoken, last, status),
-            Err(failure) => {
-                self.unread(shown, failure.message);
+            Some(Ok(spoken)) => present(spoken, last, status),
+            Some(Err(failure)) => {
+                let Failure { message, hint, .. } = failure;
+                self.unknown.push(Finding::new(Status::Unknown, &shown, &message).why(hint));
+                self.step(&shown, Status::Unknown, message);
                 return Vec::new();
             }
+            None => return Vec::new(),
         };
-        let (word, said) = match last_words(&lines) {
-            Some(last) => (if bad { "critical" } else { "ok" }, last.clone()),
-            None => ("ok", "nothing since its last start".to_owned()),
+        let (level, said) = match last_words(&lines) {
+            Some(last) => (if bad { Status::Critical } else { Status::Ok }, last.clone()),
+            None => (Status::Ok, "nothing since its last start".to_owned()),
         };
-        self.steps.push(DiagnosisStep { looked_at: shown, status: word.into(), said });
+        self.step(&shown, level, said);
         lines
-    }
-
-    fn unread(&mut self, shown: String, said: String) {
-        self.unknown.push(Finding::new(Status::Unknown, &shown, &said));
-        let status = "unknown".to_owned();
-        self.steps.push(DiagnosisStep { looked_at: shown, status, said });
     }
 
     /// Units without which it is not started, and which failed.
