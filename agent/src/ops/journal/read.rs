@@ -88,29 +88,20 @@ fn evidence(answer: Answer<ops::JournalRead>, asked: Vec<String>) -> Answer<ops:
 /// Why there is no line, where that says nothing of the units: the journal cannot be read, or there is
 /// no such unit.
 async fn silent(query: &Query, cx: &Context) -> Result<Option<Finding>, Failure> {
-    let unknown = |summary: &str| Finding::new(Status::Unknown, "journal", summary);
     match query.silence().await? {
-        Silence::NoJournal => Ok(Some(
-            unknown("nothing can be told: this host has no journal files")
-                .why("systemd-journald does not run, or keeps nothing here")
-                .next("systemd status systemd-journald"),
-        )),
-        Silence::Forbidden => Ok(Some(
-            unknown("nothing can be told: the agent may not read the journal")
-                .why("it must run as root, or its user must be in the group systemd-journal"),
-        )),
         Silence::NoUnit => {
             let now = cx.host.clock.now().as_microsecond();
             for unit in &query.units {
                 if let Some(failure) = missing(unit, now).await {
                     let summary =
                         format!("{}, and the journal has no line of one", failure.message);
-                    return Ok(Some(unknown(&summary).why(failure.hint)));
+                    let finding = Finding::new(Status::Unknown, "journal", summary);
+                    return Ok(Some(finding.why(failure.hint)));
                 }
             }
             Ok(None)
         }
-        Silence::NoneFits => Ok(None),
+        silence => Ok(silence.untold()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! journalctl as a source of lines.
 
-use hostler_proto::wire::{Failure, LogLine};
+use hostler_proto::wire::{ErrorCode, Failure, Finding, LogLine, Status};
 
 use super::entry::{self, FIELDS, STARTS, Spoken};
 use crate::host::exec::{Line, Output, Program, Running};
@@ -127,6 +127,23 @@ impl Silence {
             () => Self::NoUnit,
         }
     }
+
+    /// That nothing can be told of any unit, where that is so.
+    pub(super) fn untold(self) -> Option<Finding> {
+        let unknown = |summary: &str| Finding::new(Status::Unknown, "journal", summary);
+        match self {
+            Self::NoJournal => Some(
+                unknown("nothing can be told: this host has no journal files")
+                    .why("systemd-journald does not run, or keeps nothing here")
+                    .next("systemd status systemd-journald"),
+            ),
+            Self::Forbidden => Some(
+                unknown("nothing can be told: the agent may not read the journal")
+                    .why("it must run as root, or its user must be in the group systemd-journal"),
+            ),
+            Self::NoUnit | Self::NoneFits => None,
+        }
+    }
 }
 
 impl Entries {
@@ -174,15 +191,31 @@ pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
 }
 
 /// The last lines of a unit, the oldest first, with the runs that they belong to.
+///
+/// # Errors
+/// When the journal cannot be read: what is not seen is not silence.
 pub(crate) async fn last_spoken(unit: &str, lines: u32) -> Result<Vec<Spoken>, Failure> {
     let query = Query { units: vec![unit.to_owned()], starts: true, ..Query::default() };
-    let mut entries = query.read(&From::End)?;
-    let mut last = Vec::new();
-    while last.len() < lines as usize
-        && let Some(line) = entries.0.line().await?
+    let last = spoken(query.read(&From::End)?, lines).await?;
+    if last.is_empty()
+        && let Some(untold) = query.silence().await?.untold()
     {
-        if let Line::Text(json) = line {
-            last.extend(entry::spoken(&json));
+        return Err(Failure::new(ErrorCode::Unsupported, untold.summary).hint(untold.why));
+    }
+    Ok(last)
+}
+
+/// The last lines that are given, the oldest first. Where there are no more, journalctl must be content.
+async fn spoken(mut entries: Entries, lines: u32) -> Result<Vec<Spoken>, Failure> {
+    let mut last = Vec::new();
+    while last.len() < lines as usize {
+        match entries.0.line().await? {
+            Some(Line::Text(json)) => last.extend(entry::spoken(&json)),
+            Some(Line::TooLong) => {}
+            None => {
+                entries.ended().await?;
+                break;
+            }
         }
     }
     last.reverse();
@@ -210,5 +243,28 @@ mod tests {
         assert_eq!(silence(none, part).await, Silence::Forbidden);
         assert_eq!(silence(none, "").await, Silence::NoUnit);
         assert_eq!(silence("started\n", "").await, Silence::NoneFits);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_cannot_be_read_is_not_one_in_which_nothing_was_said() {
+        let told = |script: &str| {
+            let program = Program::new("/bin/sh").arg("-c").arg(script);
+            spoken(Entries(program.start().expect("a shell")), 2)
+        };
+        assert_eq!(told("true").await.expect("a journal"), []);
+        let lines = r#"for n in 1 2 3; do echo "{\"MESSAGE\":\"$n\",\"_COMM\":\"web\"}"; done"#;
+        let said = told(&format!("{lines}; exit 1")).await.expect("as many as were asked for");
+        let said: Vec<_> = said.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(said, ["web: 2", "web: 1"]);
+        let refused = told("echo 'No journal files were opened' >&2; exit 1").await;
+        assert!(refused.expect_err("no").message.contains("No journal files were opened"));
+        for silence in [Silence::NoJournal, Silence::Forbidden] {
+            let untold = silence.untold().expect("nothing can be told");
+            assert_eq!(untold.status(), Status::Unknown);
+            assert!(untold.summary.starts_with("nothing can be told: "), "{untold:?}");
+        }
+        for silence in [Silence::NoUnit, Silence::NoneFits] {
+            assert_eq!(silence.untold(), None);
+        }
     }
 }
