@@ -13,7 +13,7 @@ use hostler_proto::wire::{ErrorCode, Failure};
 use crate::{
     host::{
         blocking,
-        exec::{Line, Program},
+        exec::{Line, Program, Running},
         owner::{self, Owner},
     },
     operation::Context,
@@ -54,9 +54,11 @@ impl Checkout {
             let message = format!("git does not tell where the checkout at {path} lies");
             return Err(Failure::new(ErrorCode::HostFault, message));
         };
-        found.top.clone_from(top);
+        let (host, top) = (Arc::clone(&cx.host), top.clone());
         let [git, common] = [git, common].map(|place| found.path.join(place));
         blocking(move || {
+            // Names of all its files are told, also of those that lie above what was asked for.
+            found.top = host.policy.directory(&top)?;
             found.decides_alone(&git)?;
             found.decides_alone(&common)?;
             Ok(found)
@@ -89,12 +91,29 @@ impl Checkout {
         words: &[&str],
         mut show: impl FnMut(&str),
     ) -> Result<Vec<String>, Failure> {
-        let mut running = self.git(words).start()?;
+        let mut running = self.start(words)?;
         while let Some(line) = running.line().await? {
             if let Line::Text(text) = line {
                 show(&String::from_utf8_lossy(&text));
             }
         }
+        self.end(running).await
+    }
+
+    /// As [`Checkout::ask`], for whoever reads the lines on its own, and then waits with
+    /// [`Checkout::end`].
+    ///
+    /// # Errors
+    /// When git cannot be started.
+    pub(super) fn start(&self, words: &[&str]) -> Result<Running, Failure> {
+        self.git(words).start()
+    }
+
+    /// Waits for git after its last line, and gives the last lines that it complains with.
+    ///
+    /// # Errors
+    /// When it says no.
+    pub(super) async fn end(&self, running: Running) -> Result<Vec<String>, Failure> {
         let end = running.end().await?;
         if end.code == Some(0) {
             return Ok(end.tail);
@@ -114,7 +133,12 @@ impl Checkout {
             .arg("-c")
             .arg("core.fsmonitor=false")
             .arg("-c")
-            .arg("core.hooksPath=/dev/null");
+            .arg("core.hooksPath=/dev/null")
+            // Names come in ASCII, whatever their bytes are, and from the top, whatever was asked for.
+            .arg("-c")
+            .arg("core.quotePath=true")
+            .arg("-c")
+            .arg("status.relativePaths=false");
         if self.owner.in_roots_stead() {
             // Git would ask for root; that nobody but root writes there is known better here.
             git = git.arg("-c").arg("safe.directory=*");
@@ -167,7 +191,7 @@ impl Checkout {
 
     /// Whether a file of it is there and hidden from the user as whom git runs: one that git takes for
     /// changed, since it cannot compare it. Blocks on the disk.
-    pub(super) fn hides(&self, file: &str) -> bool {
+    pub(super) fn hides(&self, file: &Path) -> bool {
         let mode = |path: &Path| fs::symlink_metadata(path).map(|seen| seen.mode());
         self.owner.in_roots_stead()
             && mode(&self.top.join(file)).is_ok_and(|mode| mode & 0o004 == 0)

@@ -66,12 +66,26 @@ impl Lab {
     }
 
     async fn look(&self) -> Result<Answer<Report>, Failure> {
+        self.look_at(&self.path, self.path.parent().expect("a directory")).await
+    }
+
+    /// Looks where the policy allows a directory alone.
+    async fn look_at(&self, path: &Path, allowed: &Path) -> Result<Answer<Report>, Failure> {
         let mut host = Host::showing(Path::new("/nonexistent"));
-        host.policy.paths = vec![self.path.parent().expect("a directory").to_owned()];
+        host.policy.paths = vec![allowed.to_owned()];
         let (events, _receiver) = tokio::sync::mpsc::channel(1);
         let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
-        let request = GitStatusRequest { path: self.path.display().to_string() };
+        let request = GitStatusRequest { path: path.display().to_string() };
         GitStatus::observe(request, &cx).await
+    }
+
+    /// Commits all that is there, without the filter.
+    async fn commit(&self) {
+        let app = self.path.display().to_string();
+        let _ = fs::remove_file(self.path.join(".git/info/attributes"));
+        self.git(&["-C", &app, "add", "."]).await;
+        let name = ["-c", "user.name=x", "-c", "user.email=x@x"];
+        self.git(&[&["-C", &app], &name[..], &["commit", "-q", "-m", "next"]].concat()).await;
     }
 
     /// User and group of the filter, when it ran.
@@ -157,4 +171,41 @@ async fn what_only_root_can_read_is_named_and_is_no_change() {
         let named = format!("{} is root's, and nobody", hidden.display());
         assert!(refused.message.starts_with(&named), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn however_many_files_only_root_can_read_none_of_them_counts_as_changed() {
+    let Some(lab) = Lab::new().await else { return };
+    let secrets: Vec<PathBuf> =
+        (0..150).map(|n| lab.path.join(format!("secret-{n}.txt"))).collect();
+    let [hidden, changed] = ["b\u{e4}r.txt", "z\u{e4}h \"er\".txt"].map(|name| lab.path.join(name));
+    for file in secrets.iter().chain([&hidden, &changed]) {
+        fs::write(file, "a\n").expect("written");
+    }
+    lab.commit().await;
+    // Git has to look into each of them once more.
+    secrets.iter().chain([&hidden]).for_each(|file| mode(file, 0o600));
+    fs::write(&changed, "b\n").expect("written");
+    let answer = lab.look().await.expect("an answer");
+    assert_eq!(answer.data.changed, ["z\u{e4}h \"er\".txt"]);
+    assert_eq!((answer.data.changed_files, answer.findings.len()), (1, 2), "{answer:?}");
+    secrets.iter().for_each(|file| mode(file, 0o644));
+    let said = "nobody, as whom git runs there, cannot read b\u{e4}r.txt";
+    let answer = lab.look().await.expect("an answer");
+    assert_eq!(answer.findings.last().map(|f| f.summary.as_str()), Some(said), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_directory_of_a_checkout_that_the_policy_does_not_allow_as_a_whole_is_refused() {
+    let Some(lab) = Lab::new().await else { return };
+    let below = lab.path.join("below");
+    fs::create_dir(&below).expect("made");
+    let refused = lab.look_at(&below, &below).await.expect_err("its names lie above");
+    assert_eq!(refused.code(), ErrorCode::PermissionDenied);
+    assert!(refused.message.ends_with(&format!("to read {}", lab.path.display())), "{refused:?}");
+    let answer = lab.look_at(&below, &lab.path).await.expect("an answer");
+    assert_eq!(answer.data.changed, ["kept"]);
+    mode(&lab.path.join("kept"), 0o600);
+    let answer = lab.look_at(&below, &lab.path).await.expect("an answer");
+    assert_eq!(answer.data.changed_files, 0, "only root can read it");
 }

@@ -1,5 +1,11 @@
 //! `git.status`: at which commit a checkout is, and what differs from it.
 
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
 use hostler_proto::{
     operation::GitStatus,
     ops::{GitStatus as Report, GitStatusRequest},
@@ -8,12 +14,14 @@ use hostler_proto::{
 
 use super::checkout::Checkout;
 use crate::{
-    host::blocking,
+    host::{blocking, exec::Line},
     operation::{Answer, Context, Probe},
 };
 
 /// Changed files that are told.
 const TOLD: usize = 100;
+/// Files that are looked at in one go.
+const AT_ONCE: usize = 256;
 
 impl Probe for GitStatus {
     async fn observe(request: GitStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -26,8 +34,21 @@ impl Probe for GitStatus {
             // A git of its own would run there, as a configuration says that was not looked at.
             "--ignore-submodules=dirty",
         ];
-        let mut report = Report::default();
-        let complaints = checkout.ask(&status, |line| read(&mut report, line)).await?;
+        let mut compared = Compared::default();
+        let mut running = checkout.start(&status)?;
+        let mut files = Vec::new();
+        while let Some(line) = running.line().await? {
+            if let Line::Text(text) = line {
+                files.extend(read(&mut compared.report, &String::from_utf8_lossy(&text)));
+            }
+            if files.len() == AT_ONCE {
+                compared.count(&checkout, std::mem::take(&mut files)).await?;
+            }
+        }
+        let complaints = checkout.end(running).await?;
+        compared.count(&checkout, files).await?;
+        let unread = compared.unread(&complaints);
+        let mut report = compared.report;
         let mut log = Vec::new();
         // A checkout without a commit has no log.
         let _ = checkout
@@ -40,9 +61,7 @@ impl Probe for GitStatus {
         report.committed_s = log.first().and_then(|t| t.parse().ok()).unwrap_or(0);
         report.subject = log.get(1).cloned().unwrap_or_default();
         let what = format!("git -C {} status --porcelain=v2 --branch", request.path);
-        let user = checkout.user().to_owned();
-        let (report, unread) =
-            blocking(move || Ok(compared(&checkout, report, &complaints))).await?;
+        let user = checkout.user();
         let answer = judge(&request.path, report).evidence("argv", what);
         Ok(match unread {
             None => answer,
@@ -56,25 +75,49 @@ impl Probe for GitStatus {
     }
 }
 
-/// Takes what git could not read away from what differs, and names the first of it. Blocks on the disk.
-fn compared(
-    checkout: &Checkout,
-    mut report: Report,
-    complaints: &[String],
-) -> (Report, Option<String>) {
-    let (hidden, changed): (Vec<_>, Vec<_>) =
-        report.changed.into_iter().partition(|file| checkout.hides(file));
-    report.changed = changed;
-    let count = u32::try_from(hidden.len()).unwrap_or(u32::MAX);
-    report.changed_files = report.changed_files.saturating_sub(count);
-    let denied = complaints.iter().find_map(|line| {
-        let place = line.strip_suffix(": Permission denied")?;
-        Some(place.strip_prefix("warning: could not open directory ").unwrap_or(place).to_owned())
-    });
-    (report, hidden.into_iter().next().or(denied))
+/// What git compared with the commit, and what it could not.
+#[derive(Default)]
+struct Compared {
+    report: Report,
+    /// The first file that git may not read, and therefore takes for changed.
+    hidden: Option<PathBuf>,
 }
 
-fn read(report: &mut Report, line: &str) {
+impl Compared {
+    /// Counts files that differ, without those that git may not read.
+    async fn count(&mut self, checkout: &Checkout, files: Vec<PathBuf>) -> Result<(), Failure> {
+        let checkout = checkout.clone();
+        let looked = blocking(move || {
+            Ok(files.into_iter().partition(|file: &PathBuf| checkout.hides(file)))
+        });
+        let (hidden, changed): (Vec<PathBuf>, Vec<PathBuf>) = looked.await?;
+        self.hidden = self.hidden.take().or(hidden.into_iter().next());
+        changed.iter().for_each(|file| self.changed(file));
+        Ok(())
+    }
+
+    fn changed(&mut self, file: &Path) {
+        self.report.changed_files = self.report.changed_files.saturating_add(1);
+        if self.report.changed.len() < TOLD {
+            self.report.changed.push(file.to_string_lossy().into_owned());
+        }
+    }
+
+    /// The first that git could not read: a file, or what it complains of.
+    fn unread(&self, complaints: &[String]) -> Option<String> {
+        let hidden = self.hidden.as_ref().map(|file| file.to_string_lossy().into_owned());
+        hidden.or_else(|| {
+            complaints.iter().find_map(|line| {
+                let place = line.strip_suffix(": Permission denied")?;
+                let directory = place.strip_prefix("warning: could not open directory ");
+                Some(directory.unwrap_or(place).to_owned())
+            })
+        })
+    }
+}
+
+/// Takes in a line of git's, and gives the file that differs by it.
+fn read(report: &mut Report, line: &str) -> Option<PathBuf> {
     if let Some(header) = line.strip_prefix("# branch.") {
         let (name, value) = header.split_once(' ').unwrap_or((header, ""));
         match name {
@@ -89,24 +132,48 @@ fn read(report: &mut Report, line: &str) {
             }
             _ => {}
         }
-        return;
+        return None;
     }
     // 1 and u have eight and ten words before the path, 2 has nine and a tab after it.
     let words = match line.split(' ').next() {
         Some("?") => {
             report.untracked = report.untracked.saturating_add(1);
-            return;
+            return None;
         }
         Some("1") => 8,
         Some("2") => 9,
         Some("u") => 10,
-        _ => return,
+        _ => return None,
     };
-    report.changed_files = report.changed_files.saturating_add(1);
-    if report.changed.len() < TOLD {
-        let path = line.splitn(words + 1, ' ').nth(words).unwrap_or_default();
-        report.changed.push(path.split('\t').next().unwrap_or_default().to_owned());
+    let path = line.splitn(words + 1, ' ').nth(words).unwrap_or_default();
+    Some(unquoted(path.split('\t').next().unwrap_or_default()))
+}
+
+/// A name as git writes it: where it holds more than plain letters, in quotes and with the escapes of C.
+fn unquoted(name: &str) -> PathBuf {
+    let Some(quoted) = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) else {
+        return name.into();
+    };
+    let (mut name, mut rest) = (Vec::with_capacity(quoted.len()), quoted.bytes());
+    while let Some(byte) = rest.next() {
+        let escaped = if byte == b'\\' { rest.next() } else { None };
+        name.push(match escaped {
+            None => byte,
+            Some(b'a') => 0x07,
+            Some(b'b') => 0x08,
+            Some(b't') => b'\t',
+            Some(b'n') => b'\n',
+            Some(b'v') => 0x0b,
+            Some(b'f') => 0x0c,
+            Some(b'r') => b'\r',
+            Some(first @ b'0'..=b'3') => {
+                let digits = std::iter::once(first).chain(rest.by_ref().take(2));
+                digits.fold(0, |byte: u8, digit| byte << 3 | digit.wrapping_sub(b'0') & 7)
+            }
+            Some(other) => other,
+        });
     }
+    OsString::from_vec(name).into()
 }
 
 fn judge(path: &str, report: Report) -> Answer<Report> {
@@ -139,8 +206,13 @@ mod tests {
         let text = "# branch.oid 0123456789abcdef\n# branch.head main\n# branch.upstream origin/main\n\
             # branch.ab +1 -3\n1 .M N... 100644 100644 100644 aaa bbb src/a b.py\n\
             2 R. N... 100644 100644 100644 aaa bbb R100 new.py\told.py\n? stray\n";
-        let mut report = Report::default();
-        text.lines().for_each(|line| read(&mut report, line));
+        let mut compared = Compared::default();
+        for line in text.lines() {
+            if let Some(file) = read(&mut compared.report, line) {
+                compared.changed(&file);
+            }
+        }
+        let report = compared.report;
         assert_eq!((report.branch.as_str(), report.ahead, report.behind), ("main", 1, 3));
         assert_eq!(report.changed, ["src/a b.py", "new.py"]);
         assert_eq!(report.untracked, 1);
@@ -151,14 +223,31 @@ mod tests {
 
     #[test]
     fn all_files_that_differ_are_counted_and_the_first_are_named() {
-        let mut report = Report::default();
+        let mut compared = Compared::default();
         for n in 0..12_345 {
-            read(&mut report, &format!("1 .M N... 100644 100644 100644 aaa bbb src/{n}.py"));
+            let line = format!("1 .M N... 100644 100644 100644 aaa bbb src/{n}.py");
+            let file = read(&mut compared.report, &line).expect("a file");
+            compared.changed(&file);
         }
+        let report = compared.report;
         assert_eq!((report.changed.len(), report.changed_files), (100, 12_345));
         let answer = judge("/opt/x", report);
         let said = "12345 files of /opt/x differ from its commit";
         assert_eq!(answer.findings[0].summary, said);
+    }
+
+    #[test]
+    fn names_are_read_as_git_quotes_them() {
+        for (written, meant) in [
+            ("plain name", &b"plain name"[..]),
+            (r#""b\303\244r.txt""#, "bär.txt".as_bytes()),
+            (r#""a\\b \"c\"\td\ne\377""#, b"a\\b \"c\"\td\ne\xff"),
+            (r#""\"#, b"\"\\"),
+            (r#""\3""#, b"\x03"),
+        ] {
+            let name = unquoted(written).into_os_string().into_vec();
+            assert_eq!(name.escape_ascii().to_string(), meant.escape_ascii().to_string());
+        }
     }
 
     #[test]
