@@ -1,57 +1,85 @@
-//! Where a server is that a URL names: which host and port, whether that is this host, and whether
-//! somebody takes connections there.
+//! Where a server is, as the library reads its URL that connects to it: which host and port, or which
+//! socket; whether that is this host, and whether somebody takes connections there.
 
 use std::{
     net::{IpAddr, UdpSocket},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
 /// Longest for a connection to somebody who did not answer before.
 const KNOCK: Duration = Duration::from_secs(1);
 
-/// Host and port.
+/// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// A name, or an address; one of IPv6 in brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
+pub enum Place {
+    /// At a port.
+    Port {
+        /// A name, or an address; one of IPv6 in brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// At a socket of this host.
+    Socket(PathBuf),
 }
 
 impl Place {
-    /// That of a URL, with the port that such servers usually have.
-    pub fn of(url: &str, usual: u16) -> Self {
-        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
-        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-        let port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        let (host, port) = port.unwrap_or((place, usual));
-        Self { host: if host.is_empty() { "127.0.0.1" } else { host }.to_owned(), port }
+    /// A port of a host, with or without the brackets of an address of IPv6.
+    pub fn at(host: &str, port: u16) -> Self {
+        let bare = host.contains(':') && !host.starts_with('[');
+        Self::Port { host: if bare { format!("[{host}]") } else { host.to_owned() }, port }
     }
 
-    /// Whether it is on this host, as far as its address tells; names of others are not looked up.
-    pub fn is_here(&self) -> bool {
-        let host = self.host.trim_matches(['[', ']']);
-        match host.parse::<IpAddr>() {
+    /// The port, where it is one of this host, as far as its address tells; names of others are not looked
+    /// up.
+    pub fn port_here(&self) -> Option<u16> {
+        let Self::Port { host, port } = self else { return None };
+        let host = host.trim_matches(['[', ']']);
+        let here = match host.parse::<IpAddr>() {
             // Only an address of its own can be bound.
             Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
             Err(_) => host == "localhost",
+        };
+        here.then_some(*port)
+    }
+
+    /// What tells who should answer there, as one would type it; nothing where that is no port of this host.
+    pub fn whose(&self) -> String {
+        self.port_here().map(|port| format!("net port-owner {port}")).unwrap_or_default()
+    }
+
+    /// Whether a connection comes about. The kernel makes it, also for a process that hangs.
+    pub async fn takes_connections(&self) -> bool {
+        match self {
+            // No packets that could be lost.
+            Self::Socket(_) => true,
+            Self::Port { host, port } => {
+                let host = host.trim_matches(['[', ']']);
+                matches!(timeout(KNOCK, TcpStream::connect((host, *port))).await, Ok(Ok(_)))
+            }
         }
     }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self {
+            Self::Port { host, port } => write!(f, "{host}:{port}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 
-/// Whether a connection comes about. The kernel makes it, also for a process that hangs.
-pub async fn takes_connections(host: &str, port: u16) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    matches!(timeout(KNOCK, TcpStream::connect((host, port))).await, Ok(Ok(_)))
+/// The process that listens at a socket of this host, where it can be told.
+pub async fn listener(socket: &Path) -> Option<u32> {
+    let connected = timeout(KNOCK, UnixStream::connect(socket)).await.ok()?.ok()?;
+    u32::try_from(connected.peer_cred().ok()?.pid()?).ok()
 }
 
 #[cfg(test)]
@@ -59,26 +87,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_and_port_of_a_url_are_known_and_whether_they_are_of_this_host() {
-        for (url, expected, here) in [
-            ("postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable", "127.0.0.1:5433", true),
-            ("redis://:pw@192.0.2.7/0", "192.0.2.7:6379", false),
-            ("redis://[::1]:7000/0", "[::1]:7000", true),
-            ("http://localhost:8000/health", "localhost:8000", true),
-            ("postgres://hostler@/app?host=/run/postgresql", "127.0.0.1:6379", true),
-            ("redis://db.example", "db.example:6379", false),
+    fn the_port_of_a_place_is_known_where_it_is_of_this_host() {
+        for (place, shown, here) in [
+            (Place::at("127.0.0.1", 5433), "127.0.0.1:5433", Some(5433)),
+            (Place::at("192.0.2.7", 6379), "192.0.2.7:6379", None),
+            (Place::at("[::1]", 7000), "[::1]:7000", Some(7000)),
+            (Place::at("::1", 7000), "[::1]:7000", Some(7000)),
+            (Place::at("localhost", 8000), "localhost:8000", Some(8000)),
+            (Place::at("db.example", 6379), "db.example:6379", None),
+            (Place::Socket("/run/redis.sock".into()), "/run/redis.sock", None),
         ] {
-            let place = Place::of(url, 6379);
-            assert_eq!((place.to_string().as_str(), place.is_here()), (expected, here), "{url}");
+            assert_eq!((place.to_string().as_str(), place.port_here()), (shown, here));
         }
+        assert_eq!(Place::at("localhost", 8000).whose(), "net port-owner 8000");
+        assert_eq!(Place::Socket("/run/redis.sock".into()).whose(), "");
     }
 
     #[tokio::test]
     async fn who_takes_connections_and_says_nothing_is_told_from_a_port_at_which_nobody_is() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        assert!(takes_connections("127.0.0.1", port).await);
+        let place = Place::at("127.0.0.1", listener.local_addr().expect("an address").port());
+        assert!(place.takes_connections().await);
         drop(listener);
-        assert!(!takes_connections("127.0.0.1", port).await);
+        assert!(!place.takes_connections().await);
+    }
+
+    #[tokio::test]
+    async fn who_listens_at_a_socket_is_known() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("s");
+        assert_eq!(listener(&path).await, None);
+        let _listens = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        assert_eq!(listener(&path).await, Some(std::process::id()));
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
@@ -19,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{files, place};
+use super::{files, place::Place};
 use crate::stack::Postgres;
 
 /// Longest for a connection.
@@ -233,10 +234,7 @@ impl Session {
         let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
         let Ok(connected) = connecting.await else {
             let after = CONNECT.as_secs();
-            // On a socket of this host no packets can be lost.
-            let taken = options.get_socket().is_some()
-                || place::takes_connections(options.get_host(), options.get_port()).await;
-            return Err(match taken {
+            return Err(match place_of(&options).takes_connections().await {
                 true => Trouble::Hung(format!(
                     "it takes connections, and said nothing within {after} s"
                 )),
@@ -302,6 +300,21 @@ impl Session {
     pub async fn close(self) {
         // It is gone in any case.
         let _ = timeout(Duration::from_secs(1), self.connection.close()).await;
+    }
+}
+
+/// Where a server is; none when its URL cannot be read.
+pub fn whereabouts(entry: &Postgres) -> Option<Place> {
+    Some(place_of(&PgConnectOptions::from_str(&entry.url).ok()?))
+}
+
+fn place_of(options: &PgConnectOptions) -> Place {
+    let (host, port) = (options.get_host(), options.get_port());
+    // The directory of the server's sockets can stand in the place of a host, as in libpq.
+    let directory = host.starts_with('/').then(|| Path::new(host));
+    match options.get_socket().map(PathBuf::as_path).or(directory) {
+        Some(directory) => Place::Socket(directory.join(format!(".s.PGSQL.{port}"))),
+        None => Place::at(host, port),
     }
 }
 

@@ -70,3 +70,21 @@ fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {
         assert_eq!(trouble.failure("main").code(), ErrorCode::PreconditionFailed);
     }
 }
+
+#[test]
+fn a_server_is_where_the_library_connects_to() {
+    let socket = "/run/postgresql/.s.PGSQL.5433";
+    for (url, expected) in [
+        ("postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable", "127.0.0.1:5433"),
+        ("postgres://hostler@127.0.0.1/app?port=5433", "127.0.0.1:5433"),
+        ("postgres://hostler@[::1]:5433/app", "[::1]:5433"),
+        ("postgres://hostler@/app?host=/run/postgresql&port=5433", socket),
+        ("postgres://hostler@%2Frun%2Fpostgresql:5433/app", socket),
+    ] {
+        let place = whereabouts(&entry(url.to_owned())).map(|place| place.to_string());
+        assert_eq!(place.as_deref(), Some(expected), "{url}");
+    }
+    assert_eq!(whereabouts(&entry("127.0.0.1".to_owned())), None);
+    let options = PgConnectOptions::new_without_pgpass().host("/run/postgresql").port(5433);
+    assert_eq!(place_of(&options), Place::Socket(socket.into()));
+}

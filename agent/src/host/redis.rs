@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{files, place};
+use super::{files, place::Place};
 use crate::stack::Redis;
 
 /// Longest for a connection.
@@ -184,14 +184,26 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     inner.to_string()
 }
 
+/// Where a server is; none when its URL cannot be read.
+pub fn whereabouts(entry: &Redis) -> Option<Place> {
+    place_of(entry.url.as_str().into_connection_info().ok()?.addr())
+}
+
+fn place_of(addr: &ConnectionAddr) -> Option<Place> {
+    match addr {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some(Place::at(host, *port))
+        }
+        ConnectionAddr::Unix(path) => Some(Place::Socket(path.clone())),
+        _ => None,
+    }
+}
+
 /// Why there is no connection in time: it may not come about, or nothing may be said on it.
 async fn silence(info: &ConnectionInfo) -> Trouble {
-    let taken = match info.addr() {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-            place::takes_connections(host, *port).await
-        }
-        // No packets that could be lost.
-        _ => true,
+    let taken = match place_of(info.addr()) {
+        Some(place) => place.takes_connections().await,
+        None => true,
     };
     let after = CONNECT.as_secs();
     match taken {
@@ -327,6 +339,23 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_where_the_library_connects_to() {
+        for (url, expected) in [
+            ("redis://:pw@192.0.2.7/0", Some("192.0.2.7:6379")),
+            ("rediss://127.0.0.1:7000/0", Some("127.0.0.1:7000")),
+            ("redis://[::1]:7000/0", Some("[::1]:7000")),
+            ("unix:///run/redis.sock?db=1", Some("/run/redis.sock")),
+            ("redis+unix:///run/redis.sock", Some("/run/redis.sock")),
+            ("/run/redis.sock", None),
+        ] {
+            let entry = format!("name = \"main\"\nurl = \"{url}\"");
+            let entry: Redis = toml::from_str(&entry).expect("an entry");
+            let place = whereabouts(&entry).map(|place| place.to_string());
+            assert_eq!(place.as_deref(), expected, "{url}");
+        }
+    }
 
     #[test]
     fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {

@@ -21,8 +21,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{
     host::{
         Host,
-        place::Place,
-        postgres::{Session, Trouble},
+        postgres::{Session, Trouble, whereabouts},
     },
     operation::{Answer, Unmeasured},
     stack::{Postgres, named},
@@ -45,12 +44,11 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         | Trouble::Taken => Status::Unknown,
         _ => Status::Critical,
     };
-    let there = Place::of(&entry.url, 5432);
     let next = match trouble {
         Trouble::Unreachable(_) | Trouble::Silent(_) => {
             format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
         }
-        Trouble::Hung(_) if there.is_here() => format!("net port-owner {}", there.port),
+        Trouble::Hung(_) => whereabouts(entry).map(|place| place.whose()).unwrap_or_default(),
         // On a full server every operation would need the connection that there is none of.
         Trouble::Busy(_) | Trouble::Full(_) => log(entry),
         _ => String::new(),
@@ -148,6 +146,11 @@ mod tests {
         assert_eq!(status(&named, &gone), "systemd status postgresql@15-main");
         let unnamed = entry(&[]);
         assert_eq!(status(&unnamed, &gone), "systemd status postgresql");
+        let hung = Trouble::Hung("it said nothing".into());
+        assert_eq!(status(&unnamed, &hung), "net port-owner 5432");
+        let url = "postgres://hostler@/app?host=/run/postgresql&port=5433".to_owned();
+        let socket = Postgres { url, ..entry(&[]) };
+        assert_eq!(status(&socket, &hung), "", "no port leads to a socket");
         let full = Trouble::Full("sorry".into());
         assert_eq!(status(&unnamed, &full), "systemd status postgresql");
     }

@@ -12,10 +12,7 @@ use redis::IntoConnectionInfo as _;
 
 use super::{entry, info::Info};
 use crate::{
-    host::{
-        place::Place,
-        redis::{Server, Trouble},
-    },
+    host::redis::{Server, Trouble, whereabouts},
     operation::{Answer, Context, Probe, Unmeasured},
 };
 
@@ -58,12 +55,13 @@ impl Probe for RedisStatus {
                     _ => (Status::Critical, trouble.hint()),
                 };
                 let finding = Finding::new(status, name, summary).why(why);
-                let there = Place::of(&entry.url, 6379);
                 let finding = finding.next(match trouble {
                     Trouble::Unreachable(_) | Trouble::Silent(_) => {
                         "systemd status redis-server".to_owned()
                     }
-                    Trouble::Hung(_) if there.is_here() => format!("net port-owner {}", there.port),
+                    Trouble::Hung(_) => {
+                        whereabouts(entry).map(|place| place.whose()).unwrap_or_default()
+                    }
                     _ => String::new(),
                 });
                 let answer = Answer::unmeasured(finding).evidence("redis", place(&entry.url));

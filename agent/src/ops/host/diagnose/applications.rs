@@ -11,8 +11,7 @@ use hostler_proto::{
 
 use super::{Search, target::targets};
 use crate::{
-    host::place::Place,
-    ops::systemd::full_name,
+    ops::{http, systemd::full_name},
     stack::{Http, Way},
 };
 
@@ -37,7 +36,9 @@ impl Search<'_> {
             slow_ms: 2000,
             certificate_days: 21,
         };
-        let answer = self.look::<HttpCheck>(&format!("http check {}", entry.url), request).await;
+        let answer = self
+            .look::<HttpCheck>(&format!("http check {}", entry.url), request)
+            .await;
         let bad = answer.as_ref().is_none_or(|answer| answer.status != Status::Ok);
         self.needs(&entry.after).await;
         if bad && entry.after.is_empty() {
@@ -62,13 +63,10 @@ impl Search<'_> {
 
     /// Who should answer at an endpoint of this host, where the stack file does not say what it needs.
     async fn behind(&mut self, entry: &Http) {
-        let usual = if entry.url.starts_with("https:") { 443 } else { 80 };
-        let place = Place::of(&entry.url, usual);
-        if !place.is_here() {
-            return;
-        }
-        let (shown, port) = (format!("net port-owner {}", place.port), place.port.into());
-        let owner = self.look::<NetPortOwner>(&shown, NetPortOwnerRequest { port }).await;
+        let Some(place) = http::place(&entry.url) else { return };
+        let Some(port) = place.port_here() else { return };
+        let request = NetPortOwnerRequest { port: port.into() };
+        let owner = self.look::<NetPortOwner>(&place.whose(), request).await;
         let Some(owner) = owner else { return };
         match owner.data.listeners.first() {
             None => {

@@ -15,7 +15,11 @@ use hostler_proto::{
 
 use super::Search;
 use crate::{
-    host::{blocking, place::Place, processes},
+    host::{
+        blocking,
+        place::{self, Place},
+        postgres, processes, redis,
+    },
     operation::{Answer, Unmeasured},
     ops::systemd::full_name,
 };
@@ -44,7 +48,7 @@ impl Search<'_> {
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {
                 let unit = self.server_of(&entry.after, "postgresql").await;
-                self.silent("postgres", &server, ping, Place::of(&entry.url, 5432), unit).await;
+                self.silent("postgres", &server, ping, postgres::whereabouts(entry), unit).await;
                 continue;
             }
             let request = PostgresConnectionsRequest {
@@ -86,7 +90,7 @@ impl Search<'_> {
             match answer.unmeasured {
                 Some(Unmeasured::Away | Unmeasured::Silent | Unmeasured::Hung) => {
                     let unit = self.server_of(&entry.after, "redis-server").await;
-                    let place = Place::of(&entry.url, 6379);
+                    let place = redis::whereabouts(entry);
                     self.silent("redis", &server, Some(answer), place, unit).await;
                 }
                 Some(Unmeasured::Otherwise) => self.causes_of(Some(answer), Status::Warning),
@@ -122,19 +126,16 @@ impl Search<'_> {
         kind: &str,
         server: &str,
         answer: Option<Answer<R>>,
-        place: Place,
+        place: Option<Place>,
         unit: ItsUnit,
     ) {
         let Some(answer) = answer else { return };
         let why = answer.summary.clone();
-        let found = match answer.unmeasured {
+        let found = match (answer.unmeasured, place) {
             _ if unit == ItsUnit::Troubled => None,
-            Some(Unmeasured::Silent) => Some(lost(kind, server, why, &place, unit)),
-            Some(Unmeasured::Hung) => {
-                let stopped = match place.is_here() {
-                    true => self.stopped(place.port).await,
-                    false => None,
-                };
+            (Some(Unmeasured::Silent), Some(place)) => Some(lost(kind, server, why, &place, unit)),
+            (Some(Unmeasured::Hung), Some(place)) => {
+                let stopped = self.stopped(&place).await;
                 Some(hung(kind, server, why, &place, stopped))
             }
             // One that refuses calls says so at once.
@@ -149,11 +150,20 @@ impl Search<'_> {
         }
     }
 
-    /// The process that holds a port of this host, where a signal stopped it.
-    async fn stopped(&mut self, port: u16) -> Option<u32> {
-        let request = NetPortOwnerRequest { port: port.into() };
-        let owner = self.look::<NetPortOwner>(&format!("net port-owner {port}"), request).await?;
-        let pid = *owner.data.listeners.first()?.pids.first()?;
+    /// The process of this host that should answer at a place, where a signal stopped it.
+    async fn stopped(&mut self, place: &Place) -> Option<u32> {
+        let pid = match place {
+            Place::Port { .. } => {
+                let request = NetPortOwnerRequest { port: place.port_here()?.into() };
+                let owner = self.look::<NetPortOwner>(&place.whose(), request).await?;
+                *owner.data.listeners.first()?.pids.first()?
+            }
+            Place::Socket(path) => {
+                self.cx.host.policy.operation("host.processes").ok()?;
+                let shown = format!("host processes: who listens at {place}");
+                self.in_time(&shown, place::listener(path)).await??
+            }
+        };
         let seen = blocking(move || Ok(processes::one(pid))).await.ok()??;
         matches!(seen.state, 'T' | 't').then_some(pid)
     }
@@ -202,10 +212,7 @@ enum ItsUnit {
 fn lost(kind: &str, server: &str, why: String, place: &Place, unit: ItsUnit) -> Finding {
     let lost = format!("packets to {place} are lost: a firewall, or it hangs");
     let (summary, next) = match unit {
-        ItsUnit::Runs => {
-            let summary = format!("{kind} \"{server}\": its unit runs, and {lost}");
-            (summary, format!("net port-owner {}", place.port))
-        }
+        ItsUnit::Runs => (format!("{kind} \"{server}\": its unit runs, and {lost}"), place.whose()),
         _ => (format!("{kind} \"{server}\": {lost}"), String::new()),
     };
     Finding::new(Status::Critical, server, summary).why(why).next(next)
@@ -213,10 +220,6 @@ fn lost(kind: &str, server: &str, why: String, place: &Place, unit: ItsUnit) -> 
 
 /// What is said of one that takes connections and answers nothing.
 fn hung(kind: &str, server: &str, why: String, place: &Place, stopped: Option<u32>) -> Finding {
-    let next = match place.is_here() {
-        true => format!("net port-owner {}", place.port),
-        false => String::new(),
-    };
     let (summary, why) = match stopped {
         Some(pid) => (
             format!("{kind} \"{server}\" is hung: its process {pid} is stopped"),
@@ -226,16 +229,25 @@ fn hung(kind: &str, server: &str, why: String, place: &Place, stopped: Option<u3
             (format!("{kind} \"{server}\" hangs: {place} takes connections and says nothing"), why)
         }
     };
-    Finding::new(Status::Critical, server, summary).why(why).next(next)
+    Finding::new(Status::Critical, server, summary).why(why).next(place.whose())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use hostler_proto::{operation::HostDiagnose, ops::HostDiagnoseRequest};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::{
+        host::Host,
+        operation::{Context, Probe},
+    };
 
     #[test]
     fn a_server_whose_packets_are_lost_leads_to_who_holds_its_port() {
-        let place = Place::of("postgres://hostler@127.0.0.1:5433/postgres", 5432);
+        let place = Place::at("127.0.0.1", 5433);
         let lost = |unit| lost("postgres", "main", "no connection".to_owned(), &place, unit);
         let found = lost(ItsUnit::Runs);
         assert!(
@@ -248,17 +260,35 @@ mod tests {
 
     #[test]
     fn one_that_takes_connections_and_says_nothing_is_told_from_one_whose_packets_are_lost() {
-        let of = |url: &str, stopped| {
-            hung("redis", "main", "why".to_owned(), &Place::of(url, 6379), stopped)
-        };
-        let found = of("redis://127.0.0.1:7000/0", None);
+        let of = |place: Place, stopped| hung("redis", "main", "why".to_owned(), &place, stopped);
+        let found = of(Place::at("127.0.0.1", 7000), None);
         assert_eq!(
             found.summary,
             "redis \"main\" hangs: 127.0.0.1:7000 takes connections and says nothing"
         );
         assert_eq!(found.next, "net port-owner 7000");
-        assert_eq!(of("redis://192.0.2.7/0", None).next, "", "its port is another host's");
-        let stopped = of("redis://127.0.0.1/0", Some(7));
+        assert_eq!(of(Place::at("192.0.2.7", 6379), None).next, "", "its port is another host's");
+        let stopped = of(Place::at("127.0.0.1", 6379), Some(7));
         assert!(stopped.summary.ends_with("its process 7 is stopped"), "{stopped:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_at_its_socket_is_not_blamed_on_who_holds_the_usual_port() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("redis.sock");
+        let _hangs = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let mut host = Host::showing(Path::new("/nonexistent"));
+        host.policy.deny = ["disk.*", "host.resources", "systemd.*"].map(str::to_owned).to_vec();
+        let entry = format!("[[redis]]\nname = \"main\"\nurl = \"unix://{}\"\n", path.display());
+        host.stack = toml::from_str(&entry).expect("a stack file");
+        let (events, _receiver) = tokio::sync::mpsc::channel(64);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let asked = HostDiagnoseRequest { service: "redis".to_owned() };
+        let answer = HostDiagnose::observe(asked, &cx).await.expect("an answer");
+        let said = format!("hangs: {} takes connections and says nothing", path.display());
+        assert!(answer.summary.ends_with(&said), "{answer:?}");
+        assert_eq!(answer.findings[0].next, "");
+        let looked = answer.data.steps.iter().any(|s| s.looked_at.starts_with("net port-owner"));
+        assert!(!looked, "{answer:?}");
     }
 }
