@@ -379,6 +379,20 @@ fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
     }
 }
 
+/// Whether every endpoint can be requested, also one whose check is switched off or asks for another: it is
+/// looked at, and shown, beside its check.
+fn endpoints(stack: &Stack, catalogue: &Catalogue) -> Result<(), InvalidCheck> {
+    for http in &stack.http {
+        let wrong = |problem: String| {
+            let name = format!("http:{}", http.name);
+            InvalidCheck::Check { name, problem }
+        };
+        let spec = catalogue.get("http.check").map_err(|e| wrong(e.to_string()))?;
+        args::from_text(spec, [("url", http.url.as_str())]).map_err(|e| wrong(e.to_string()))?;
+    }
+    Ok(())
+}
+
 /// Whether systemd runs this host (sd_booted(3)).
 pub fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -394,6 +408,7 @@ pub fn checks(
     catalogue: &Catalogue,
 ) -> Result<Vec<Check>, InvalidCheck> {
     let mut drafts = Drafts::of(stack, systemd)?;
+    endpoints(stack, catalogue)?;
     for (name, change) in &stack.check {
         drafts.change(name, change, stack.defaults)?;
     }

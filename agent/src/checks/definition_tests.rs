@@ -126,11 +126,22 @@ fn a_password_in_a_url_is_refused() {
 
 #[test]
 fn a_password_in_a_url_that_is_refused_is_not_told() {
-    for url in ["http://admin:hunter2@127.0.0.1/", "http://admin:hun/ter2@127.0.0.1/#x"] {
-        let text = format!("[[http]]\nname = \"a\"\nurl = \"{url}\"");
-        let said = read(&text).expect_err("no user belongs there");
-        assert!(said.contains("http://***@127.0.0.1/") && !said.contains("ter2"), "{said}");
+    for url in [
+        "http://admin:hunter2@127.0.0.1/",
+        "http://admin:hun/ter2@127.0.0.1/",
+        "http://admin:hun?ter2@127.0.0.1/",
+        "http://admin:hun/ter2@127.0.0.1/#x",
+    ] {
+        let text = format!("[[http]]\nname = \"a\"\nurl = \"{url}\"\n");
+        let another = "[check.\"http:a\"]\nparameters = { url = \"http://127.0.0.1/\" }";
+        for changed in ["", "[check.\"http:a\"]\noff = true", another] {
+            let said = read(&(text.clone() + changed)).expect_err("no user belongs there");
+            assert!(said.contains("http://***@127.0.0.1/") && !said.contains("ter2"), "{said}");
+        }
     }
+    let nginx = "[nginx]\nstatus_url = \"http://admin:hun/ter2@127.0.0.1/\"";
+    let said = read(nginx).expect_err("nor there");
+    assert!(said.contains("http://***@127.0.0.1/") && !said.contains("ter2"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,11 @@
 mod check;
 pub(super) mod request;
 
+use hostler_proto::{
+    args::masked,
+    catalogue::Catalogue,
+    operation::{HttpCheck, Operation},
+};
 use hyper::Uri;
 
 use crate::host::place::Place;
@@ -12,6 +17,17 @@ pub(super) fn place(url: &str) -> Option<Place> {
     let uri: Uri = url.parse().ok()?;
     let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     Some(Place::at(uri.host()?, uri.port_u16().unwrap_or(usual)))
+}
+
+/// A URL as people may see it. One of another form than `http.check` takes may hold a password anywhere
+/// before its last `@`.
+pub(super) fn shown(url: &str) -> String {
+    let spec = Catalogue::embedded().get(<HttpCheck as Operation>::NAME).ok();
+    let form = spec.and_then(|spec| spec.parameter("url")).and_then(|url| url.pattern.as_ref());
+    match form.is_some_and(|form| form.is_match(url)) {
+        true => url.to_owned(),
+        false => masked(url),
+    }
 }
 
 #[cfg(test)]
@@ -27,6 +43,30 @@ mod tests {
             ("/health", None),
         ] {
             assert_eq!(place(url).map(|place| place.to_string()).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_shown_of_a_password_and_all_of_what_is_requested() {
+        for url in [
+            "http://web/a@b",
+            "http://web:80/a@b",
+            "https://[::1]:8443/@scope/pkg?to=a@b",
+            "http://web?to=a@b",
+        ] {
+            assert_eq!(shown(url), url);
+        }
+        for url in [
+            "https://me:secret@web/",
+            "https://me:se/cret@web/",
+            "https://me:se?cret@web/",
+            "https://me:se#cret@web/",
+            "https://me:/secret@web/",
+            "https://me:123456/secret@web/",
+            "https://[::1]:se/cret@web/",
+            "https://secret@web/",
+        ] {
+            assert_eq!(shown(url), "https://***@web/");
         }
     }
 }

@@ -37,7 +37,7 @@ impl Search<'_> {
             certificate_days: 21,
         };
         let answer = self
-            .look::<HttpCheck>(&format!("http check {}", entry.url), request)
+            .look::<HttpCheck>(&format!("http check {}", http::shown(&entry.url)), request)
             .await;
         let bad = answer.as_ref().is_none_or(|answer| answer.status != Status::Ok);
         self.needs(&entry.after).await;
