@@ -138,8 +138,8 @@ pub struct Http {
 pub struct Postgres {
     /// Its name on this host.
     pub name: String,
-    /// `postgres://USER@HOST:PORT/DATABASE`, or `postgres://USER@/DATABASE?host=/run/postgresql` for
-    /// its socket; without a password.
+    /// `postgres://USER@HOST:PORT/DATABASE`, or `postgres://USER@localhost/DATABASE?host=/run/postgresql`
+    /// for its socket; without a password.
     pub url: String,
     /// File that holds the password.
     #[serde(default)]

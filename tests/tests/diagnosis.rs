@@ -81,6 +81,25 @@ fn a_server_that_is_slow_or_hangs_is_told_from_one_to_which_packets_are_lost() {
     own.process.signal(Signal::CONT);
 }
 
+#[test]
+fn a_server_that_hangs_at_its_socket_is_told_by_its_own_process_and_by_no_port() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("redis.sock").display().to_string();
+    let own = Redis::start(&redis(), &directory.path().join("own"), &["--unixsocket", &socket]);
+    let fleet = fleet(&format!("[[redis]]\nname = \"main\"\nurl = \"unix://{socket}\"\n"));
+    asked(&fleet, &["redis", "status", "main"], 0);
+    own.process.signal(Signal::STOP);
+    let hung = asked(&fleet, &["redis", "status", "main"], 1);
+    assert!(hung["summary"].to_string().contains("takes connections, and "), "{hung}");
+    let found = diagnosed(&fleet, "redis:main");
+    let said = format!("redis \"main\" is hung: its process {} is stopped", own.process.id());
+    assert_eq!(found["summary"], said.as_str(), "{found}");
+    for answer in [hung, found] {
+        assert!(!answer.to_string().contains("net port-owner"), "{answer}");
+    }
+    own.process.signal(Signal::CONT);
+}
+
 /// A process that looks like the main one of a worker, and is none.
 fn worker(fleet: &Fleet, name: &str, contained: bool) -> Process {
     let script =

@@ -78,7 +78,7 @@ fn a_server_is_where_the_library_connects_to() {
         ("postgres://hostler@127.0.0.1:5433/postgres?sslmode=disable", "127.0.0.1:5433"),
         ("postgres://hostler@127.0.0.1/app?port=5433", "127.0.0.1:5433"),
         ("postgres://hostler@[::1]:5433/app", "[::1]:5433"),
-        ("postgres://hostler@/app?host=/run/postgresql&port=5433", socket),
+        ("postgres://hostler@localhost/app?host=/run/postgresql&port=5433", socket),
         ("postgres://hostler@%2Frun%2Fpostgresql:5433/app", socket),
     ] {
         let place = whereabouts(&entry(url.to_owned())).map(|place| place.to_string());

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(status(&unnamed, &gone), "systemd status postgresql");
         let hung = Trouble::Hung("it said nothing".into());
         assert_eq!(status(&unnamed, &hung), "net port-owner 5432");
-        let url = "postgres://hostler@/app?host=/run/postgresql&port=5433".to_owned();
+        let url = "postgres://hostler@localhost/app?host=/run/postgresql&port=5433".to_owned();
         let socket = Postgres { url, ..entry(&[]) };
         assert_eq!(status(&socket, &hung), "", "no port leads to a socket");
         let full = Trouble::Full("sorry".into());
