@@ -3,6 +3,8 @@
 //! The same checks run in hostlerctl before anything is sent and on the agent before anything is
 //! done: an agent trusts nobody's client.
 
+mod pairs;
+
 use prost_reflect::{Cardinality, DynamicMessage, Kind, Value};
 use thiserror::Error;
 
@@ -232,7 +234,7 @@ fn complete(
             if parameter.options.default.is_empty() {
                 continue;
             }
-            let value = parse(parameter, &parameter.options.default)?;
+            let value = pairs::default(spec, parameter, &request)?;
             let value = if parameter.field.is_list() { Value::List(vec![value]) } else { value };
             request.set_field(&parameter.field, value);
         }
@@ -248,34 +250,8 @@ fn complete(
             value => check(parameter, value)?,
         }
     }
-    in_order(spec, &request)?;
+    pairs::in_order(spec, &request)?;
     Ok(request)
-}
-
-/// A warning comes before what is critical: in every pair of such parameters more is worse.
-fn in_order(spec: &OperationSpec, request: &DynamicMessage) -> Result<(), ArgumentError> {
-    for (warning, critical) in pairs(spec) {
-        // A bound that is left out, and has no default, is none.
-        let of = |p: &Parameter| match request.has_field(&p.field) {
-            true => number(&request.get_field(&p.field)),
-            false => None,
-        };
-        let (low, high) = (of(warning), of(critical));
-        if let (Some(low), Some(high)) = (low, high)
-            && low > high
-        {
-            let problem = format!("is beyond --{} {high}: it would never warn", critical.name);
-            return Err(bad(warning, &low.to_string(), problem));
-        }
-    }
-    Ok(())
-}
-
-/// The parameters from which on something is a warning, each with that from which on it is critical.
-fn pairs(spec: &OperationSpec) -> impl Iterator<Item = (&Parameter, &Parameter)> {
-    let other = |p: &Parameter| spec.parameter(&p.name.replace("warning", "critical"));
-    let warnings = spec.parameters.iter().filter(|p| p.name.contains("warning"));
-    warnings.filter_map(move |p| Some((p, other(p)?)))
 }
 
 fn bound(parameter: &Parameter, general: usize) -> usize {
@@ -441,39 +417,6 @@ mod tests {
             request.transcode_to::<crate::ops::PostgresIndexesRequest>().expect("its shape").scans
         };
         assert_eq!((scans(&[]), scans(&[("scans", "0")])), (Some(50), Some(0)));
-    }
-
-    #[test]
-    fn a_warning_beyond_what_is_critical_is_refused() {
-        let all = Catalogue::embedded().all().expect("a catalogue");
-        let of = |spec: &Arc<OperationSpec>| {
-            pairs(spec).map(|(w, _)| w.name.clone()).collect::<Vec<_>>()
-        };
-        let found: Vec<(String, Vec<String>)> = all
-            .iter()
-            .map(|spec| (spec.name.clone(), of(spec)))
-            .filter(|(_, p)| !p.is_empty())
-            .collect();
-        // One in which less is worse does not belong here.
-        let pair =
-            |operation: &str, warning: &str| (operation.to_owned(), vec![warning.to_owned()]);
-        assert_eq!(
-            found,
-            [pair("celery.queues", "warning"), pair("disk.usage", "warning-percent")]
-        );
-        let spec = Arc::clone(Catalogue::embedded().get("disk.usage").expect("an operation"));
-        let read = |given: &[(&str, &str)]| {
-            let read = from_text(&spec, given.iter().copied());
-            read.map(|_| ()).map_err(|e| e.to_string())
-        };
-        let swapped = [("warning-percent", "95"), ("critical-percent", "85")];
-        let refused = read(&swapped).expect_err("swapped");
-        assert_eq!(
-            refused,
-            "--warning-percent 95: is beyond --critical-percent 85: it would never warn"
-        );
-        assert!(read(&[("warning-percent", "97")]).expect_err("a default").contains("95"));
-        assert_eq!(read(&[("warning-percent", "95")]), Ok(()));
     }
 
     #[test]
