@@ -14,6 +14,8 @@ use crate::{
 
 /// What a host runs in whose kernel, and hence clock, is another's.
 const CONTAINER: &str = "container";
+/// So long after boot a clock may wait for its first answers from others.
+const SETTLES_S: u64 = 600;
 
 impl Probe for HostFacts {
     async fn observe(
@@ -22,21 +24,32 @@ impl Probe for HostFacts {
     ) -> Result<Answer<ops::HostFacts>, Failure> {
         let mut answer = blocking(read).await?;
         // chrony and ntpd leave no file behind.
-        if !answer.data.time_synchronised
+        if answer.data.time_synchronised.is_none()
             && let Some(synchronised) = clock_synchronised().await
         {
-            answer.data.time_synchronised = synchronised;
+            answer.data.time_synchronised = Some(synchronised);
             answer = answer.evidence("dbus", "org.freedesktop.timedate1: NTPSynchronized");
         }
         let clock = clock(&answer.data);
-        Ok(clock.into_iter().fold(answer, Answer::finding))
+        Ok(reason_first(clock.into_iter().fold(answer, Answer::finding)))
     }
 }
 
-/// What is wrong with a clock that nothing sets. That of a container is its host's, which sets it.
+/// Problems and notices show the summary alone: why it is not well comes before what the host is.
+fn reason_first(answer: Answer<ops::HostFacts>) -> Answer<ops::HostFacts> {
+    if answer.findings.is_empty() {
+        return answer;
+    }
+    let facts = answer.summary.clone();
+    let answer = answer.summed_up();
+    Answer { summary: format!("{}; {facts}", answer.summary), ..answer }
+}
+
+/// What is wrong with a clock that nothing sets. That of a container is its host's, which sets it. Where
+/// nobody can tell, nothing is said.
 fn clock(facts: &ops::HostFacts) -> Option<Finding> {
-    let own = !facts.time_synchronised && facts.virtualisation != CONTAINER;
-    own.then(|| {
+    let drifts = facts.time_synchronised == Some(false) && facts.uptime_s >= SETTLES_S;
+    (drifts && facts.virtualisation != CONTAINER).then(|| {
         Finding::new(Status::Warning, "clock", "nothing keeps the clock synchronised")
             .why(
                 "it drifts: certificates of hosts whose clocks disagree are refused, and times in logs \
@@ -72,7 +85,9 @@ fn read() -> Result<Answer<ops::HostFacts>, Failure> {
         reboot_required: std::path::Path::new("/run/reboot-required").exists(),
         reboot_packages: packages.lines().map(ToOwned::to_owned).collect(),
         // systemd-timesyncd leaves this behind once the clock is set.
-        time_synchronised: std::path::Path::new("/run/systemd/timesync/synchronized").exists(),
+        time_synchronised: std::path::Path::new("/run/systemd/timesync/synchronized")
+            .exists()
+            .then_some(true),
         machine_id: maybe("/etc/machine-id"),
         virtualisation: match maybe("/run/systemd/container").as_str() {
             "" => maybe("/sys/class/dmi/id/sys_vendor"),
@@ -111,15 +126,38 @@ mod tests {
 
     #[test]
     fn a_clock_that_nothing_sets_is_worth_a_warning_where_it_is_the_hosts_own() {
-        let facts = |time_synchronised, virtualisation: &str| ops::HostFacts {
-            time_synchronised,
-            virtualisation: virtualisation.into(),
-            ..ops::HostFacts::default()
-        };
-        let finding = clock(&facts(false, "QEMU")).expect("a finding");
+        let finding = clock(&facts(Some(false), "QEMU")).expect("a finding");
         assert_eq!(finding.status(), Status::Warning);
         assert_eq!(finding.next, "systemd status systemd-timesyncd");
-        assert_eq!((clock(&facts(true, "QEMU")), clock(&facts(false, CONTAINER))), (None, None));
+        let well = [facts(Some(true), "QEMU"), facts(Some(false), CONTAINER)];
+        assert_eq!(well.map(|facts| clock(&facts)), [None, None]);
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_clock_that_nobody_knows_or_that_has_not_had_its_time_since_boot() {
+        assert_eq!(clock(&facts(None, "QEMU")), None);
+        let booted = ops::HostFacts { uptime_s: 30, ..facts(Some(false), "QEMU") };
+        assert_eq!(clock(&booted), None);
+    }
+
+    #[test]
+    fn the_summary_of_a_host_that_is_not_well_begins_with_the_reason() {
+        let answer = || Answer::ok("Debian, kernel 6.1, up 7 days", facts(Some(false), "QEMU"));
+        assert_eq!(reason_first(answer()).summary, "Debian, kernel 6.1, up 7 days");
+        let drifts = clock(&answer().data).expect("a finding");
+        assert_eq!(
+            reason_first(answer().finding(drifts)).summary,
+            "nothing keeps the clock synchronised; Debian, kernel 6.1, up 7 days"
+        );
+    }
+
+    fn facts(time_synchronised: Option<bool>, virtualisation: &str) -> ops::HostFacts {
+        ops::HostFacts {
+            time_synchronised,
+            virtualisation: virtualisation.into(),
+            uptime_s: 7 * 86_400,
+            ..ops::HostFacts::default()
+        }
     }
 
     #[test]
