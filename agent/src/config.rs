@@ -1,7 +1,7 @@
 //! The agent's configuration, `/etc/hostler/agent.toml`. Every key has a default.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,7 +22,8 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
-    discover::Found,
+    checks::definition,
+    discover::checked::Checked,
     policy::{InvalidPolicy, Policy},
     stack::{self, Stack},
 };
@@ -141,15 +142,18 @@ impl Config {
 }
 
 impl Config {
-    /// What the stack file says; what can be found without it, now or before, where there is none.
+    /// What the stack file says, and its checks; where there is none, what is remembered of what was found
+    /// without it.
     ///
     /// # Errors
     /// When it is there and cannot be used.
-    pub fn stack(&self) -> Result<Stack, ConfigError> {
-        match self.stack.exists() {
-            true => config::read(&self.stack),
-            false => Ok(Found::with_remembered(&self.state_dir).stack()),
+    pub async fn checked(&self, catalogue: &Catalogue) -> Result<Checked, program::Error> {
+        if !self.stack.exists() {
+            return Ok(Checked::at_start(&self.state_dir, catalogue).await?);
         }
+        let stack: Stack = config::read(&self.stack)?;
+        let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;
+        Ok(Checked { stack, checks, left_out: BTreeSet::new() })
     }
 }
 

@@ -2,7 +2,9 @@
 //! directories and their sockets. Nothing is asked over the network, and no password is looked for.
 
 mod applications;
-pub mod remembered;
+pub mod checked;
+pub mod keeper;
+mod remembered;
 mod served;
 mod written;
 
@@ -52,6 +54,8 @@ pub struct Found {
     pub postgres: BTreeMap<u16, (String, String)>,
     /// Addresses of Redis and Valkey servers, with the unit.
     pub redis: BTreeMap<String, String>,
+    /// Names of those of them whose unit starts at boot, by address.
+    pub redis_names: BTreeMap<String, String>,
     /// Applications of Celery workers.
     pub celery: BTreeMap<String, Workers>,
     /// Homes of PM2 daemons, with the unit.
@@ -146,11 +150,15 @@ impl Found {
             {
                 let address = words.get(1).copied().unwrap_or("127.0.0.1:6379");
                 let address = address.replace('*', "127.0.0.1");
-                if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                    && counts(&unit, self.redis.get(&address))
+                {
                     self.redis.insert(address, unit.clone());
                 }
             }
-            _ if title.starts_with("nginx: master") => self.nginx = Some(unit.clone()),
+            _ if title.starts_with("nginx: master") && counts(&unit, self.nginx.as_ref()) => {
+                self.nginx = Some(unit.clone());
+            }
             _ if title.starts_with("PM2 ") => {
                 let home = pm2::home(&title, seen.uid).map(ToOwned::to_owned);
                 self.pm2.extend(home.map(|home| (home, unit.clone())));
@@ -166,7 +174,7 @@ impl Found {
             }
             _ => {}
         }
-        let own = unit.ends_with(".service") && !SYSTEM.iter().any(|s| unit.starts_with(s));
+        let own = is_service(&unit) && !SYSTEM.iter().any(|s| unit.starts_with(s));
         if own {
             self.units.insert(unit);
             let programs = arguments.iter().take(2);
@@ -177,10 +185,6 @@ impl Found {
                 self.git.extend(checkout(&directory));
             }
         }
-    }
-
-    fn redis_name<'a>(&self, address: &'a str) -> &'a str {
-        if self.redis.len() == 1 { "main" } else { address }
     }
 
     /// What runs and the stack file does not name, and what it names and does not run; one sentence
@@ -245,6 +249,21 @@ impl Found {
         }
         said
     }
+}
+
+/// Whether a process counts, where another one was found for the same: a service does more than what
+/// runs in a container or was started by hand.
+fn counts(unit: &str, there: Option<&String>) -> bool {
+    there.is_none_or(|there| is_service(unit) || !is_service(there))
+}
+
+fn is_service(unit: &str) -> bool {
+    unit.ends_with(".service")
+}
+
+/// How a Redis server is called at first. No name of a check has the brackets of an address.
+fn redis_name(address: &str, only: bool) -> String {
+    if only { "main".to_owned() } else { address.replace(['[', ']'], "") }
 }
 
 /// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
@@ -322,6 +341,19 @@ mod tests {
         assert_eq!(found.nginx.as_deref(), Some("nginx.service"));
         assert_eq!(found.pm2, [(HOME.to_owned(), "pm2-omnidoc.service".to_owned())].into());
         assert!(found.celery.contains_key("omnidoc"));
+    }
+
+    #[test]
+    fn a_server_in_a_container_does_not_hide_the_service_at_the_same_address() {
+        let own = ("redis.service", "/usr/bin/redis-server 127.0.0.1:6379");
+        let other = ("docker-1.scope", "redis-server *:6379");
+        let web = ("web.service", "nginx: master process /usr/sbin/nginx");
+        let other_web = ("docker-2.scope", "nginx: master process nginx");
+        for processes in [[own, other, web, other_web], [other, own, other_web, web]] {
+            let found = found(&processes);
+            assert_eq!(found.redis["127.0.0.1:6379"], "redis.service");
+            assert_eq!(found.nginx.as_deref(), Some("web.service"));
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
-    checks::definition,
     config::{Config, STANDARD},
     discover::Found,
     enroll::{self, Candidate},
@@ -109,9 +108,8 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
         }
         Command::CheckConfig => {
             config.check()?;
-            let (stack, catalogue) = (config.stack()?, Catalogue::bare());
-            let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;
-            tracing::info!(checks = checks.len(), "the configuration can be used");
+            let checked = config.checked(Catalogue::bare()).await?;
+            tracing::info!(checks = checked.checks.len(), "the configuration can be used");
             Ok(())
         }
     }

@@ -24,9 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    checks::{Checks, definition},
+    checks::{Checks, Renewed},
     config::Config,
-    discover::remembered,
+    discover::{checked::Checked, keeper},
     dispatch::Dispatcher,
     enroll,
     host::Host,
@@ -55,8 +55,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let keepalive = config.link.keepalive()?;
     let backoff = config.link.backoff()?;
 
-    let (stack, catalogue) = (config.stack()?, Catalogue::bare());
-    let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;
+    let (discovers, catalogue) = (!config.stack.exists(), Catalogue::bare());
+    let Checked { stack, checks, mut left_out } = config.checked(catalogue).await?;
     let policy = config.policy.clone();
     let host = Arc::new(Host { policy, stack, clock: Arc::clone(&clock) });
     let dispatcher = Dispatcher::new(host, catalogue, journal);
@@ -74,24 +74,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let told = signal(SignalKind::hangup())?;
     tasks.spawn(obey(told, config.policy.file.clone(), dispatcher.clone(), stop.clone()));
     checks.start(&tasks, &enrolled.host, &stop);
-    if !config.stack.exists() {
+    if discovers {
         let (checks, dispatcher, running) = (checks.clone(), dispatcher.clone(), tasks.clone());
         let (host, stopped) = (enrolled.host.clone(), stop.clone());
-        let found = move |stack: Stack| match definition::checks(
-            &stack,
-            definition::has_systemd(),
-            catalogue,
-        ) {
+        let found = move |stack: Stack| match Checked::new(stack, catalogue) {
             Ok(found) => {
-                dispatcher.know(stack);
-                let new = checks.add(found, &running, &host, &stopped).join(" ");
-                if !new.is_empty() {
+                found.warn(&left_out);
+                left_out = found.left_out;
+                dispatcher.know(found.stack);
+                let Renewed { begun, ended } =
+                    checks.renew(found.checks, &running, &host, &stopped);
+                if !begun.is_empty() {
+                    let new = begun.join(" ");
                     tracing::info!(new, "came up after the agent, and is checked now");
+                }
+                if !ended.is_empty() {
+                    let gone = ended.join(" ");
+                    tracing::info!(gone, "starts here no more, and is not checked any more");
                 }
             }
             Err(error) => tracing::warn!(%error, "what was found cannot be checked"),
         };
-        tasks.spawn(remembered::keep_looking(config.state_dir.clone(), stop.clone(), found));
+        tasks.spawn(keeper::keep_looking(config.state_dir.clone(), stop.clone(), found));
     }
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();

@@ -70,20 +70,10 @@ impl Stack {
     pub fn checks_for(&self, kind: &str, name: &str) -> bool {
         self.checks(&format!("{kind}:{name}"))
     }
-
-    /// This with the units and servers that another one has besides, as discovery finds them.
-    #[must_use]
-    pub fn with(mut self, mut more: Self) -> Self {
-        more.units.retain(|unit| !self.units.iter().any(|there| there.name == unit.name));
-        more.redis.retain(|redis| !self.redis.iter().any(|there| there.name == redis.name));
-        self.units.extend(more.units);
-        self.redis.extend(more.redis);
-        Self { pm2: self.pm2.or(more.pm2), nginx: self.nginx.or(more.nginx), ..self }
-    }
 }
 
 /// How often a check runs, and how sure one must be.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pace {
     /// Time between two runs.

@@ -27,7 +27,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MOST: usize = 500;
 
 /// One check.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Its name on this host.
     pub name: CheckName,
@@ -142,9 +142,8 @@ impl Drafts {
         drafts.add("resources".into(), "host.resources", interval, patient, &[])?;
         drafts.add("host".into(), "host.facts", json!({}), Pace { attempts: 1, ..slow }, &[])?;
         for unit in &stack.units {
-            let (name, parameters) =
-                (format!("unit:{}", short(&unit.name)), json!({ "unit": [unit.name] }));
-            drafts.add(name, "systemd.status", parameters, pace, &unit.after)?;
+            let parameters = json!({ "unit": [unit.name] });
+            drafts.add(of_unit(&unit.name), "systemd.status", parameters, pace, &unit.after)?;
         }
         for http in &stack.http {
             let mut parameters = json!({ "url": http.url });
@@ -346,8 +345,14 @@ impl Drafts {
 
 /// The checks of units of the stack file that are called so, without their ".service".
 fn units(stack: &Stack, called: impl Fn(&str) -> bool) -> Vec<String> {
-    let names = stack.units.iter().map(|unit| short(&unit.name));
-    names.filter(|name| called(name)).map(|name| format!("unit:{name}")).collect()
+    let units = stack.units.iter().filter(|unit| called(short(&unit.name)));
+    units.map(|unit| of_unit(&unit.name)).collect()
+}
+
+/// The name of the check of a unit. The `\` of a unit's name, as systemd-escape(1) writes it, is a `/` in
+/// a check's, where there is no `\`; no unit's name has a `/`.
+pub(crate) fn of_unit(unit: &str) -> String {
+    format!("unit:{}", short(unit).replace('\\', "/"))
 }
 
 fn short(unit: &str) -> &str {

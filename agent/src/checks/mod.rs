@@ -1,6 +1,7 @@
 //! The probes that the agent runs by itself, at their own intervals, controller or not.
 //!
 //! - [`definition`]: which checks there are; [`course`]: soft and hard states
+//! - [`renewal`]: the list made anew while they run
 //! - [`memory`]: what survives a restart; [`report`]: what controllers are told
 //!
 //! A check runs through the same dispatch as a controller's request, so the host's policy holds.
@@ -8,6 +9,7 @@
 pub mod course;
 pub mod definition;
 mod memory;
+mod renewal;
 mod report;
 
 use std::{
@@ -32,12 +34,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::memory::MemoryError;
 use self::{
     course::{Course, Health},
     definition::Check,
     memory::{Memory, Words},
 };
+pub use self::{memory::MemoryError, renewal::Renewed};
 use crate::{
     amount,
     dispatch::Dispatcher,
@@ -92,6 +94,10 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     checks: Vec<Arc<Check>>,
+    /// How often the list was made anew.
+    renewals: u64,
+    /// What ends each check that runs.
+    ends: BTreeMap<String, CancellationToken>,
     memory: Memory,
     /// The last result of each check that ran since the start.
     seen: BTreeMap<String, Seen>,
@@ -140,7 +146,8 @@ impl Checks {
         }
         let saved = watch::Sender::new(memory.last());
         let checks = checks.into_iter().map(Arc::new).collect();
-        let state = Mutex::new(State { checks, memory, seen: BTreeMap::new(), runs: 0 });
+        let (ends, seen) = (BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(State { checks, renewals: 0, ends, memory, seen, runs: 0 });
         let inner = Inner {
             dispatcher,
             clock,
@@ -174,30 +181,15 @@ impl Checks {
         });
     }
 
-    /// Begins to run those that are not there yet, and gives out their names.
-    pub fn add(
-        &self,
-        checks: Vec<Check>,
-        tasks: &TaskTracker,
-        seed: &str,
-        stop: &CancellationToken,
-    ) -> Vec<String> {
-        let mut new: Vec<_> = checks.into_iter().map(Arc::new).collect();
-        let mut state = self.state();
-        new.retain(|check| !state.checks.iter().any(|there| there.name == check.name));
-        state.checks.extend(new.iter().cloned());
-        drop(state);
-        let names = new.iter().map(|check| check.name.to_string()).collect();
-        new.into_iter().for_each(|check| self.begin(check, tasks, seed, stop));
-        names
-    }
-
     fn begin(&self, check: Arc<Check>, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
-        let (this, stop, seed) = (self.clone(), stop.clone(), seed.to_owned());
+        let (this, stop, seed) = (self.clone(), stop.child_token(), seed.to_owned());
+        self.state().ends.insert(check.name.to_string(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = this.keep_checking(&check, &seed) => {}
+                // Of a check that was ended no result counts.
+                biased;
                 () = stop.cancelled() => {}
+                () = this.keep_checking(&check, &seed) => {}
             }
         });
     }

@@ -23,7 +23,8 @@ impl Checks {
             true => (request.after, 0),
             false => (0, 0),
         };
-        let mut whole = true;
+        // Which list of checks was told.
+        let mut list = None;
         loop {
             tokio::select! {
                 // What is told of a stop must not be taken back by what was due as well.
@@ -38,14 +39,16 @@ impl Checks {
                     return;
                 }
                 () = reports.closed() => return,
-                changed = saved.changed(), if !whole => if changed.is_err() { return },
+                changed = saved.changed(), if list.is_some() => if changed.is_err() { return },
                 _ = beat.tick() => {}
             }
-            let (report, runs, last) = self.report(told, run, whole);
+            // Which checks are there no more can be told by all that are.
+            let renewals = self.state().renewals;
+            let (report, runs, last) = self.report(told, run, list != Some(renewals));
             if reports.send(report).await.is_err() {
                 return;
             }
-            (told, run, whole) = (last, runs, false);
+            (told, run, list) = (last, runs, Some(renewals));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A check of a plugin that the host does not have: what it finds is that it cannot be measured.
-fn absent(name: &str, interval: Duration, retry: Duration) -> Check {
+pub(super) fn absent(name: &str, interval: Duration, retry: Duration) -> Check {
     plugin(name, "absent", Pace { interval, retry, attempts: 3 })
 }
 
@@ -35,7 +35,7 @@ fn plugin(name: &str, plugin: &str, pace: Pace) -> Check {
     }
 }
 
-fn checks(directory: &Path, list: Vec<Check>, plugins: Vec<Plugin>) -> Checks {
+pub(super) fn checks(directory: &Path, list: Vec<Check>, plugins: Vec<Plugin>) -> Checks {
     let clock: Arc<dyn Clock> =
         Arc::new(FixedClock::at("2026-01-01T00:00:00Z".parse().expect("time")));
     let mut host = Host::showing(directory);
@@ -47,12 +47,12 @@ fn checks(directory: &Path, list: Vec<Check>, plugins: Vec<Plugin>) -> Checks {
 
 impl Checks {
     /// The count of results when a check ran last; 0 when it has not.
-    fn ran(&self, name: &str) -> u64 {
+    pub(super) fn ran(&self, name: &str) -> u64 {
         self.state().seen.get(name).map_or(0, |seen| seen.run)
     }
 }
 
-async fn until(what: &dyn Fn() -> bool) {
+pub(super) async fn until(what: &dyn Fn() -> bool) {
     let waiting = async {
         while !what() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -249,20 +249,4 @@ async fn a_memory_that_cannot_be_written_keeps_nothing_from_being_checked() {
     let result = checks.run(&check, &Lingering::default()).await;
     assert_eq!(result.health, Health::Unknown);
     assert!(!path.exists());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_added_later_runs_as_well_and_nothing_is_added_twice() {
-    let directory = tempfile::tempdir().expect("directory");
-    let list = |names: &[&str]| names.iter().map(|n| absent(n, SETTLE, SETTLE)).collect::<Vec<_>>();
-    let (checks, stop) = (checks(directory.path(), list(&["a"]), vec![]), CancellationToken::new());
-    let tasks = TaskTracker::new();
-    checks.start(&tasks, "web-1", &stop);
-    let added = checks.add(list(&["a", "b"]), &tasks, "web-1", &stop);
-    assert_eq!(added, ["b"]);
-    assert_eq!(checks.add(list(&["b"]), &tasks, "web-1", &stop), [""; 0]);
-    until(&|| checks.ran("a") > 0 && checks.ran("b") > 0).await;
-    let (whole, ..) = checks.report(0, 0, true);
-    let names: Vec<_> = whole.checks.iter().map(|c| c.check.as_str()).collect();
-    assert_eq!(names, ["a", "b"]);
 }

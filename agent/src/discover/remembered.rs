@@ -1,24 +1,21 @@
-//! What a host without a stack file is checked for: what runs there, and what ran there before and
+//! What a host without a stack file is to be checked for: what runs there, and what ran there before and
 //! still starts at boot. Without that a service that did not come up would be no problem of anybody.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io, iter,
+    fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use hostler_core::durable;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
-use super::Found;
-use crate::stack::{Nginx, Pm2, Redis, Stack, Unit};
+use super::{Found, is_service, redis_name};
+use crate::{
+    checks::definition::of_unit,
+    stack::{Nginx, Pm2, Redis, Stack, Unit},
+};
 
-/// At boot the agent is there before many a service is.
-const SOON: Duration = Duration::from_secs(300);
-/// What is installed later is checked from within an hour on.
-const LATER: Duration = Duration::from_secs(3600);
 /// Where systemd is told what starts at boot (systemd.unit(5)).
 const UNITS: [&str; 8] = [
     "/etc/systemd/system",
@@ -37,6 +34,8 @@ const UNITS: [&str; 8] = [
 struct Remembered {
     units: BTreeSet<String>,
     redis: BTreeMap<String, String>,
+    /// How they are called here: a check keeps its name, whatever is found beside it.
+    redis_names: BTreeMap<String, String>,
     /// Homes of PM2 daemons, with the unit.
     daemons: BTreeMap<String, String>,
     /// The unit of nginx.
@@ -44,11 +43,25 @@ struct Remembered {
 }
 
 impl Found {
-    /// What is found now, with what was found before and still starts at boot.
-    pub fn with_remembered(state_dir: &Path) -> Self {
-        let mut found = Self::look();
-        found.remember(read(&path(state_dir)), &starts_at_boot);
-        found
+    /// What was found before and still starts at boot. Reads nothing but the agent's state and what systemd
+    /// was told.
+    pub fn before(state_dir: &Path) -> Self {
+        Self::default().with_remembered(state_dir)
+    }
+
+    /// This, with what was found before and still starts at boot.
+    #[must_use]
+    pub fn with_remembered(mut self, state_dir: &Path) -> Self {
+        self.remember(read(&path(state_dir)), &starts_at_boot);
+        self
+    }
+
+    /// Keeps it in mind.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, state_dir: &Path) -> io::Result<()> {
+        save(&path(state_dir), &self.remembered())
     }
 
     /// What a host without a stack file is checked for: what needs no password and no choice, and what
@@ -63,13 +76,13 @@ impl Found {
         let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(Nginx::default);
         let redis = self.redis.iter().filter(|(_, unit)| own(unit));
         let redis = redis.map(|(address, unit)| Redis {
-            name: self.redis_name(address).to_owned(),
+            name: self.redis_names.get(address).cloned().unwrap_or_else(|| address.clone()),
             url: format!("redis://{address}/0"),
             username: None,
             password_file: None,
             ca_file: None,
             replica: None,
-            after: unit.strip_suffix(".service").map(|u| format!("unit:{u}")).into_iter().collect(),
+            after: is_service(unit).then(|| of_unit(unit)).into_iter().collect(),
         });
         Stack {
             units: self.at_boot.iter().map(unit).collect(),
@@ -84,13 +97,22 @@ impl Found {
         self.at_boot = self.units.iter().chain(&before.units).cloned().collect();
         self.at_boot.retain(|unit| starts(unit));
         self.units.extend(before.units.into_iter().filter(|unit| starts(unit)));
-        for (address, unit) in before.redis {
-            if starts(&unit) {
-                self.redis.entry(address).or_insert(unit);
-            }
-        }
         // What somebody started by hand meanwhile stands in for the one that starts at boot.
         let by_hand = |now: Option<&String>| now.is_none_or(|unit| !starts(unit));
+        let up: BTreeSet<String> = self.redis.values().cloned().collect();
+        for (address, unit) in before.redis {
+            // One that is up at another address has moved.
+            if starts(&unit) && !up.contains(&unit) && by_hand(self.redis.get(&address)) {
+                self.redis.insert(address, unit);
+            }
+        }
+        let own = self.redis.iter().filter(|(_, unit)| self.at_boot.contains(*unit));
+        let own: Vec<&String> = own.map(|(address, _)| address).collect();
+        let name = |address: &String| {
+            let known = before.redis_names.get(address).cloned();
+            known.unwrap_or_else(|| redis_name(address, own.len() == 1))
+        };
+        self.redis_names = own.iter().map(|address| ((*address).clone(), name(address))).collect();
         if before.proxy.as_deref().is_some_and(starts) && by_hand(self.nginx.as_ref()) {
             self.nginx = before.proxy;
         }
@@ -105,30 +127,9 @@ impl Found {
         Remembered {
             units: self.units.clone(),
             redis: self.redis.clone(),
+            redis_names: self.redis_names.clone(),
             daemons: self.pm2.clone(),
             proxy: self.nginx.clone(),
-        }
-    }
-}
-
-/// Keeps in mind what is found on the host, now and then some minutes after the agent's start and each
-/// hour, until `stop`. Each time `found` is told what is to be checked.
-pub async fn keep_looking(state_dir: PathBuf, stop: CancellationToken, found: impl Fn(Stack)) {
-    for wait in iter::once(SOON).chain(iter::repeat(LATER)) {
-        let directory = state_dir.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let found = Found::with_remembered(&directory);
-            let saved = save(&path(&directory), &found.remembered());
-            (found.stack(), saved)
-        });
-        let Ok((stack, saved)) = looked.await else { return };
-        if let Err(error) = saved {
-            tracing::warn!(%error, "what was found on this host is not remembered");
-        }
-        found(stack);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => return,
         }
     }
 }
@@ -183,6 +184,7 @@ mod tests {
         let before = Remembered {
             units: set(&["app.service", "gone.service", "pm2-x.service"]),
             redis: [("127.0.0.1:6379".to_owned(), "redis-server.service".to_owned())].into(),
+            redis_names: BTreeMap::new(),
             daemons: [("/home/x/.pm2".to_owned(), "pm2-x.service".to_owned())].into(),
             proxy: Some("nginx.service".to_owned()),
         };
@@ -197,6 +199,54 @@ mod tests {
         assert!(stack.pm2.is_some());
         let units: Vec<_> = stack.units.iter().map(|unit| unit.name.as_str()).collect();
         assert_eq!(units, ["app.service", "db.service", "pm2-x.service"], "nobody starts adhoc");
+    }
+
+    /// A look at Redis servers, with what the one before kept in mind.
+    fn look(servers: &[(&str, &str)], before: &Found) -> Found {
+        let lines: Vec<(&str, String)> = servers
+            .iter()
+            .map(|(unit, address)| (*unit, format!("/usr/bin/redis-server {address}")))
+            .collect();
+        let lines: Vec<(&str, &str)> = lines.iter().map(|(u, line)| (*u, line.as_str())).collect();
+        let mut found = tests::found(&lines);
+        found.remember(before.remembered(), &|unit| unit.ends_with(".service"));
+        found
+    }
+
+    fn servers(found: &Found) -> Vec<(String, String)> {
+        found.stack().redis.into_iter().map(|redis| (redis.name, redis.url)).collect()
+    }
+
+    fn server(name: &str, address: &str) -> (String, String) {
+        (name.to_owned(), format!("redis://{address}/0"))
+    }
+
+    #[test]
+    fn a_redis_server_keeps_its_name_whatever_is_found_beside_it() {
+        let (first, second) = (("a.service", "127.0.0.1:6379"), ("b.service", "127.0.0.1:6380"));
+        let one = look(&[first, ("docker-1.scope", "*:7000")], &Found::default());
+        assert_eq!(
+            servers(&one),
+            [server("main", first.1)],
+            "what is in a container does not count"
+        );
+        let two = look(&[first, second], &one);
+        assert_eq!(servers(&two), [server("main", first.1), server("127.0.0.1:6380", second.1)]);
+        assert_eq!(servers(&look(&[second], &two)), servers(&two), "the first is to come back");
+        let both = look(&[first, second], &Found::default());
+        assert_eq!(
+            servers(&both),
+            [server("127.0.0.1:6379", first.1), server("127.0.0.1:6380", second.1)]
+        );
+        let third = look(&[("c.service", "[::1]:6379")], &both);
+        assert!(servers(&third).contains(&server("::1:6379", "[::1]:6379")));
+    }
+
+    #[test]
+    fn a_redis_server_that_is_up_at_another_address_is_not_missed_at_its_former_one() {
+        let before = look(&[("a.service", "127.0.0.1:6379")], &Found::default());
+        let after = look(&[("a.service", "127.0.0.1:6380")], &before);
+        assert_eq!(servers(&after), [server("main", "127.0.0.1:6380")]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What was found, as a stack file that somebody can go through.
 
-use super::{Found, Tool, Workers, applications, served};
+use super::{Found, Tool, Workers, applications, is_service, redis_name, served};
+use crate::checks::definition::of_unit;
 
 impl Found {
     /// The stack file, with a comment wherever somebody has to decide.
@@ -25,11 +26,11 @@ impl Found {
             ));
         }
         for (address, unit) in &self.redis {
-            let name = self.redis_name(address);
+            let name = redis_name(address, self.redis.len() == 1);
             add(format!(
                 "\n[[redis]]\nname = {}\nurl = {}\n\
                  # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
-                quoted(name),
+                quoted(&name),
                 quoted(&format!("redis://{address}/0")),
                 after(unit)
             ));
@@ -119,9 +120,9 @@ impl Tool {
 }
 
 pub(super) fn after(unit: &str) -> String {
-    match unit.strip_suffix(".service") {
-        Some(short) => format!("after = [{}]\n", quoted(&format!("unit:{short}"))),
-        None => String::new(),
+    match is_service(unit) {
+        true => format!("after = [{}]\n", quoted(&of_unit(unit))),
+        false => String::new(),
     }
 }
 

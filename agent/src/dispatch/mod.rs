@@ -117,11 +117,11 @@ impl Dispatcher {
             Arc::new(Host { policy, stack: host.stack.clone(), clock: Arc::clone(&host.clock) });
     }
 
-    /// From now on this is on the host as well. What runs goes on with what it began with.
-    pub fn know(&self, more: Stack) {
+    /// From now on this is what is on the host. What runs goes on with what it began with.
+    pub fn know(&self, stack: Stack) {
         let mut host = self.0.host.write().unwrap_or_else(PoisonError::into_inner);
         let (policy, clock) = (host.policy.clone(), Arc::clone(&host.clock));
-        *host = Arc::new(Host { policy, stack: host.stack.clone().with(more), clock });
+        *host = Arc::new(Host { policy, stack, clock });
     }
 
     fn host(&self) -> Arc<Host> {

@@ -5,6 +5,7 @@ mod absence;
 mod celery;
 mod checks;
 mod diagnose;
+mod discovery;
 mod faults;
 mod machine;
 mod mounts;

@@ -62,6 +62,8 @@ const TYPES: [&str; 11] = [
 
 /// A unit's full name: a service unless the name says otherwise.
 pub(crate) fn full_name(name: &str) -> String {
+    // As the name of its check has it; none of a unit has a `/`.
+    let name = &name.replace('/', "\\");
     match name.rsplit_once('.') {
         Some((stem, kind)) if !stem.is_empty() && TYPES.contains(&kind) => name.to_owned(),
         _ => format!("{name}.service"),

@@ -1,0 +1,70 @@
+//! What an agent checks on a host without a stack file, on which not all is as usual.
+
+use std::time::Duration;
+
+use hostler_tests::{
+    fleet::Fleet,
+    lab::{Lab, in_host},
+    process::{Process, eventually, within},
+};
+use serde_json::Value;
+
+use super::fleet;
+
+/// The check of that name on h1, as the controller knows it; nothing where there is none.
+fn state(fleet: &Fleet, check: &str) -> Value {
+    let health = fleet.ctl(&["health", "h1", "-o", "json"]).json();
+    let checks = health["checks"].as_array().cloned().unwrap_or_default();
+    let found = checks.into_iter().find(|c| c["state"]["check"] == check);
+    found.map(|c| c["state"].clone()).unwrap_or_default()
+}
+
+#[test]
+fn a_unit_with_an_escaped_name_is_checked_until_it_starts_at_boot_no_more() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let (unit, check) = ("lab@my\\x2dvpn.service", "unit:lab@my/x2dvpn");
+    let text = "[Service]\nExecStart=sleep 1000\n[Install]\nWantedBy=multi-user.target\n";
+    lab.write("h1", "/etc/systemd/system/lab@.service", text);
+    lab.exec("h1", &["systemctl", "enable", "--now", unit]);
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    eventually("it is checked", || state(&fleet, check)["hard"] == "ok");
+    let agent = ["/srv/lab/hostler-agent", "--config", "/etc/hostler-agent.toml", "check-config"];
+    lab.exec("h1", &agent);
+    lab.exec("h1", &["systemctl", "disable", "--now", unit]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    eventually("it is not checked any more", || {
+        state(&fleet, check).is_null() && !state(&fleet, "disk").is_null()
+    });
+    lab.exec("h1", &["rm", "/etc/systemd/system/lab@.service"]);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+}
+
+#[test]
+fn an_agent_starts_and_tells_of_a_mount_whose_server_is_gone_though_a_process_names_a_file_there() {
+    const DEAD: &str = "/srv/dead-at-start";
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    lab.exec("h1", &["systemctl", "stop", "hostler-agent"]);
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    let log = std::env::temp_dir().join(format!("dead-at-start-{}", std::process::id()));
+    lab.write("h1", "/root/dead-mount", include_str!("../../lab/bin/dead-mount"));
+    let mut start = in_host("h1", &["python3", "/root/dead-mount", DEAD]);
+    let mut dead = Process::start(&mut start, &log);
+    eventually("it is mounted", || dead.log().contains("mounted"));
+    let titled = format!("exec -a 'PM2 v9: God Daemon ({DEAD})' sleep 1000");
+    lab.exec(
+        "h1",
+        &["systemd-run", "--quiet", "--collect", "--unit=titled", "bash", "-c", &titled],
+    );
+    lab.exec("h1", &["systemctl", "start", "hostler-agent"]);
+    within(Duration::from_secs(60), "the disk's check tells it", || {
+        let disk = state(&fleet, "disk");
+        disk["findings"].to_string().contains(&format!("{DEAD} did not answer within 3 s"))
+    });
+    lab.exec("h1", &["systemctl", "stop", "titled"]);
+    lab.exec("h1", &["umount", "--force", "--lazy", DEAD]);
+    dead.ended();
+    std::fs::remove_file(log).expect("its log");
+}
