@@ -1,16 +1,13 @@
 //! What a monitoring system sees: `/metrics` for Prometheus, `/healthz`, and `grpc.health.v1`, on a
 //! port of their own without TLS. Nothing here tells what was asked for or answered.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+mod checks;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hostler_core::program::cannot_listen;
-use hostler_proto::wire::{self, Delivery, Status};
+use hostler_proto::wire::{self, Delivery};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,7 +17,7 @@ use hyper_util::{
 };
 use prometheus_client::{
     encoding::{
-        EncodeLabelSet, EncodeLabelValue, LabelValueEncoder,
+        EncodeLabelSet,
         text::{encode_eof, encode_registry},
     },
     metrics::{
@@ -38,12 +35,8 @@ use tower::{ServiceExt, service_fn};
 
 use crate::{
     api::App,
-    health::{
-        absence::{Lost, absences, connection},
-        problems::{severity, word},
-    },
+    health::absence::{Lost, absences, connection},
     relay::End,
-    store::{Connection, HostRow},
 };
 
 /// Connections of monitoring systems at a time.
@@ -80,50 +73,6 @@ struct CertificateOf {
     kind: &'static str,
     name: String,
 }
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ChecksOf {
-    status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProblemOf {
-    host: String,
-    check: String,
-}
-
-/// A label whose value comes from a host: what the text form quotes with is written as it asks, since
-/// the library writes values as they are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Foreign(String);
-
-impl EncodeLabelValue for Foreign {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        use std::fmt::Write as _;
-        for character in self.0.chars() {
-            match character {
-                '\\' => encoder.write_str("\\\\")?,
-                '"' => encoder.write_str("\\\"")?,
-                '\n' => encoder.write_str("\\n")?,
-                other => encoder.write_char(other)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FigureOf {
-    host: String,
-    check: String,
-    figure: Foreign,
-    subject: Foreign,
-    unit: Foreign,
-}
-
-/// Problems and figures that are told: a fleet of ten thousand hosts would be too much for a scrape.
-const PROBLEMS: usize = 1_000;
-const FIGURES: usize = 10_000;
 
 /// What is counted as it happens. A clone counts into the same.
 #[derive(Debug, Clone)]
@@ -245,7 +194,8 @@ async fn text(app: &App) -> Result<String, String> {
     };
     let unreadable = |e: crate::store::StoreError| e.to_string();
     let all = app.store.hosts().await.map_err(unreadable)?;
-    health(app, &all, &mut registry);
+    let now_us = app.clock.now().as_microsecond();
+    app.health.look(|hosts| checks::register(hosts, &all, now_us, &mut registry));
     let now_us = app.clock.now().as_microsecond();
     let absences = app.health.look(|health| absences(&all, health, now_us));
     for host in all {
@@ -272,71 +222,6 @@ async fn text(app: &App) -> Result<String, String> {
         .and_then(|()| encode_eof(&mut text))
         .map_err(|e| e.to_string())?;
     Ok(text)
-}
-
-/// How checks of hosts that are there stand, those that are not well one by one, and the figures of as
-/// many as fit.
-fn health(app: &App, all: &[Arc<HostRow>], registry: &mut Registry) {
-    let checks = Family::<ChecksOf, Gauge>::default();
-    let problems = Family::<ProblemOf, Gauge>::default();
-    let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
-    let omitted = Gauge::<i64>::default();
-    registry.register(
-        "checks",
-        "Checks by their hard state; pending is one that has none yet",
-        checks.clone(),
-    );
-    let text = "Checks that are not well: 1 warning, 2 unknown, 3 critical; a thousand at most";
-    registry.register("check_problem", text, problems.clone());
-    let text = "Last figures of checks; ten thousand at most";
-    registry.register("check_figure", text, figures.clone());
-    let text = "Figures and problems that were left out";
-    registry.register("check_figures_omitted", text, omitted.clone());
-    const PENDING: &str = "pending";
-    let statuses = [Status::Ok, Status::Warning, Status::Unknown, Status::Critical];
-    for status in statuses.map(word).into_iter().chain([PENDING]) {
-        checks.get_or_create(&ChecksOf { status }).set(0);
-    }
-    let now_us = app.clock.now().as_microsecond();
-    let (mut told, mut shown) = (0, 0);
-    app.health.look(|hosts| {
-        // How those of the others stand nobody knows.
-        let up = all.iter().filter(|host| host.connection == Connection::Up).map(|host| &host.name);
-        for (host, health) in up.filter_map(|name| hosts.get_key_value(name)) {
-            for (name, standing) in &health.checks {
-                let status = standing.shown(now_us);
-                let shown_as = if standing.pending() { PENDING } else { word(status) };
-                checks.get_or_create(&ChecksOf { status: shown_as }).inc();
-                if severity(status) > 0 {
-                    told += 1;
-                    if told <= PROBLEMS {
-                        let of = ProblemOf { host: host.to_string(), check: name.clone() };
-                        problems.get_or_create(&of).set(severity(status).into());
-                    }
-                }
-                if shown >= FIGURES {
-                    shown += 1;
-                    continue;
-                }
-                for figure in standing.state().figures {
-                    shown += 1;
-                    if shown > FIGURES {
-                        continue;
-                    }
-                    let of = FigureOf {
-                        host: host.to_string(),
-                        check: name.clone(),
-                        figure: Foreign(figure.name),
-                        subject: Foreign(figure.subject),
-                        unit: Foreign(figure.unit),
-                    };
-                    figures.get_or_create(&of).set(figure.value);
-                }
-            }
-        }
-    });
-    let left = told.saturating_sub(PROBLEMS) + shown.saturating_sub(FIGURES);
-    omitted.set(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
 /// Whether the store can be read, and the last record of the audit was written: without that nothing
@@ -426,29 +311,4 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
         .map_err(|e| cannot_listen("the service of metrics", address, "metrics", &e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_host_calls_its_figures_cannot_end_its_label_nor_its_line() {
-        let mut registry = Registry::default();
-        let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
-        registry.register("figure", "Figures", figures.clone());
-        let of = FigureOf {
-            host: "web-1".to_owned(),
-            check: "plugin:p".to_owned(),
-            figure: Foreign("a\"b".to_owned()),
-            subject: Foreign("c:\\temp\nhostler_up 1".to_owned()),
-            unit: Foreign(String::new()),
-        };
-        figures.get_or_create(&of).set(5.0);
-        let mut text = String::new();
-        encode_registry(&mut text, &registry).expect("encoded");
-        let line = text.lines().find(|line| line.starts_with("figure{")).expect("a line");
-        let labels = r#"figure="a\"b",subject="c:\\temp\nhostler_up 1",unit="""#;
-        assert!(line.contains(labels) && line.ends_with("} 5.0"), "{line}");
-    }
 }

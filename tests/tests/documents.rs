@@ -177,7 +177,9 @@ fn every_alert_rule_has_a_test_in_which_it_alarms() {
 
 #[test]
 fn the_dashboard_and_the_rules_ask_only_for_what_the_controller_serves() {
-    let metrics = fs::read_to_string(root().join("controller/src/metrics.rs")).expect("source");
+    let source = |name: &str| fs::read_to_string(root().join(name)).expect(name);
+    let metrics =
+        ["controller/src/metrics.rs", "controller/src/metrics/checks.rs"].map(source).concat();
     for file in ["deploy/prometheus/grafana.json", "deploy/prometheus/hostler.rules.yml"] {
         let text = fs::read_to_string(root().join(file)).expect(file);
         let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

@@ -25,6 +25,7 @@ pub struct Standing {
     soft: bool,
     pending: bool,
     flapping: bool,
+    figures: u16,
     interval_s: u32,
     encoded: Box<[u8]>,
 }
@@ -53,6 +54,7 @@ impl Standing {
             // Of one that never ran its agent says that it is unknown.
             status: if state.checked_us > 0 { state.status() } else { Status::Unspecified },
             flapping: state.flapping,
+            figures: u16::try_from(state.figures.len()).unwrap_or(u16::MAX),
             interval_s: state.interval_s,
             encoded: state.encode_to_vec().into_boxed_slice(),
         }
@@ -63,6 +65,11 @@ impl Standing {
         // It was encoded here.
         let state = CheckState::decode(&*self.encoded).unwrap_or_default();
         CheckState { after: self.after.to_vec(), ..state }
+    }
+
+    /// How many figures it has.
+    pub fn figures(&self) -> u16 {
+        self.figures
     }
 
     /// What tells one state from another.
