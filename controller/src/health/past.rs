@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hostler_core::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
-use super::figures::{Figures, HOUR_US};
+use super::figures::{Figures, HOUR_US, Hour};
 use crate::store::{Store, StoreError};
 
 /// How often it is looked whether an hour is over.
@@ -26,41 +26,56 @@ pub struct Past {
     pub retention: Duration,
 }
 
+/// What one round leaves to the next.
+#[derive(Debug, Default)]
+struct Open {
+    /// Out of memory, and not in the store yet.
+    hours: Vec<Hour>,
+    /// The hour in which what is kept for a time was looked through last.
+    tidied_us: Option<i64>,
+}
+
 impl Past {
     /// Goes on until `stop`, and then once more.
     pub async fn keep(self, stop: CancellationToken) {
-        // Out of memory, and not in the store yet.
-        let mut hours = Vec::new();
-        let mut tidied_us = i64::MIN;
+        let mut open = Open::default();
         loop {
             let stopping = tokio::time::timeout(BEAT, stop.cancelled()).await.is_ok();
             let now_us = self.clock.now().as_microsecond();
             // What was counted of this hour would be lost with the process.
             let until = if stopping { i64::MAX } else { now_us };
-            if let Err(error) = self.figures.write_down(&self.store, until, &mut hours).await {
-                tracing::error!(%error, "figures could not be stored");
-            }
+            self.round(now_us, until, &mut open, &stop).await;
             if stopping {
                 return;
-            }
-            if let Err(error) = self.tidy(now_us, &mut tidied_us, &stop).await {
-                tracing::warn!(%error, "what is over could not be brought to its days");
             }
         }
     }
 
-    /// Tidies up; what is kept for a time is looked through once an hour, as `tidied_us` says.
+    /// Writes down the hours that are over at some time, and tidies up unless it is to stop.
+    async fn round(&self, now_us: i64, until: i64, open: &mut Open, stop: &CancellationToken) {
+        if let Err(error) = self.figures.write_down(&self.store, until, &mut open.hours).await {
+            tracing::error!(%error, "figures could not be stored");
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+        if let Err(error) = self.tidy(now_us, &mut open.tidied_us, stop).await {
+            tracing::warn!(%error, "what is over could not be brought to its days");
+        }
+    }
+
+    /// Tidies up; what is kept for a time is looked through once an hour.
     async fn tidy(
         &self,
         now_us: i64,
-        tidied_us: &mut i64,
+        tidied_us: &mut Option<i64>,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let hour_us = now_us - now_us.rem_euclid(HOUR_US);
-        if *tidied_us != hour_us {
+        if *tidied_us != Some(hour_us) {
             let kept_us = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
             self.store.forget_figures(now_us.saturating_sub(kept_us)).await?;
-            *tidied_us = hour_us;
+            *tidied_us = Some(hour_us);
         }
         let mut after = String::new();
         while !stop.is_cancelled() {
@@ -76,8 +91,47 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use hostler_core::clock::FixedClock;
+    use hostler_proto::wire::{CheckState, Figure};
 
     use super::*;
+    use crate::store::tests::with_host;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[tokio::test]
+    async fn figures_are_kept_for_as_long_as_they_are_to_be_and_no_longer() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (store, host) = with_host(directory.path(), "web-1").await;
+        let clock = FixedClock::at("2026-11-26T12:00:00Z".parse().expect("time"));
+        let past = Past {
+            figures: Figures::default(),
+            store: store.clone(),
+            clock: Arc::new(clock.clone()),
+            retention: 3 * DAY,
+        };
+        let kept = async || {
+            let hours = store.hours(&host, 0).await.expect("read");
+            hours.into_values().map(|points| points.len()).sum::<usize>()
+        };
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            let now_us = clock.now().as_microsecond();
+            let figure = Figure { name: "used".into(), value: 1.0, ..Figure::default() };
+            let figures = vec![figure];
+            let state = CheckState { check: "disk".into(), figures, ..CheckState::default() };
+            past.figures.take(&host, &[state], now_us);
+            clock.advance(DAY);
+            let now_us = clock.now().as_microsecond();
+            past.round(now_us, now_us, &mut Open::default(), &CancellationToken::new()).await;
+            seen.push(kept().await);
+        }
+        // Whole days: of the one in which the three days ago are, what is older is kept as well.
+        assert_eq!(seen, [1, 2, 3, 3, 3, 3]);
+        clock.advance(10 * DAY);
+        let now_us = clock.now().as_microsecond();
+        past.round(now_us, now_us, &mut Open::default(), &CancellationToken::new()).await;
+        assert_eq!(kept().await, 0);
+    }
 
     #[tokio::test]
     async fn what_is_kept_for_a_time_is_looked_through_once_an_hour() {
@@ -92,7 +146,7 @@ mod tests {
             clock: Arc::new(clock.clone()),
             retention: Duration::from_secs(86_400),
         };
-        let (mut tidied_us, stop) = (i64::MIN, CancellationToken::new());
+        let (mut tidied_us, stop) = (None, CancellationToken::new());
         let old = "INSERT INTO figure_days (host, day_us, data) VALUES ('web-1', 0, '')";
         let mut left = Vec::new();
         // In the same hour, and then in the next one.

@@ -252,4 +252,4 @@ fn from_json(text: &str) -> Result<std::collections::BTreeMap<String, String>, S
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! What the store promises, on SQLite and on a real PostgreSQL server alike.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use hostler_core::clock::{Clock, SystemClock};
 use hostler_proto::{
@@ -103,6 +103,15 @@ fn entry(kind: &'static str, invocation: &str) -> Entry {
 
 async fn walked(store: &Store) -> (Walk, Option<String>) {
     verify(store, |_| true).await.expect("walked").expect("to its end")
+}
+
+/// A store in a directory, with a host.
+pub(crate) async fn with_host(directory: &Path, host: &str) -> (Store, HostName) {
+    let url = format!("sqlite:{}", directory.join("store.sqlite").display());
+    let store = Store::open(&url).await.expect("store");
+    token(&store, "t", 1, i64::MAX).await;
+    store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+    (store, name(host))
 }
 
 fn news(host: &str, turns: Vec<Turn>) -> News {
