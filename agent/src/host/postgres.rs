@@ -199,13 +199,41 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     inner.to_string()
 }
 
+/// What a URL says, as the library reads it. That takes no user before an empty host, as there is one in
+/// `postgres://USER@/DATABASE?host=/run/postgresql`.
+///
+/// # Errors
+/// When it is none.
+pub fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    PgConnectOptions::from_str(&user_last(url))
+}
+
+/// A user before an empty host becomes a parameter.
+fn user_last(url: &str) -> String {
+    let parts = url.split_once("://").and_then(|(scheme, rest)| {
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        Some((scheme, authority.strip_suffix('@')?, rest.split('#').next()?))
+    });
+    let Some((scheme, user, rest)) = parts else { return url.to_owned() };
+    // In a parameter these two mean something else.
+    let plain = |text: &str| text.replace('+', "%2B").replace('&', "%26");
+    let joint = if rest.contains('?') { '&' } else { '?' };
+    match user.split_once(':') {
+        None => format!("{scheme}://{rest}{joint}user={}", plain(user)),
+        Some((user, password)) => {
+            let (user, password) = (plain(user), plain(password));
+            format!("{scheme}://{rest}{joint}user={user}&password={password}")
+        }
+    }
+}
+
 impl Session {
     /// Opens a session for an operation, by whose name the server knows it.
     ///
     /// # Errors
     /// Why there is none.
     pub async fn open(entry: &Postgres, operation: &str) -> Result<Self, Trouble> {
-        let mut options = PgConnectOptions::from_str(&entry.url)
+        let mut options = options(&entry.url)
             .map_err(|e| Trouble::Stack(e.to_string()))?
             .application_name(&format!("hostler/{operation}"))
             // A pooler between hands each statement to another session.
@@ -305,7 +333,7 @@ impl Session {
 
 /// Where a server is; none when its URL cannot be read.
 pub fn whereabouts(entry: &Postgres) -> Option<Place> {
-    Some(place_of(&PgConnectOptions::from_str(&entry.url).ok()?))
+    Some(place_of(&options(&entry.url).ok()?))
 }
 
 fn place_of(options: &PgConnectOptions) -> Place {

@@ -88,3 +88,37 @@ fn a_server_is_where_the_library_connects_to() {
     let options = PgConnectOptions::new_without_pgpass().host("/run/postgresql").port(5433);
     assert_eq!(place_of(&options), Place::Socket(socket.into()));
 }
+
+#[test]
+fn a_user_before_an_empty_host_is_read_as_it_is_meant() {
+    for (url, user, socket, port) in [
+        ("postgres://u@/db?host=/run/x", "u", Some("/run/x"), 5432),
+        ("postgres://u%2B1+2@/db?host=/run/x&port=7", "u+1+2", Some("/run/x"), 7),
+        ("postgres://u@/?host=/run/x", "u", Some("/run/x"), 5432),
+        ("postgres://u:a%26b@?host=/run/x", "u", Some("/run/x"), 5432),
+        ("postgres://u@127.0.0.1:7/db", "u", None, 7),
+    ] {
+        let read = options(url).expect(url);
+        let at = read.get_socket().map(|path| path.display().to_string());
+        assert_eq!(
+            (read.get_username(), at.as_deref(), read.get_port()),
+            (user, socket, port),
+            "{url}"
+        );
+    }
+    assert!(options("postgres://u@127.0.0.1:x/db").is_err());
+}
+
+#[tokio::test]
+async fn a_server_is_reached_by_its_socket_as_the_stack_file_names_it() {
+    let tcp = Session::open(&entry(format!("{}/postgres", server())), "postgres.ping").await;
+    let mut tcp = tcp.expect("a session");
+    let row = tcp.row("SELECT current_setting('unix_socket_directories') AS value").await;
+    let directory = text(&row.expect("a row"), "value");
+    tcp.close().await;
+    let port = server().rsplit(':').next().expect("a port").to_owned();
+    let url = format!("postgres://hostler@/postgres?host={directory}&port={port}");
+    let session = Session::open(&entry(url), "postgres.ping").await.expect("a session");
+    assert_eq!(session.place, format!("{directory}, database postgres"));
+    session.close().await;
+}

@@ -13,10 +13,7 @@ mod sizes;
 mod slow_queries;
 mod statement;
 
-use std::str::FromStr as _;
-
 use hostler_proto::wire::{Failure, Finding, Status};
-use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     host::{
@@ -83,7 +80,7 @@ fn log(entry: &Postgres) -> String {
 /// Host, port and database of a URL, which may hold more than an address; nothing of one that cannot
 /// be read, since nobody knows what stands where in it.
 fn place(url: &str) -> String {
-    let Ok(options) = PgConnectOptions::from_str(url) else {
+    let Ok(options) = options(url) else {
         return "a url that cannot be read".to_owned();
     };
     let port = options.get_port();
