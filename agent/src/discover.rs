@@ -2,7 +2,9 @@
 //! directories and their sockets. Nothing is asked over the network, and no password is looked for.
 
 mod applications;
+mod around;
 pub mod checked;
+mod differences;
 pub mod keeper;
 mod remembered;
 mod served;
@@ -20,7 +22,6 @@ use crate::{
         processes::{Seen, Users, in_container, with_arguments, working_directory},
     },
     ops::{net, pm2},
-    stack::Stack,
 };
 
 /// Units of the system itself: they are watched together, by the check `units`.
@@ -79,6 +80,8 @@ pub struct Found {
 pub struct Workers {
     /// Their unit.
     pub unit: String,
+    /// The application, as it was given to `celery -A`.
+    pub app: String,
     /// How their own tool is asked, where their command line tells it.
     pub tool: Option<Tool>,
 }
@@ -138,10 +141,13 @@ impl Found {
         let program = arguments.first().map_or("", |a| a.rsplit('/').next().unwrap_or_default());
         let unit = seen.unit.clone();
         let words: Vec<&str> = title.split_whitespace().collect();
+        // A worker with setproctitle has its arguments in brackets.
+        let plain: Vec<&str> = words.iter().map(|w| w.trim_matches(['(', ')'])).collect();
         match program {
-            "postgres" if words.contains(&"-D") => {
-                let data = words.iter().skip_while(|w| **w != "-D").nth(1).copied().unwrap_or("");
-                if let Some((port, socket)) = cluster(Path::new(data)) {
+            "postgres" | "postmaster" => {
+                // However it was told where its data is, it works there.
+                let data = working_directory(seen.pid);
+                if let Some((port, socket)) = data.and_then(|data| cluster(&data, seen.pid)) {
                     self.postgres.insert(port, (socket, unit.clone()));
                 }
             }
@@ -163,14 +169,19 @@ impl Found {
                 let home = pm2::home(&title, seen.uid).map(ToOwned::to_owned);
                 self.pm2.extend(home.map(|home| (home, unit.clone())));
             }
-            _ if title.contains("celery") && words.contains(&"worker") => {
+            _ if title.contains("celery") && plain.contains(&"worker") => {
+                let words = plain;
                 let app = words.iter().skip_while(|w| !["-A", "--app"].contains(w)).nth(1).copied();
                 let joined = || words.iter().find_map(|w| w.strip_prefix("--app="));
                 let app = app.or_else(joined).unwrap_or_default();
                 let name = app.split('.').next().unwrap_or_default();
                 let name = if name.is_empty() || name == "src" { "app" } else { name };
                 let tool = Tool::new(&words, app, seen);
-                self.celery.insert(name.to_owned(), Workers { unit: unit.clone(), tool });
+                // Several applications may have the same beginning.
+                let other = self.celery.get(name).is_some_and(|there| there.app != app);
+                let name = if other { app } else { name };
+                let workers = Workers { unit: unit.clone(), app: app.to_owned(), tool };
+                self.celery.insert(name.to_owned(), workers);
             }
             _ => {}
         }
@@ -185,69 +196,6 @@ impl Found {
                 self.git.extend(checkout(&directory));
             }
         }
-    }
-
-    /// What runs and the stack file does not name, and what it names and does not run; one sentence
-    /// each.
-    pub fn differences(&self, stack: &Stack) -> Vec<String> {
-        let mut said = Vec::new();
-        let full = |name: &str| match name.contains('.') {
-            true => name.to_owned(),
-            false => format!("{name}.service"),
-        };
-        let named: BTreeSet<String> = stack.units.iter().map(|u| full(&u.name)).collect();
-        said.extend(
-            self.units.difference(&named).map(|u| format!("{u} runs and is not in the stack file")),
-        );
-        said.extend(
-            named
-                .difference(&self.units)
-                .map(|u| format!("{u} is in the stack file and has no process")),
-        );
-        for port in self.postgres.keys() {
-            if !stack.postgres.iter().any(|p| p.url.contains(&format!(":{port}/"))) {
-                said.push(format!(
-                    "PostgreSQL listens on port {port} and is not in the stack file"
-                ));
-            }
-        }
-        for address in self.redis.keys() {
-            let port = address.rsplit(':').next().unwrap_or_default();
-            if !stack.redis.iter().any(|r| r.url.contains(&format!(":{port}"))) {
-                said.push(format!("Redis listens on {address} and is not in the stack file"));
-            }
-        }
-        for path in &self.git {
-            if !stack.git.iter().any(|g| g.path == *path) {
-                said.push(format!(
-                    "processes run from {}, which is not in the stack file",
-                    path.display()
-                ));
-            }
-        }
-        let virtualenvs = stack.virtualenvs.iter().map(|v| &v.path).collect();
-        let frontends = stack.frontends.iter().map(|f| &f.path).collect();
-        let backups = stack.backups.iter().map(|b| &b.directory).collect();
-        for (what, paths, named) in [
-            ("a Python environment", &self.virtualenvs, virtualenvs),
-            ("a front end of pnpm", &self.frontends, frontends),
-            ("a directory with dumps of databases", &self.backups, backups),
-        ] {
-            let named: BTreeSet<&PathBuf> = named;
-            for path in paths.iter().filter(|p| !named.contains(p)) {
-                said.push(format!("{} is {what} and not in the stack file", path.display()));
-            }
-        }
-        if !self.celery.is_empty() && stack.celery.is_empty() {
-            said.push("Celery workers run and are not in the stack file".to_owned());
-        }
-        if !self.pm2.is_empty() && stack.pm2.is_none() {
-            said.push("a PM2 daemon runs and is not in the stack file".to_owned());
-        }
-        if self.nginx.is_some() && stack.nginx.is_none() {
-            said.push("nginx runs and is not in the stack file".to_owned());
-        }
-        said
     }
 }
 
@@ -266,10 +214,16 @@ fn redis_name(address: &str, only: bool) -> String {
     if only { "main".to_owned() } else { address.replace(['[', ']'], "") }
 }
 
-/// Port and socket directory of a cluster, from the fourth and fifth line of its postmaster.pid.
-fn cluster(data: &Path) -> Option<(u16, String)> {
+/// Port and socket directory of the cluster that a process serves, from the first, fourth and fifth line
+/// of its postmaster.pid.
+fn cluster(data: &Path, pid: u32) -> Option<(u16, String)> {
     let text = String::from_utf8(files::small(&data.join("postmaster.pid")).ok()?).ok()?;
-    let mut lines = text.lines().skip(3);
+    let mut lines = text.lines();
+    // Any process can be called so, wherever it works.
+    if lines.next()?.trim().parse() != Ok(pid) {
+        return None;
+    }
+    let mut lines = lines.skip(2);
     Some((lines.next()?.trim().parse().ok()?, lines.next()?.trim().to_owned()))
 }
 
@@ -354,6 +308,30 @@ mod tests {
             assert_eq!(found.redis["127.0.0.1:6379"], "redis.service");
             assert_eq!(found.nginx.as_deref(), Some("web.service"));
         }
+    }
+
+    #[test]
+    fn a_cluster_is_known_by_what_the_directory_in_which_its_server_works_says_of_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let of = |pid| cluster(directory.path(), pid);
+        assert_eq!(of(7), None, "no data");
+        let said = "7\n/srv/data\n1732\n5433\n/run/postgresql\n127.0.0.1\n";
+        std::fs::write(directory.path().join("postmaster.pid"), said).expect("written");
+        assert_eq!(of(7), Some((5433, "/run/postgresql".to_owned())));
+        assert_eq!(of(8), None, "another process that works there");
+    }
+
+    #[test]
+    fn applications_of_celery_that_begin_alike_are_two_and_a_title_tells_as_much_as_a_command_line()
+    {
+        let found = found(&[
+            ("a.service", "[celeryd: celery@h1:MainProcess] -active- (-A src.a.app worker)"),
+            ("b.service", "/opt/x/bin/python /opt/x/bin/celery --app=src.b.app worker"),
+        ]);
+        let apps: Vec<_> =
+            found.celery.iter().map(|(n, w)| (n.as_str(), w.unit.as_str())).collect();
+        assert_eq!(apps, [("app", "a.service"), ("src.b.app", "b.service")]);
+        assert_eq!(found.celery["app"].app, "src.a.app");
     }
 
     #[test]

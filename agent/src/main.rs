@@ -99,12 +99,17 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
         }
         Command::Discover { check: true } => {
             let stack = hostler_core::config::read(&config.stack)?;
-            let differences = Found::look().differences(&stack);
-            match differences.as_slice() {
-                [] => tracing::info!("the stack file names what runs"),
-                some => return Err(some.join("; ").into()),
+            let differences = Found::look().compared(stack).await;
+            if differences.is_empty() {
+                tracing::info!("the stack file names what is there");
+                return Ok(());
             }
-            Ok(())
+            let mut out = std::io::stdout().lock();
+            for difference in &differences {
+                writeln!(out, "{difference}")?;
+            }
+            let (many, path) = (differences.len(), config.stack.display());
+            Err(format!("{path} and what is there differ in {many} things").into())
         }
         Command::CheckConfig => {
             config.check()?;

@@ -38,8 +38,25 @@ const OTHERS: [&str; 17] = [
 pub struct Served {
     /// The address, as one calls it from this host.
     address: String,
-    command: String,
-    unit: String,
+    /// The program.
+    pub(super) command: String,
+    /// Its unit.
+    pub(super) unit: String,
+}
+
+impl Served {
+    /// The address to ask, where it speaks HTTP.
+    pub(super) fn url(&self, port: u16) -> String {
+        let scheme = if [443, 8443].contains(&port) { "https" } else { "http" };
+        format!("{scheme}://{}:{port}/", self.address)
+    }
+
+    /// One, for tests.
+    #[cfg(test)]
+    pub(super) fn example(command: &str, unit: &str) -> Self {
+        let (address, command) = ("127.0.0.1".to_owned(), command.to_owned());
+        Self { address, command, unit: unit.to_owned() }
+    }
 }
 
 impl Found {
@@ -77,18 +94,17 @@ pub(super) fn suggestions(served: &BTreeMap<u16, Served>) -> String {
     );
     let mut names = BTreeSet::new();
     for (port, served) in served.iter().take(MOST) {
-        let Served { address, command, unit } = served;
+        let Served { command, unit, .. } = served;
         let short = unit.strip_suffix(".service").unwrap_or(command);
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let mut name: String = short.chars().map(|c| if fits(c) { c } else { '-' }).collect();
         if !names.insert(name.clone()) {
             name = format!("{name}-{port}");
         }
-        let scheme = if [443, 8443].contains(port) { "https" } else { "http" };
         let of = if unit.is_empty() { String::new() } else { format!(" of {unit}") };
         let who: String =
             format!("{command}{of}").chars().filter(|c| !c.is_control()).take(100).collect();
-        let url = quoted(&format!("{scheme}://{address}:{port}/"));
+        let url = quoted(&served.url(*port));
         let entry = format!("[[http]]\nname = {}\nurl = {url}\n{}", quoted(&name), after(unit));
         text.push_str(&format!("\n# {who} listens on port {port}:\n"));
         entry.lines().for_each(|line| text.push_str(&format!("# {line}\n")));

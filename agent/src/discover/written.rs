@@ -138,10 +138,17 @@ mod tests {
     use super::*;
     use crate::{
         checks::definition,
-        discover::tests::{omnidoc, seen},
+        discover::{
+            around::Around,
+            tests::{omnidoc, seen},
+        },
         host::processes::Seen,
         stack::Stack,
     };
+
+    fn shop() -> Workers {
+        Workers { unit: "shop.service".into(), app: "shop.app".into(), tool: None }
+    }
 
     fn checked(stack: &Stack) {
         let catalogue = hostler_proto::catalogue::Catalogue::embedded();
@@ -161,10 +168,18 @@ mod tests {
         found.backups.insert("/opt/omnidoc/backups".into());
         let text = found.to_toml();
         let stack: Stack = toml::from_str(&text).expect(&text);
-        assert_eq!(found.differences(&stack), Vec::<String>::new());
         checked(&stack);
-        let nothing = found.differences(&Stack::default());
-        assert_eq!(nothing.len(), 5 + 1 + 1 + 1 + 4 + 3, "{nothing:?}");
+        let names =
+            |entries: &[crate::stack::Unit]| entries.iter().map(|u| u.name.clone()).collect();
+        assert_eq!(found.units, names(&stack.units));
+        let paths = [&stack.git[0].path, &stack.virtualenvs[1].path, &stack.backups[0].directory];
+        assert_eq!(
+            paths.map(|p| p.display().to_string()),
+            ["/opt/omnidoc", "/opt/other/.venv", "/opt/omnidoc/backups"]
+        );
+        let servers = (stack.postgres.len(), stack.redis.len(), stack.celery.len());
+        assert_eq!(servers, (1, 1, 1));
+        assert!(stack.pm2.is_some() && stack.nginx.is_some());
     }
 
     #[test]
@@ -176,7 +191,7 @@ mod tests {
         let directory = std::env::current_dir().expect("directory").display().to_string();
         assert_eq!((tool.command.as_str(), &tool.directory), ("/opt/x/bin/celery", &directory));
         let mut found = Found::default();
-        let workers = Workers { unit: "shop.service".into(), tool: Some(tool.clone()) };
+        let workers = Workers { tool: Some(tool.clone()), ..shop() };
         found.celery.insert("shop".into(), workers);
         let celery = |found: &Found| {
             let text = found.to_toml();
@@ -206,13 +221,13 @@ mod tests {
             for server in 0..servers {
                 found.redis.insert(format!("127.0.0.1:{}", 6379 + server), String::new());
             }
-            found.celery.insert("shop".into(), Workers { unit: "shop.service".into(), tool });
+            found.celery.insert("shop".into(), Workers { tool, ..shop() });
             let text = found.to_toml();
             let stack: Stack = toml::from_str(&text).expect(&text);
             checked(&stack);
             assert!(stack.celery.is_empty() && text.contains("\n# [[celery]]\n"), "{text}");
-            let said = found.differences(&stack);
-            assert_eq!(said, ["Celery workers run and are not in the stack file"]);
+            let said = found.differences(&stack, &Around::default());
+            assert!(said.len() == 1 && said[0].starts_with("Celery workers of shop"), "{said:?}");
             if servers == 0 {
                 continue;
             }

@@ -43,7 +43,8 @@ impl Place {
         let host = host.trim_matches(['[', ']']);
         let here = match host.parse::<IpAddr>() {
             // Only an address of its own can be bound.
-            Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
+            // One of IPv6 also where the kernel has no IPv6.
+            Ok(address) => address.is_loopback() || UdpSocket::bind((address, 0)).is_ok(),
             Err(_) => host == "localhost",
         };
         here.then_some(*port)

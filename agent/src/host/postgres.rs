@@ -336,7 +336,8 @@ pub fn whereabouts(entry: &Postgres) -> Option<Place> {
     Some(place_of(&options(&entry.url).ok()?))
 }
 
-fn place_of(options: &PgConnectOptions) -> Place {
+/// Where the library connects to with these.
+pub fn place_of(options: &PgConnectOptions) -> Place {
     let (host, port) = (options.get_host(), options.get_port());
     // The directory of the server's sockets can stand in the place of a host, as in libpq.
     let directory = host.starts_with('/').then(|| Path::new(host));

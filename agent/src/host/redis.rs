@@ -189,7 +189,8 @@ pub fn whereabouts(entry: &Redis) -> Option<Place> {
     place_of(entry.url.as_str().into_connection_info().ok()?.addr())
 }
 
-fn place_of(addr: &ConnectionAddr) -> Option<Place> {
+/// Where the library connects to; none for what is no place.
+pub fn place_of(addr: &ConnectionAddr) -> Option<Place> {
     match addr {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
             Some(Place::at(host, *port))

@@ -5,7 +5,7 @@ mod celery;
 mod disk;
 mod git;
 mod host;
-mod http;
+pub(crate) mod http;
 mod journal;
 mod logs;
 pub(crate) mod net;

@@ -152,6 +152,14 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     }
     lab.write("h1", "/etc/hostler/stack.toml", &said);
     lab.exec("h1", &[&agent[..], &["check-config"]].concat());
+    // Of what listens somebody has to say that it speaks HTTP.
+    assert!(!lab.succeeds("h1", &[&agent[..], &["discover", "--check"]].concat()));
+    let entry = |line: &&str| {
+        let keys = ["# [[http]]", "# name = ", "# url = ", "# after = "];
+        keys.iter().any(|key| line.starts_with(key))
+    };
+    let decided = said.lines().map(|line| Some(line).filter(entry).map_or(line, |line| &line[2..]));
+    lab.write("h1", "/etc/hostler/stack.toml", &decided.collect::<Vec<_>>().join("\n"));
     lab.exec("h1", &[&agent[..], &["discover", "--check"]].concat());
     lab.write("h1", "/etc/hostler/stack.toml", "");
     assert!(!lab.succeeds("h1", &[&agent[..], &["discover", "--check"]].concat()));

@@ -13,7 +13,7 @@ use hyper::Uri;
 use crate::host::place::Place;
 
 /// Where a URL leads; none where it names no host.
-pub(super) fn place(url: &str) -> Option<Place> {
+pub(crate) fn place(url: &str) -> Option<Place> {
     let uri: Uri = url.parse().ok()?;
     let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     Some(Place::at(uri.host()?, uri.port_u16().unwrap_or(usual)))

@@ -3,4 +3,4 @@
 mod rpc;
 mod status;
 
-pub(crate) use status::home;
+pub(crate) use status::{home, names};

@@ -77,6 +77,18 @@ pub(crate) fn home(title: &str, uid: u32) -> Option<&str> {
     (home.starts_with('/') && owner == uid).then_some(home)
 }
 
+/// The applications of the daemon of a home, without PM2's own modules; none where it does not tell.
+pub(crate) async fn names(home: &Path) -> Option<Vec<String>> {
+    let data = rpc::call(&home.join("rpc.sock"), "getMonitorData").await.ok()?;
+    Some(own_names(&data))
+}
+
+fn own_names(data: &Value) -> Vec<String> {
+    let apps = data.as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let own = apps.filter(|app| !app["pm2_env"]["pmx_module"].as_bool().unwrap_or(false));
+    own.filter_map(|app| Some(app["name"].as_str()?.to_owned())).collect()
+}
+
 fn daemons() -> Vec<Pm2Daemon> {
     let users = processes::Users::read();
     let all = processes::with_arguments().into_iter();
@@ -187,6 +199,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn modules_of_pm2_are_none_of_the_applications() {
+        let list = json!([
+            { "name": "shop", "pm2_env": {} },
+            { "name": "pm2-logrotate", "pm2_env": { "pmx_module": true } },
+        ]);
+        assert_eq!(own_names(&list), ["shop"]);
+    }
 
     fn seen(status: &str, restarts: u64, saved: bool) -> Answer<Report> {
         let data = json!({

@@ -18,7 +18,7 @@ use hostler_proto::wire::{Failure, Finding, Status};
 use crate::{
     host::{
         Host,
-        postgres::{Session, Trouble, whereabouts},
+        postgres::{Session, Trouble, options, whereabouts},
     },
     operation::{Answer, Unmeasured},
     stack::{Postgres, named},

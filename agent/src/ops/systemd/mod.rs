@@ -12,7 +12,7 @@ mod stop;
 mod unit;
 mod vital;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hostler_proto::wire::{ErrorCode, Failure};
 
@@ -43,6 +43,34 @@ pub(crate) async fn clock_synchronised() -> Option<bool> {
 pub(crate) async fn missing(unit: &str, now_us: i64) -> Option<Failure> {
     let failure = bus::Bus::connect().await.ok()?.existing(unit, now_us).await.err()?;
     (failure.code() == ErrorCode::NotFound).then_some(failure)
+}
+
+/// A unit as a list of units knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its own name, where another one was asked for.
+    pub(crate) name: String,
+    /// It exists.
+    pub(crate) exists: bool,
+    /// It is not up, and no job that has done its work or waits for its time.
+    pub(crate) down: bool,
+}
+
+/// Units by the full names that they were asked by; none when nobody can tell.
+pub(crate) async fn known(names: Vec<String>) -> Option<BTreeMap<String, Known>> {
+    let bus = bus::Bus::connect().await.ok()?;
+    let mut all = BTreeMap::new();
+    for full in names {
+        let unit = bus.unit(&full, 0).await.ok()?;
+        let state = unit.status.active_state.as_str();
+        let known = Known {
+            exists: unit.status.load_state != "not-found" || state == "active",
+            down: ["inactive", "failed"].contains(&state) && unit.kind != "oneshot",
+            name: unit.status.name,
+        };
+        all.insert(full, known);
+    }
+    Some(all)
 }
 
 /// The types that a unit can have.
