@@ -18,6 +18,9 @@ const KEPT: usize = 48;
 /// What is older is no past of today's, and the first that is forgotten.
 const OLDEST_US: i64 = 92 * 86_400_000_000;
 
+/// Two that look at the same time would each forget the other's.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// What was measured at some moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
@@ -46,8 +49,6 @@ impl Past {
     /// The looks before this one, the oldest first; this one is kept when the last is long enough ago.
     /// Blocks on the disk. A past that cannot be kept does not keep anybody from looking.
     pub fn look(&self, now: Look) -> Vec<Look> {
-        // Two that look at the same time would each forget the other's.
-        static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let now_us = now.at_us;
         // A clock that is behind, as at a start without a battery, is set soon: what lies ahead is no past
@@ -70,6 +71,34 @@ impl Past {
             }
         }
         before
+    }
+
+    /// Since when each of the things that are there now has been seen, in microseconds since 1970, however
+    /// often it is looked; what is not there any more is forgotten. Blocks on the disk where they are not
+    /// the same as before.
+    pub fn since(&self, there: impl Iterator<Item = String>, now_us: i64) -> BTreeMap<String, i64> {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = self.read();
+        let before = looks.last().map(|look| &look.sizes);
+        let now = u64::try_from(now_us).unwrap_or(0);
+        let first = |name: &String| {
+            let first = before.and_then(|before| before.get(name)).copied();
+            // The clock may have been set back.
+            first.filter(|first| *first <= now).unwrap_or(now)
+        };
+        let sizes: BTreeMap<String, u64> = there
+            .map(|name| {
+                let first = first(&name);
+                (name, first)
+            })
+            .collect();
+        if before != Some(&sizes)
+            && let Err(error) = self.write(&[Look { at_us: now_us, sizes: sizes.clone() }])
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "what is seen is not kept for the next time");
+        }
+        sizes.into_iter().map(|(n, f)| (n, i64::try_from(f).unwrap_or(now_us))).collect()
     }
 
     /// Nothing when nobody looked, or when it was spoilt.
@@ -164,6 +193,23 @@ mod tests {
         let looks = one.read();
         assert!(looks.len() <= 2 * KEPT, "{}", looks.len());
         assert!(looks.is_sorted_by_key(|l| l.at_us));
+    }
+
+    #[test]
+    fn what_is_still_there_has_been_seen_since_it_was_first_seen() {
+        let directory = tempfile::tempdir().expect("directory");
+        let since = |there: &[&str], now_us| {
+            let there = there.iter().map(|name| (*name).to_owned());
+            let past = Past::of(directory.path(), "celery.queues", "app", Duration::ZERO);
+            past.since(there, now_us).into_values().collect::<Vec<_>>()
+        };
+        assert_eq!(since(&["a"], 10), [10]);
+        assert_eq!(since(&["a", "b"], 20), [10, 20]);
+        assert_eq!(since(&["b"], 30), [20]);
+        assert_eq!(since(&["a", "b"], 40), [40, 20], "it is there anew");
+        assert_eq!(since(&["a", "b"], 30), [30, 20], "the clock was set back");
+        assert_eq!(since(&[], 50), [] as [i64; 0]);
+        assert_eq!(since(&["b"], 60), [60]);
     }
 
     #[test]

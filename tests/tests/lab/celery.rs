@@ -225,6 +225,13 @@ fn queues(fleet: &Fleet, lab: &Lab) {
     let length: u64 = cli(lab, &["llen", "celery"]).trim().parse().expect("a number");
     assert_eq!((&queue["name"], &queue["waiting"]), (&"celery".into(), &length.into()));
     assert!(length >= 3 && queue["next"].as_str().is_some_and(|t| t.starts_with("src.tasks.")));
+    // Celery sends no time: what the agent sees itself tells.
+    assert!(queue["oldest_s"].is_null(), "{queue}");
+    eventually("the next one waits", || {
+        let seen = fleet.ctl(&["celery", "queues", "--on", "h1", "-o", "json"]).json();
+        let waited = &seen[0]["data"]["queues"][0]["waited_at_least_s"];
+        waited.as_f64().is_some_and(|s| s > 2.0)
+    });
     lab.exec("h1", &["systemctl", "start", "omnidoc-celery"]);
     eventually("the queue is empty", || {
         on(fleet, "h1", &["celery", "queues"], 0)["data"]["queues"][0]["waiting"] == 0
