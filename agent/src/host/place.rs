@@ -50,6 +50,11 @@ impl Place {
         here.then_some(*port)
     }
 
+    /// Whether it is on this host, as far as its address tells.
+    pub fn is_here(&self) -> bool {
+        matches!(self, Self::Socket(_)) || self.port_here().is_some()
+    }
+
     /// What tells who should answer there, as one would type it; nothing where that is no port of this host.
     pub fn whose(&self) -> String {
         self.port_here().map(|port| format!("net port-owner {port}")).unwrap_or_default()

@@ -114,7 +114,7 @@ pub(super) fn online(stat: &str) -> u32 {
 }
 
 /// A figure of /proc/meminfo, in bytes; 0 when it is not there.
-pub(super) fn meminfo(text: &str, key: &str) -> u64 {
+pub(crate) fn meminfo(text: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)

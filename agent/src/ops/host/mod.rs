@@ -6,3 +6,5 @@ mod facts;
 mod network_io;
 mod processes;
 mod resources;
+
+pub(crate) use facts::meminfo;

@@ -4,6 +4,7 @@ mod big_keys;
 mod config;
 mod info;
 mod monitor;
+mod room;
 mod slow;
 mod slow_log;
 mod status;

@@ -10,9 +10,13 @@ use hostler_proto::{
 };
 use redis::IntoConnectionInfo as _;
 
-use super::{entry, info::Info};
+use super::{entry, info::Info, room::room};
 use crate::{
-    host::redis::{Server, Trouble, whereabouts},
+    amount,
+    host::{
+        blocking,
+        redis::{Server, Trouble, whereabouts},
+    },
     operation::{Answer, Context, Probe, Unmeasured},
 };
 
@@ -42,7 +46,13 @@ impl Probe for RedisStatus {
             look(&mut server, cx.host.clock.now().as_second()).await
         };
         match seen.await {
-            Ok(seen) => Ok(judge(&entry.name, seen, &request)),
+            Ok(mut seen) => {
+                if unlimited(&seen.report) && whereabouts(entry).is_some_and(|at| at.is_here()) {
+                    let pid = seen.pid.clone();
+                    seen.room = blocking(move || Ok(room(&pid))).await?;
+                }
+                Ok(judge(&entry.name, seen, &request))
+            }
             // That it cannot be used is what was found out.
             Err(trouble) => {
                 let name = &entry.name;
@@ -111,6 +121,10 @@ struct Seen {
     replicas_short: Option<(u64, Option<u64>)>,
     /// Whether keys can be evicted: a full memory is then what the cache is made for.
     evicts: bool,
+    /// Its process, as it says itself.
+    pid: String,
+    /// Bytes that it can still take where it has no maxmemory; none where nobody can tell.
+    room: Option<u64>,
 }
 
 async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
@@ -203,6 +217,11 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
     Ok(seen)
 }
 
+/// Whether it says of itself that it has no maxmemory.
+fn unlimited(report: &Report) -> bool {
+    !report.version.is_empty() && report.max_memory_bytes == 0
+}
+
 /// What CLUSTER INFO says against a cluster.
 fn cluster_fails(said: &str) -> Option<String> {
     let told = Info::read(said);
@@ -221,6 +240,8 @@ impl Info<'_> {
     /// Whether memory that is used up is taken from other keys, and not refused to new ones.
     fn evicts(&self) -> bool {
         match self.text("maxmemory_policy") {
+            // Without a limit nothing is evicted, whatever the policy.
+            _ if self.number("maxmemory") == 0 => false,
             "" | "noeviction" => false,
             // Nothing else than keys that go by themselves one day.
             policy if policy.starts_with("volatile-") => self.expiring() > 0,
@@ -275,6 +296,7 @@ impl Info<'_> {
                 .then(|| (self.master(), self.text("master_sync_in_progress") == "1")),
             fragmentation: self.text("mem_fragmentation_ratio").parse().unwrap_or(0.0),
             evicts: self.evicts(),
+            pid: self.text("process_id").to_owned(),
             in_cluster: self.text("cluster_enabled") == "1",
             ..Seen::default()
         }
@@ -300,12 +322,22 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     };
     let policy = &report.eviction_policy;
     let full = match policy.as_str() {
-        policy if policy.starts_with("volatile-") => {
+        policy if policy.starts_with("volatile-") && report.max_memory_bytes > 0 => {
             format!("when it is full every write is refused: no key has an expiry ({policy})")
+        }
+        _ if unlimited(report) => {
+            "it has no maxmemory: when its host, or its control group, has no more, the kernel ends it or \
+             another"
+                .to_owned()
         }
         _ => "when it is full every write is refused".to_owned(),
     };
-    let (used, most) = (report.used_memory_bytes, report.max_memory_bytes);
+    let used = report.used_memory_bytes;
+    let most = match (report.max_memory_bytes, seen.room) {
+        (0, room) => room.map_or(0, |room| used.saturating_add(room)),
+        (most, _) => most,
+    };
+    let limit = Some(most as f64).filter(|_| most > 0 && !seen.evicts);
     let big = format!("redis big-keys {name}");
     // A cache that evicts is full by design.
     if !seen.evicts {
@@ -399,6 +431,17 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         let summary = format!("whether redis \"{name}\" writes snapshots cannot be told");
         found(Status::Ok, "snapshot", summary, "it knows no CONFIG GET", "");
     }
+    if unlimited(report) {
+        let summary = format!("redis \"{name}\" has no maxmemory");
+        let why = match seen.room {
+            Some(room) => {
+                format!("it may take all that its host leaves it, {} now", amount::size(room))
+            }
+            None => "what its host has left is not seen from here: when it runs out cannot be told"
+                .to_owned(),
+        };
+        found(Status::Ok, "memory", summary, &why, "redis config 'maxmemory*'");
+    }
     let mib = report.used_memory_bytes as f64 / f64::from(1 << 20);
     let summary = match report.version.is_empty() {
         true => format!("redis \"{name}\" answers"),
@@ -407,11 +450,15 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
             report.flavour, report.version, report.role, report.clients, report.keys
         ),
     };
-    let (used, limit) = (report.used_memory_bytes as f64, report.max_memory_bytes);
+    let used = report.used_memory_bytes as f64;
     let (clients, most, rate) =
         (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
     let answer = Answer::ok(summary, seen.report)
         .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place));
+    let answer = match seen.room {
+        Some(_) => answer.evidence("file", "/proc/meminfo, memory.max of its control group"),
+        None => answer,
+    };
     let answer = match seen.in_cluster {
         true => answer.evidence("redis", format!("{}: CLUSTER INFO", seen.place)),
         false => answer,
@@ -424,8 +471,8 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         .figure("memory", "", used, "bytes")
         .figure("clients", "", clients, "")
         .figure("operations", "", rate, "/s");
-    if let Some(figure) = answer.figures.first_mut().filter(|_| limit > 0 && !seen.evicts) {
-        figure.limit = Some(limit as f64);
+    if let Some(figure) = answer.figures.first_mut() {
+        figure.limit = limit;
     }
     if let Some(figure) = answer.figures.get_mut(1) {
         figure.limit = Some(most);

@@ -46,6 +46,23 @@ fn a_cache_that_evicts_is_full_by_design_and_one_that_cannot_is_not() {
 }
 
 #[test]
+fn without_a_limit_of_its_own_memory_ends_where_that_of_the_host_does() {
+    let text = INFO.replace("maxmemory:1000", "maxmemory:0").replace("noeviction", "allkeys-lru");
+    let of = |room| judge("main", Seen { room, ..Info::read(&text).seen() }, &request());
+    let limit = |answer: &Answer<Report>| answer.figures[0].limit;
+    let wide = of(Some(99_050));
+    assert_eq!((wide.status, limit(&wide)), (Status::Ok, Some(100_000.0)));
+    assert!(wide.findings[0].why.contains("96 KiB now"), "{:?}", wide.findings);
+    let full = of(Some(50));
+    assert_eq!((full.status, limit(&full)), (Status::Warning, Some(1000.0)));
+    assert!(full.findings[0].why.contains("the kernel ends it"), "{:?}", full.findings);
+    assert_eq!(of(Some(1)).status, Status::Critical);
+    let remote = of(None);
+    assert_eq!((remote.status, limit(&remote)), (Status::Ok, None));
+    assert!(remote.findings[0].why.contains("cannot be told"), "{:?}", remote.findings);
+}
+
+#[test]
 fn a_server_that_refuses_keys_or_writes_for_others_sake_is_critical() {
     assert_eq!(cluster_fails("cluster_state:ok\r\ncluster_slots_ok:16384\r\n"), None);
     let fails = cluster_fails("cluster_state:fail\r\ncluster_slots_ok:0\r\n");
