@@ -15,6 +15,8 @@ use crate::{
 
 /// How far back it is looked for a trend.
 const PAST_US: i64 = 7 * 86_400_000_000;
+/// Until the first round after the start: by then hosts are linked again, and have told their figures.
+const FIRST: Duration = Duration::from_secs(20);
 /// Between two rounds over all hosts, and between two hosts of a round: of ten thousand hosts each is
 /// looked at about once an hour, and nobody notices.
 const ROUND: Duration = Duration::from_secs(600);
@@ -35,7 +37,8 @@ impl Api {
     /// Looks ahead for every host that is up, again and again, until `stop`.
     pub(crate) async fn foresee(self, stop: CancellationToken) {
         let passes = |wait: Duration| tokio::time::timeout(wait, stop.cancelled());
-        while passes(ROUND).await.is_err() {
+        let mut wait = FIRST;
+        while passes(std::mem::replace(&mut wait, ROUND)).await.is_err() {
             let hosts = match self.0.store.hosts().await {
                 Ok(hosts) => hosts,
                 Err(error) => {

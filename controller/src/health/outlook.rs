@@ -1,4 +1,4 @@
-//! What runs out soon if it goes on as it does: disks, transaction ids, connections.
+//! What runs out soon if it goes on as it does: disks, transaction ids, connections, memory of Redis.
 
 use std::{
     collections::HashMap,
