@@ -251,8 +251,8 @@ impl Found {
                 continue;
             }
             said.that(&format!(
-                "[[celery]] {} has no worker on this host: start one, or remove the entry; what it says \
-                 of app, and of after, is how it is known",
+                "[[celery]] {} has no worker on this host: start one, or remove the entry (an entry \
+                 is known by its name, its app, and the unit that it comes after)",
                 quoted(&entry.name)
             ));
         }
@@ -342,31 +342,24 @@ impl Found {
         let frontends = stack.frontends.iter().map(|f| (&f.name, &f.path));
         let backups = stack.backups.iter().map(|b| (&b.name, &b.directory));
         let kinds: [Kind<'_>; 4] = [
-            ("git", "path", "a checkout", ".git", &self.git, git.collect()),
+            ("git", "path", "checkout", ".git", &self.git, git.collect()),
             (
                 "virtualenv",
                 "path",
-                "a Python environment",
+                "Python environment",
                 "pyvenv.cfg",
                 &self.virtualenvs,
                 virtualenvs.collect(),
             ),
-            (
-                "frontend",
-                "path",
-                "a front end",
-                "package.json",
-                &self.frontends,
-                frontends.collect(),
-            ),
-            ("backups", "directory", "a directory", "", &self.backups, backups.collect()),
+            ("frontend", "path", "front end", "package.json", &self.frontends, frontends.collect()),
+            ("backups", "directory", "directory", "", &self.backups, backups.collect()),
         ];
         for (kind, key, what, sign, found, named) in kinds {
             for (name, path) in &named {
                 if !path.join(sign).exists() {
                     said.that(&format!(
-                        "[[{kind}]] {} names {}, which is not {what} that is there: correct its {key}, or \
-                         remove the entry",
+                        "[[{kind}]] {} names {}, where there is no {what}: correct its {key}, or remove the \
+                         entry",
                         quoted(name),
                         path.display()
                     ));
@@ -375,13 +368,13 @@ impl Found {
             let named: Vec<PathBuf> = named.iter().map(|(_, path)| real(path)).collect();
             for path in found.iter().filter(|path| !named.contains(&real(path))) {
                 let what = match kind {
-                    "git" => "a checkout from which processes run",
-                    "backups" => "a directory with dumps of databases",
+                    "git" => "checkout from which processes run",
+                    "backups" => "directory with dumps of databases",
                     _ => what,
                 };
                 let entry = quoted(&path.to_string_lossy());
                 said.that(&format!(
-                    "{} is {what} and not in the stack file: add [[{kind}]] with {key} = {entry}",
+                    "{} is a {what} and not in the stack file: add [[{kind}]] with {key} = {entry}",
                     path.display()
                 ));
             }

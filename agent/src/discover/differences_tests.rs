@@ -324,7 +324,7 @@ fn paths_are_the_same_whatever_links_lead_there_and_those_that_are_not_there_are
     assert_eq!(told.len(), 8, "{told:?}");
     for (two, (kind, key, name)) in told.chunks(2).zip(kinds) {
         let (old, new) = (at("old").join(name), at("v2").join(name));
-        let missing = format!("[[{kind}]] \"a\" names {}, which is not", old.display());
+        let missing = format!("[[{kind}]] \"a\" names {}, where there is no ", old.display());
         assert!(two[0].starts_with(&missing) && two[0].contains("correct its"), "{}", two[0]);
         let new = new.display().to_string();
         let add = format!("add [[{kind}]] with {key} = \"{}\"", new.trim_end_matches('/'));
