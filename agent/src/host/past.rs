@@ -1,5 +1,6 @@
-//! Sizes that were measured before, so that one can tell how they grow. A file for each thing in the
-//! agent's state directory, read when it is asked for: an idle agent holds none of it.
+//! Sizes that were measured before, so that one can tell how they grow, and since when something has been
+//! seen. A file for each thing in the agent's state directory, read when it is asked for: an idle agent
+//! holds none of it.
 
 use std::{
     collections::BTreeMap,
