@@ -12,6 +12,7 @@ use hostler_proto::{
     args,
     catalogue::Catalogue,
     name::{CheckName, InvalidCheckName, nearest},
+    operation::Operation,
     wire::Kind,
 };
 use prost_reflect::prost::Message;
@@ -434,6 +435,30 @@ pub fn checks(
         return Err(InvalidCheck::Circle(circle));
     }
     drafts.0.into_iter().map(|(name, draft)| check(name, draft, catalogue)).collect()
+}
+
+/// What the check of that name asks of its probe, as the stack file has it; what such a check asks by default
+/// where it is switched off, or runs something else.
+///
+/// # Errors
+/// When the stack file makes no list of checks.
+pub fn asked<O: Operation>(
+    stack: &Stack,
+    name: &str,
+    catalogue: &Catalogue,
+) -> Result<O::Request, InvalidCheck> {
+    let wrong = |problem: String| InvalidCheck::Check { name: name.to_owned(), problem };
+    let list = checks(stack, has_systemd(), catalogue)?;
+    let own = list.iter().find(|c| c.name.as_str() == name && c.operation == O::NAME);
+    let request = match own {
+        Some(check) => check.request.clone(),
+        None => {
+            let spec = catalogue.get(O::NAME).map_err(|e| wrong(e.to_string()))?;
+            let request = args::from_json(spec, &Map::new()).map_err(|e| wrong(e.to_string()))?;
+            request.encode_to_vec().into()
+        }
+    };
+    O::Request::decode(request).map_err(|e| wrong(e.to_string()))
 }
 
 fn check(name: String, draft: Draft, catalogue: &Catalogue) -> Result<Check, InvalidCheck> {

@@ -17,6 +17,19 @@ fn a_host_without_a_stack_file_has_checks() {
 }
 
 #[test]
+fn who_looks_beside_a_check_asks_what_the_check_asks() {
+    use hostler_proto::operation::DiskUsage;
+    let bounds = |text: &str| {
+        let stack: Stack = toml::from_str(text).expect(text);
+        let request = asked::<DiskUsage>(&stack, "disk", Catalogue::embedded()).expect(text);
+        (request.warning_percent, request.critical_percent)
+    };
+    assert_eq!(bounds(""), (85, 95));
+    assert_eq!(bounds("[check.disk]\nparameters = { warning-percent = 70 }"), (70, 95));
+    assert_eq!(bounds("[check.disk]\noff = true"), (85, 95));
+}
+
+#[test]
 fn a_busy_minute_is_looked_at_again_after_a_minute() {
     let checks = read("").expect("checks");
     let resources = checks.iter().find(|c| c.name.as_str() == "resources").expect("there");

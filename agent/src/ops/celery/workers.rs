@@ -240,7 +240,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
             "tasks that are sent through it vanish without an error; a restart of the workers \
                   binds it anew",
         );
-        findings.push(finding);
+        findings.push(finding.next(format!("celery queues {app}")));
     }
     let (hung, told) = silence::told(app, &seen.stats, &seen.silent, &seen.local, seen.tool);
     workers.splice(0..0, hung);

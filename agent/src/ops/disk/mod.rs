@@ -2,3 +2,5 @@
 
 mod tree;
 mod usage;
+
+pub(crate) use usage::full_within;

@@ -232,10 +232,15 @@ fn fill(fs: &mut ops::FileSystem, looks: &[Look]) {
     fs.sure_percent = trend.map(|trend| trend.confidence * 100.0);
 }
 
+/// In how many seconds a file system is full, where that is no more than so many, and sure enough.
+pub(crate) fn full_within(fs: &ops::FileSystem, longest_s: f64) -> Option<f64> {
+    let sure = fs.sure_percent.is_some_and(|sure| sure >= SURE);
+    fs.full_in_s.filter(|left| sure && *left <= longest_s)
+}
+
 /// When a file system is full, where that is soon and sure enough for a sentence.
 fn soon(fs: &ops::FileSystem) -> Option<String> {
-    let sure = fs.sure_percent.is_some_and(|sure| sure >= SURE);
-    let left = fs.full_in_s.filter(|left| sure && *left <= SOON_S)?;
+    let left = full_within(fs, SOON_S)?;
     Some(format!("full in {} if it goes on so", amount::span(left)))
 }
 

@@ -2,6 +2,7 @@
 
 pub(super) mod backwards;
 mod counted;
+mod ending;
 mod errors;
 mod follow;
 mod packed;
@@ -9,3 +10,5 @@ mod scan;
 mod tail;
 mod template;
 mod time;
+
+pub(crate) use ending::{Ended, ending};

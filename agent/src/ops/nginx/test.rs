@@ -45,8 +45,11 @@ fn judge(end: &End) -> Answer<Report> {
         let place = text.rsplit_once(" in ").map_or("configuration", |(_, place)| place);
         let finding = Finding::new(status, place, text);
         findings.push(finding.why(match status {
-            Status::Critical => "a reload would be refused, and a restart would not come up again",
-            _ => "nginx loads it all the same",
+            Status::Critical => {
+                "a reload would be refused, and a restart would not come up again: correct it there on \
+                 the host, and then `systemd reload nginx`"
+            }
+            _ => "nginx loads it all the same; correct it there on the host",
         }));
     }
     let well = end.code == Some(0);

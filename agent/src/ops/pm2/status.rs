@@ -17,6 +17,9 @@ use crate::{
 
 /// An application that was started later was restarted.
 const FRESH_S: f64 = 60.0;
+/// What it means that a daemon does not answer, and what helps.
+const HANGS: &str = "nobody starts its applications again when they end; `pm2 update` on the host, as its user, \
+                     starts it anew with all of them";
 /// Restarts from which a fresh start is one of many.
 const MANY: u64 = 3;
 
@@ -41,8 +44,7 @@ impl Probe for Pm2Status {
                     let home = &daemon.home;
                     let summary = format!("the PM2 daemon of {home} does not answer: {error}");
                     let finding = Finding::new(Status::Critical, home, summary);
-                    findings
-                        .push(finding.why("nobody starts its applications again when they end"));
+                    findings.push(finding.why(HANGS).next("host processes --by cpu"));
                 }
             }
             report.daemons.push(daemon);
@@ -179,7 +181,8 @@ fn judge(mut report: Report, mut findings: Vec<Finding>, wanted: &[String]) -> A
         }
         if app.status == "online" && !app.saved {
             let summary = format!("{name} is not in PM2's saved list");
-            let why = "it does not come back after a reboot: `pm2 save` as its user";
+            let why =
+                "it does not come back after a reboot: say `pm2 save` on the host, as its user";
             findings.push(Finding::new(Status::Warning, name, summary).why(why));
         }
     }

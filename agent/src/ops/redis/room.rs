@@ -54,11 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_here_has_what_the_host_has_and_one_elsewhere_nobody_knows() {
-        for url in ["redis://127.0.0.1", "redis://localhost:7000/0", "unix:///run/redis.sock"] {
-            assert!(room(url, "").is_some_and(|left| left > 0), "{url}");
-        }
-        assert_eq!(room("redis://192.0.2.7", ""), None);
+    fn a_server_whose_group_nobody_knows_has_what_the_host_has() {
+        assert!(room("").is_some_and(|left| left > 0));
         assert_eq!(group(&std::process::id().to_string()), None, "this is no server");
     }
 

@@ -344,7 +344,8 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         share("memory", used, most, request.memory_warning_percent, &full, &big);
     }
     let (clients, most) = (report.clients, report.max_clients);
-    let refused = "the next ones are refused";
+    let refused = "the next ones are refused: on the host `ss -tnp` shows who holds its connections, and \
+                   CONFIG SET maxclients allows more";
     share("clients", clients, most, request.clients_warning_percent, refused, "");
     let mut found = |status, subject: &str, summary: String, why: &str, next: &str| {
         findings.push(Finding::new(status, subject, summary).why(why).next(next));
@@ -376,7 +377,8 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     match &seen.master_down {
         Some((master, true)) => {
             let summary = format!("redis \"{name}\" copies the data of its master {master}");
-            let why = "until it has, what it answers is old, or it answers nothing";
+            let why = "until it has, what it answers is old, or it answers nothing: wait, or send reads \
+                       to its master meanwhile";
             found(Status::Warning, "replication", summary, why, "");
         }
         Some((master, false)) => {
@@ -389,8 +391,11 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     for peer in report.replication.iter().filter(|_| seen.master_down.is_none()) {
         let (role, at) = (&peer.role, &peer.peer);
         let why = match role.as_str() {
-            "master" => "what it answers may be old",
-            _ => "what that one answers is old, and it would be lost if it took over",
+            "master" => "what it answers may be old; look at its master, and at the way to it",
+            _ => {
+                "what that one answers is old, and it would be lost if it took over; look at it there, \
+                 and at the way to it"
+            }
         };
         let silent = peer.silent_s.filter(|s| *s >= u64::from(request.lag_warning_s));
         if let Some(silent) = silent {
@@ -400,7 +405,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         }
         if role == "replica" && peer.state == "copying" {
             let summary = format!("replica {at} of redis \"{name}\" copies the data");
-            found(Status::Warning, at, summary, "it cannot take over before it has", "");
+            found(Status::Warning, at, summary, "it cannot take over before it has: wait", "");
         }
     }
     for (command, what) in &seen.hidden {
@@ -424,7 +429,8 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     let wasted = report.resident_bytes.saturating_sub(report.used_memory_bytes);
     if seen.fragmentation > FRAGMENTED && wasted > WASTED {
         let summary = format!("redis \"{name}\" wastes {} MiB by fragmentation", wasted >> 20);
-        let why = "its process is larger than maxmemory says";
+        let why = "its process is larger than maxmemory says: MEMORY PURGE in redis-cli, or a restart, \
+                   gives it back";
         found(Status::Warning, "fragmentation", summary, why, "");
     }
     if seen.save_unknown {

@@ -73,6 +73,11 @@ pub(crate) async fn known(names: Vec<String>) -> Option<BTreeMap<String, Known>>
     Some(all)
 }
 
+/// Names of the loaded units that fit a pattern.
+pub(crate) async fn like(pattern: &str) -> Result<Vec<String>, Failure> {
+    bus::Bus::connect().await?.like(pattern).await
+}
+
 /// The types that a unit can have.
 const TYPES: [&str; 11] = [
     "automount",

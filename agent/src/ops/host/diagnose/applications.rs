@@ -1,11 +1,8 @@
-//! What is asked of applications: an endpoint, Celery workers, PM2, nginx; and what each of them needs.
+//! What is asked of applications: Celery workers, nginx, who serves an endpoint; and what each of them needs.
 
 use hostler_proto::{
-    operation::{CeleryQueues, CeleryWorkers, HttpCheck, NetPortOwner, NginxTest, Pm2Status},
-    ops::{
-        CeleryQueuesRequest, CeleryWorkersRequest, HttpCheckRequest, NetPortOwnerRequest,
-        NginxTestRequest, Pm2StatusRequest,
-    },
+    operation::{CeleryQueues, CeleryWorkers, NetPortOwner, NginxTest},
+    ops::{CeleryQueuesRequest, CeleryWorkersRequest, NetPortOwnerRequest, NginxTestRequest},
     wire::{Finding, Status},
 };
 
@@ -15,39 +12,10 @@ use crate::{
     stack::{Http, Way},
 };
 
-/// Seconds that an endpoint gets: several together are far below the deadline.
-const PATIENCE_S: u32 = 3;
 /// Endpoints that are looked at when none was named: together they stay below the deadline.
 pub(super) const ENDPOINTS: usize = 8;
 
 impl Search<'_> {
-    /// An endpoint of the stack, and what its check is after.
-    pub(super) async fn http(&mut self, name: &str) {
-        let stack = &self.cx.host.stack;
-        let Some(entry) = stack.http.iter().find(|entry| entry.name == name) else { return };
-        if !self.seen.insert(format!("http:{name}")) {
-            return;
-        }
-        let request = HttpCheckRequest {
-            url: entry.url.clone(),
-            status: entry.status.unwrap_or_default(),
-            expect: entry.expect.clone(),
-            timeout_s: PATIENCE_S,
-            slow_ms: 2000,
-            certificate_days: 21,
-        };
-        let answer = self
-            .look::<HttpCheck>(&format!("http check {}", http::shown(&entry.url)), request)
-            .await;
-        let bad = answer.as_ref().is_none_or(|answer| answer.status != Status::Ok);
-        self.needs(&entry.after).await;
-        if bad && entry.after.is_empty() {
-            self.behind(entry).await;
-        }
-        // What it needs lies deeper.
-        self.causes_of(answer, Status::Warning);
-    }
-
     /// The endpoints that need a unit: it runs, and they tell whether it does its work.
     pub(super) async fn endpoints_of(&mut self, unit: &str) {
         let needs = |http: &&Http| {
@@ -62,7 +30,7 @@ impl Search<'_> {
     }
 
     /// Who should answer at an endpoint of this host, where the stack file does not say what it needs.
-    async fn behind(&mut self, entry: &Http) {
+    pub(super) async fn behind(&mut self, entry: &Http) {
         let Some(place) = http::place(&entry.url) else { return };
         let Some(port) = place.port_here() else { return };
         let request = NetPortOwnerRequest { port: port.into() };
@@ -116,26 +84,20 @@ impl Search<'_> {
         self.causes_of(answer, least);
     }
 
-    /// The applications under PM2, and the units of its daemons.
-    pub(super) async fn pm2(&mut self) {
-        let stack = &self.cx.host.stack;
-        let app = stack.pm2.as_ref().map(|pm2| pm2.apps.clone()).unwrap_or_default();
-        let answer = self.look::<Pm2Status>("pm2 status", Pm2StatusRequest { app }).await;
-        self.causes_of(answer, Status::Warning);
-        for unit in stack.units.iter().filter(|unit| unit.name.starts_with("pm2")) {
-            self.unit(&full_name(&unit.name), true).await;
-        }
-    }
-
     /// nginx: what its configuration says is why it does not run.
     pub(super) async fn nginx(&mut self) {
-        let answer = self.look::<NginxTest>("nginx test", NginxTestRequest {}).await;
+        let mut answer = self.look::<NginxTest>("nginx test", NginxTestRequest {}).await;
+        for finding in answer.iter_mut().flat_map(|answer| &mut answer.findings) {
+            // That tells whether what was corrected can be loaded.
+            "nginx test".clone_into(&mut finding.next);
+        }
         self.causes_of(answer, Status::Warning);
         self.unit("nginx.service", true).await;
+        self.upstreams().await;
     }
 
     /// What a check is after.
-    async fn needs(&mut self, after: &[String]) {
+    pub(super) async fn needs(&mut self, after: &[String]) {
         for check in after {
             // A check that cannot be followed is none that would explain this one.
             for target in targets(&self.cx.host.stack, check).unwrap_or_default() {

@@ -4,22 +4,27 @@
 
 mod applications;
 mod clues;
+mod disks;
 mod hung;
+mod pm2;
+mod proof;
+mod ready;
 mod runs;
 mod servers;
 mod target;
 mod told;
 mod unit;
+mod upstreams;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use hostler_proto::{
-    operation::{DiskUsage, HostDiagnose, HostResources, Operation, SystemdStatus},
+    operation::{HostDiagnose, HostResources, Operation, SystemdStatus},
     ops::{
-        DiagnosisStep, DiskUsageRequest, HostDiagnoseRequest, HostDiagnosis, HostResourcesRequest,
+        DiagnosisStep, HostDiagnoseRequest, HostDiagnosis, HostResourcesRequest,
         SystemdStatusRequest,
     },
-    wire::{Failure, Finding, Status},
+    wire::{Evidence, Failure, Finding, Status},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -44,13 +49,14 @@ impl Probe for HostDiagnose {
         let targets = targets(&cx.host.stack, service)?;
         let mut search = Search::new(cx);
         // A full disk makes everything else look strange.
-        search.disk().await;
+        let later = search.disks().await;
         // Nor does anything answer without memory; that is looked at before what hangs uses up the time.
         let resources = search.resources().await;
         for target in targets {
             search.target(target).await;
         }
         search.causes_of(resources, Status::Warning);
+        later.into_iter().for_each(|finding| search.cause(finding));
         Ok(search.answer(service))
     }
 }
@@ -64,6 +70,10 @@ struct Search<'c> {
     /// Why something could not be looked at.
     unknown: Vec<Finding>,
     seen: BTreeSet<String>,
+    /// Units that run, as far as systemd knows.
+    running: BTreeSet<String>,
+    /// What was asked for the causes.
+    proof: Vec<Evidence>,
     /// When nothing is looked at any more.
     give_up: Instant,
     /// What was not looked at, or not to its end, since then.
@@ -73,8 +83,9 @@ struct Search<'c> {
 impl<'c> Search<'c> {
     fn new(cx: &'c Context) -> Self {
         let (steps, causes, unknown) = (Vec::new(), Vec::new(), Vec::new());
-        let (seen, late) = (BTreeSet::new(), Vec::new());
-        Self { cx, steps, causes, unknown, seen, give_up: Instant::now() + LONGEST, late }
+        let (seen, running, proof) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let (give_up, late) = (Instant::now() + LONGEST, Vec::new());
+        Self { cx, steps, causes, unknown, seen, running, proof, give_up, late }
     }
 
     /// Waits for a look, but not longer than the time that is left; none, and a step that says so, when
@@ -140,11 +151,16 @@ impl<'c> Search<'c> {
 
     /// The findings of a probe that are worth being a cause.
     fn causes_of<R>(&mut self, answer: Option<Answer<R>>, least: Status) {
-        for finding in answer.into_iter().flat_map(|a| a.findings) {
+        let Some(answer) = answer else { return };
+        let before = self.causes.len();
+        for finding in answer.findings {
             if finding.status() != Status::Unknown && severity(finding.status()) >= severity(least)
             {
                 self.cause(finding);
             }
+        }
+        if self.causes.len() > before {
+            self.prove(&answer.evidence);
         }
     }
 
@@ -161,13 +177,6 @@ impl<'c> Search<'c> {
             Target::Everything => self.everything().await,
             Target::Machine => {}
         }
-    }
-
-    async fn disk(&mut self) {
-        let request =
-            DiskUsageRequest { warning_percent: 90, critical_percent: 98, ..Default::default() };
-        let answer = self.look::<DiskUsage>("disk usage", request).await;
-        self.causes_of(answer, Status::Critical);
     }
 
     async fn resources(&mut self) -> Option<Answer<<HostResources as Operation>::Result>> {
@@ -223,6 +232,10 @@ impl<'c> Search<'c> {
         };
         let answer = Answer::ok(summary, HostDiagnosis { steps: self.steps })
             .evidence("operations", format!("{steps} looks, listed in the result"));
+        let answer = self.proof.into_iter().fold(answer, |mut answer, asked| {
+            answer.evidence.push(asked);
+            answer
+        });
         self.causes.into_iter().chain(self.unknown).fold(answer, Answer::finding)
     }
 }

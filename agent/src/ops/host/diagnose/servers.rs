@@ -3,12 +3,13 @@
 
 use hostler_proto::{
     operation::{
-        NetPortOwner, PostgresConnections, PostgresLocks, PostgresPing, RedisSlowLog, RedisStatus,
-        SystemdStatus,
+        NetPortOwner, PostgresActivity, PostgresConnections, PostgresLocks, PostgresPing,
+        RedisSlowLog, RedisStatus, SystemdStatus,
     },
     ops::{
-        NetPortOwnerRequest, PostgresConnectionsRequest, PostgresLocksRequest, PostgresPingRequest,
-        RedisSlowLogRequest, RedisStatusRequest, SystemdStatusRequest,
+        NetPortOwnerRequest, PostgresActivity as Activity, PostgresActivityRequest,
+        PostgresConnectionsRequest, PostgresLocksRequest, PostgresPingRequest, RedisSlowLogRequest,
+        RedisStatusRequest, SystemdStatusRequest,
     },
     wire::{Finding, Status},
 };
@@ -24,6 +25,12 @@ use crate::{
     ops::systemd::full_name,
 };
 
+/// A statement that runs for so long is long to whoever asks why a server is slow...
+const ASKED_LONG_S: u32 = 10;
+/// ... and so long for everybody else, as `postgres activity` has it.
+const LONG_S: u32 = 60;
+/// Sessions of which it is known whether they wait for a lock.
+const SESSIONS: u32 = 500;
 /// Entries of a slow log that are read: as many as it has by default (slowlog-max-len).
 const SLOW_ENTRIES: u32 = 128;
 /// A standby that is so far behind is looked at.
@@ -68,7 +75,27 @@ impl Search<'_> {
             let answer =
                 self.look::<PostgresLocks>(&format!("postgres locks {server}"), request).await;
             self.causes_of(answer, Status::Warning);
+            self.long_statements(&server, slow).await;
         }
+    }
+
+    /// What keeps a server busy without a lock that anybody waits for.
+    async fn long_statements(&mut self, server: &str, slow: bool) {
+        let (long_s, least) = match slow {
+            true => (ASKED_LONG_S, Status::Warning),
+            false => (LONG_S, Status::Critical),
+        };
+        let request = PostgresActivityRequest {
+            server: server.to_owned(),
+            top: SESSIONS,
+            text: "masked".to_owned(),
+            long_s,
+            ..Default::default()
+        };
+        let shown = format!("postgres activity {server} --long {long_s}s");
+        let Some(mut answer) = self.look::<PostgresActivity>(&shown, request).await else { return };
+        keep_running(&mut answer);
+        self.causes_of(Some(answer), least);
     }
 
     /// The same of Redis; `slow` to look for what slows it down.
@@ -142,7 +169,10 @@ impl Search<'_> {
             _ => None,
         };
         match found {
-            Some(finding) => self.cause(finding),
+            Some(finding) => {
+                self.prove(&answer.evidence);
+                self.cause(finding);
+            }
             None => {
                 let least = if kind == "redis" { Status::Warning } else { Status::Critical };
                 self.causes_of(Some(answer), least);
@@ -199,6 +229,21 @@ impl Search<'_> {
     }
 }
 
+/// Leaves the findings about statements that run themselves: why one waits for a lock, who holds it says. No
+/// operation ends one.
+fn keep_running(answer: &mut Answer<Activity>) {
+    let waits = |finding: &Finding| {
+        let mut sessions = answer.data.sessions.iter();
+        sessions.any(|s| s.pid.to_string() == finding.subject && !s.blocked_by.is_empty())
+    };
+    answer.findings.retain(|finding| !waits(finding));
+    let running = answer.findings.iter_mut().filter(|f| f.subject.parse::<u32>().is_ok());
+    for finding in running {
+        let pid = &finding.subject;
+        finding.why += &format!("; to end it, in psql: SELECT pg_cancel_backend({pid})");
+    }
+}
+
 /// How the unit of a server is that does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ItsUnit {
@@ -215,6 +260,7 @@ fn lost(kind: &str, server: &str, why: String, place: &Place, unit: ItsUnit) -> 
         ItsUnit::Runs => (format!("{kind} \"{server}\": its unit runs, and {lost}"), place.whose()),
         _ => (format!("{kind} \"{server}\": {lost}"), String::new()),
     };
+    let why = if next.is_empty() { elsewhere(why) } else { why };
     Finding::new(Status::Critical, server, summary).why(why).next(next)
 }
 
@@ -229,14 +275,23 @@ fn hung(kind: &str, server: &str, why: String, place: &Place, stopped: Option<u3
             (format!("{kind} \"{server}\" hangs: {place} takes connections and says nothing"), why)
         }
     };
+    let why = if place.is_here() { why } else { elsewhere(why) };
     Finding::new(Status::Critical, server, summary).why(why).next(place.whose())
+}
+
+/// Why, with what to do where no operation on this host could.
+fn elsewhere(why: String) -> String {
+    format!("{why}; look at it on the host where it runs, with `hostlerctl diagnose`")
 }
 
 #[cfg(test)]
 mod tests {
     use std::{path::Path, sync::Arc};
 
-    use hostler_proto::{operation::HostDiagnose, ops::HostDiagnoseRequest};
+    use hostler_proto::{
+        operation::HostDiagnose,
+        ops::{HostDiagnoseRequest, PgSession},
+    };
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -256,6 +311,27 @@ mod tests {
         );
         assert_eq!(found.next, "net port-owner 5433");
         assert_eq!(lost(ItsUnit::NotHere).next, "", "its port is another host's");
+    }
+
+    #[test]
+    fn a_statement_that_only_waits_for_a_lock_is_not_what_keeps_a_server_busy() {
+        let session = |pid, blocked_by: &[u32]| PgSession {
+            pid,
+            blocked_by: blocked_by.to_vec(),
+            ..PgSession::default()
+        };
+        let sessions = vec![session(7, &[]), session(8, &[7])];
+        let long = |pid: &str| Finding::new(Status::Warning, pid, "has run for 73 s").why("long");
+        let activity = Activity { sessions, visibility: "own".to_owned() };
+        let partial = Finding::new(Status::Unknown, "visibility", "only its own").why("it lacks");
+        let answer = Answer::ok("", activity);
+        let answer = [long("7"), long("8"), partial].into_iter().fold(answer, Answer::finding);
+        let mut kept = answer;
+        keep_running(&mut kept);
+        let told: Vec<_> =
+            kept.findings.iter().map(|f| (f.subject.as_str(), f.why.as_str())).collect();
+        let ended = "long; to end it, in psql: SELECT pg_cancel_backend(7)";
+        assert_eq!(told, [("7", ended), ("visibility", "it lacks")]);
     }
 
     #[test]

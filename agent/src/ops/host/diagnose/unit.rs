@@ -17,7 +17,7 @@ use crate::{
     amount,
     ops::{
         journal,
-        systemd::{self, Particulars},
+        systemd::{self, Particulars, full_name},
     },
 };
 
@@ -44,6 +44,7 @@ impl Search<'_> {
         let looked = hung(self.cx, unit, status.main_pid);
         if let Some(hung) = self.in_time(&shown, looked).await.flatten() {
             self.step(&shown, Status::Critical, hung.summary.clone());
+            self.prove_one("file", format!("/proc/{}/stat", status.main_pid));
             self.cause(hung);
             return;
         }
@@ -51,6 +52,13 @@ impl Search<'_> {
         // One that waits for its timer, or did its work, is inactive and well.
         let idle = status.active_state == "inactive" && answer.findings.is_empty();
         let bad = answer.findings.iter().any(|f| f.status() == Status::Critical) || !runs && !idle;
+        if runs {
+            self.running.insert(unit.to_owned());
+        }
+        if bad || asked {
+            // What it needs lies deeper than what it says itself.
+            Box::pin(self.needed_by(unit)).await;
+        }
         if !bad && !asked {
             if runs {
                 self.endpoints_of(unit).await;
@@ -70,6 +78,7 @@ impl Search<'_> {
         if status.active_state == "inactive" && bad {
             self.lacking(unit, &particulars).await;
         }
+        let led = self.causes.len();
         let lines = self.last_lines(unit, bad, &particulars.invocation, &status).await;
         if let Some(finding) = memory(unit, &status, &particulars, &lines).filter(|_| bad) {
             self.cause(finding);
@@ -77,9 +86,13 @@ impl Search<'_> {
             for found in clues(&lines).into_iter().take(CLUES) {
                 Box::pin(self.follow(unit, bad, &found, &status, &particulars)).await;
             }
+            if self.causes.len() > led {
+                let read = format!("/usr/bin/journalctl --unit={unit} --reverse, {LINES} lines");
+                self.prove_one("argv", read);
+            }
         }
         if bad && self.causes.len() == before {
-            for finding in answer.findings {
+            for finding in answer.findings.clone() {
                 // Its last words were looked at, and say nothing: what is left is to start it.
                 let finding = match finding.summary == format!("{unit} is stopped") {
                     true => finding.next(format!("systemd start {unit}")),
@@ -88,8 +101,20 @@ impl Search<'_> {
                 self.cause(finding);
             }
         }
+        if self.causes.len() > before {
+            self.prove(&answer.evidence);
+        }
         if runs {
             self.endpoints_of(unit).await;
+        }
+    }
+
+    /// What the stack file says that a unit needs.
+    async fn needed_by(&mut self, unit: &str) {
+        let stack = &self.cx.host.stack;
+        let entry = stack.units.iter().find(|entry| full_name(&entry.name) == unit);
+        if let Some(entry) = entry {
+            self.needs(&entry.after).await;
         }
     }
 
@@ -171,7 +196,13 @@ impl Search<'_> {
         }
     }
 
-    async fn port_taken(&mut self, unit: &str, port: Option<u16>, bad: bool, line: &str) {
+    pub(super) async fn port_taken(
+        &mut self,
+        unit: &str,
+        port: Option<u16>,
+        bad: bool,
+        line: &str,
+    ) {
         let Some(port) = port else {
             let summary = format!("the port of {unit} is taken by another process");
             let finding =
@@ -181,6 +212,9 @@ impl Search<'_> {
         };
         let request = NetPortOwnerRequest { port: port.into() };
         let owner = self.look::<NetPortOwner>(&format!("net port-owner {port}"), request).await;
+        if let Some(owner) = &owner {
+            self.prove(&owner.evidence);
+        }
         let owners = owner.map(|a| a.data.listeners).unwrap_or_default();
         let other = owners.iter().find(|l| l.unit != unit);
         let finding = match other {
