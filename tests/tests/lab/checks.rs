@@ -8,7 +8,7 @@ use hostler_tests::{
 };
 use serde_json::Value;
 
-use super::fleet;
+use super::{fleet, omnidoc};
 
 #[test]
 fn a_dead_unit_is_one_problem_with_what_follows_from_it_and_the_next_command_to_type() {
@@ -54,20 +54,7 @@ fn the_stack_of_omnidoc_is_checked_whole_on_a_host_that_is_one() {
     let lab = Lab::take();
     let fleet = fleet(&lab);
     lab.exec("h1", &["su", "omnidoc", "-c", "/opt/omnidoc/scripts/backup_db.sh"]);
-    let stack = include_str!("../../../deploy/stacks/omnidoc.toml");
-    let quick = [
-        (
-            "interval = \"1m\"\nretry = \"20s\"\nattempts = 3",
-            "interval = \"2s\"\nretry = \"1s\"\nattempts = 2",
-        ),
-        ("interval = \"6h\"", "interval = \"2s\""),
-    ];
-    let stack = quick.iter().fold(stack.to_owned(), |stack, (slow, quick)| {
-        assert!(stack.contains(slow), "{slow}");
-        stack.replace(slow, quick)
-    });
-    lab.write("h1", "/etc/hostler/stack.toml", &stack);
-    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    omnidoc(&lab, "");
     let expected = [
         "unit:postgresql@15-main",
         "unit:redis-server",
@@ -125,6 +112,32 @@ fn the_stack_of_omnidoc_is_checked_whole_on_a_host_that_is_one() {
         }
     };
     eventually("nothing is critical or unknown", || checks().iter().all(fits));
+
+    // Of what needs the database nothing is a problem of its own.
+    let problems = || {
+        let list = fleet.ctl(&["problems", "--on", "h1", "-o", "json"]).json();
+        let list = list.as_array().cloned().unwrap_or_default();
+        let noise = |p: &Value| made.iter().chain(&without).any(|name| p["check"] == *name);
+        let bad = |p: &Value| p["status"] == "critical" && !noise(p);
+        list.into_iter().filter(bad).collect::<Vec<_>>()
+    };
+    eventually("nothing is critical", || problems().is_empty());
+    lab.exec("h1", &["systemctl", "stop", "postgresql@15-main"]);
+    let followers = ["postgres:main", "postgres-connections:main", "postgres-locks:main"];
+    eventually("the server is the one root, and what needs it follows", || {
+        let list = problems();
+        let follows = list.first().and_then(|p| p["follows"].as_array()).cloned();
+        let follows = follows.unwrap_or_default();
+        list.len() == 1
+            && list[0]["check"] == "unit:postgresql@15-main"
+            && followers.iter().all(|name| follows.iter().any(|check| check == name))
+    });
+    let status = fleet.ctl(&["status"]);
+    assert!(status.out.contains("unit:postgresql@15-main"), "{status:?}");
+    let next = problems()[0]["next"].as_str().expect("a command").to_owned();
+    assert!(next.contains("postgresql@15-main.service"), "{next}");
+    lab.exec("h1", &["systemctl", "start", "postgresql@15-main"]);
+    eventually("it is well again", || problems().is_empty());
 }
 
 #[test]

@@ -10,6 +10,10 @@ use serde_json::Value;
 
 use super::{Try, fleet, postgres};
 
+mod applications;
+mod disks;
+mod servers;
+
 pub(crate) const OPERATIONS: [(&str, Try); 1] = [("host.diagnose", healthy)];
 
 /// A host on which nothing is wrong.

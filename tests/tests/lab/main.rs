@@ -32,6 +32,10 @@ interval = "2s"
 retry = "1s"
 attempts = 2
 
+# What is built beside the hosts fills the disk that they share their files on.
+[check.disk]
+parameters = { mount = ["/"] }
+
 [[unit]]
 name = "nginx"
 
@@ -100,6 +104,25 @@ fn fleet_with(lab: &Lab, more: &str) -> Fleet {
         lab.join(&fleet, host, AGENT);
     }
     fleet
+}
+
+/// Gives h1 the stack file of an OmniDoc host with quick checks, and more.
+fn omnidoc(lab: &Lab, more: &str) {
+    let stack = include_str!("../../../deploy/stacks/omnidoc.toml");
+    let quick = [
+        (
+            "interval = \"1m\"\nretry = \"20s\"\nattempts = 3",
+            "interval = \"2s\"\nretry = \"1s\"\nattempts = 2",
+        ),
+        ("interval = \"6h\"", "interval = \"2s\""),
+    ];
+    let stack = quick.iter().fold(stack.to_owned(), |stack, (slow, quick)| {
+        assert!(stack.contains(slow), "{slow}");
+        stack.replace(slow, quick)
+    });
+    let own = "\n[check.disk]\nparameters = { mount = [\"/\"] }\n";
+    lab.write("h1", "/etc/hostler/stack.toml", &format!("{stack}{own}{more}"));
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
 }
 
 /// One host's result of an operation.

@@ -22,6 +22,10 @@ use crate::ops::{
 const APPS: usize = 4;
 /// Lines of an application's error log that are looked through.
 const LINES: usize = 60;
+/// PM2 gives an application up after some fifteen runs that were too short; after so many it keeps crashing...
+const UNSTABLE: u64 = 3;
+/// ... unless it has run for so long since.
+const FRESH_S: f64 = 60.0;
 /// How the units of daemons are called where the stack file names none, as `pm2 startup` makes them.
 const USUAL: &str = "pm2-*.service";
 
@@ -85,9 +89,13 @@ impl Search<'_> {
     }
 }
 
-/// Whether it should run and does not.
+/// Whether it should run and does not, or keeps crashing.
 fn is_troubled(app: &Pm2App) -> bool {
-    !matches!(app.status.as_str(), "online" | "stopped" | "stopping" | "launching")
+    match app.status.as_str() {
+        "stopped" | "stopping" => false,
+        "online" | "launching" => app.unstable_restarts >= UNSTABLE && app.uptime_s < FRESH_S,
+        _ => true,
+    }
 }
 
 /// A clue as it is told of an application.
@@ -127,7 +135,12 @@ mod tests {
             ..Pm2App::default()
         };
         assert!(is_troubled(&app("web", "errored", &log)));
-        assert!(!is_troubled(&app("web", "online", &log)));
+        let online = app("web", "online", &log);
+        assert!(!is_troubled(&online));
+        let crashing = Pm2App { unstable_restarts: 13, uptime_s: 0.5, ..online.clone() };
+        assert!(is_troubled(&crashing));
+        let steady = Pm2App { unstable_restarts: 13, uptime_s: 900.0, ..online };
+        assert!(!is_troubled(&steady));
         search.last_words_of(&app("web", "errored", &log)).await;
         let cause = &search.causes[0];
         assert_eq!(cause.summary, "web misses a program, module or file");
