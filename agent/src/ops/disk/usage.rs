@@ -496,7 +496,9 @@ mod tests {
     }
 
     fn mounted(point: &str, number: &str) -> Mounted {
-        Mounted { point: point.to_owned(), number: number.to_owned() }
+        let (point, number) = (point.to_owned(), number.to_owned());
+        let (device, kind) = ("server:/export".to_owned(), "nfs4".to_owned());
+        Mounted::of(&Mount { point, device, kind, read_only: false, sealed: false, number })
     }
 
     #[tokio::test]

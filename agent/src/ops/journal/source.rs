@@ -196,17 +196,16 @@ pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
 /// When the journal cannot be read: what is not seen is not silence.
 pub(crate) async fn last_spoken(unit: &str, lines: u32) -> Result<Vec<Spoken>, Failure> {
     let query = Query { units: vec![unit.to_owned()], starts: true, ..Query::default() };
-    let last = spoken(query.read(&From::End)?, lines).await?;
-    if last.is_empty()
-        && let Some(untold) = query.silence().await?.untold()
-    {
-        return Err(Failure::new(ErrorCode::Unsupported, untold.summary).hint(untold.why));
-    }
-    Ok(last)
+    spoken(query.read(&From::End)?, lines, query.silence()).await
 }
 
-/// The last lines that are given, the oldest first. Where there are no more, journalctl must be content.
-async fn spoken(mut entries: Entries, lines: u32) -> Result<Vec<Spoken>, Failure> {
+/// The last lines that are given, the oldest first. Where there are no more, journalctl must be content; and
+/// where there is none, it must be known that it could be read.
+async fn spoken(
+    mut entries: Entries,
+    lines: u32,
+    silence: impl Future<Output = Result<Silence, Failure>>,
+) -> Result<Vec<Spoken>, Failure> {
     let mut last = Vec::new();
     while last.len() < lines as usize {
         match entries.0.line().await? {
@@ -217,6 +216,11 @@ async fn spoken(mut entries: Entries, lines: u32) -> Result<Vec<Spoken>, Failure
                 break;
             }
         }
+    }
+    if last.is_empty()
+        && let Some(untold) = silence.await?.untold()
+    {
+        return Err(Failure::new(ErrorCode::Unsupported, untold.summary).hint(untold.why));
     }
     last.reverse();
     Ok(last)
@@ -247,24 +251,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_journal_that_cannot_be_read_is_not_one_in_which_nothing_was_said() {
-        let told = |script: &str| {
+        let told = |script: &str, silence: Silence| {
             let program = Program::new("/bin/sh").arg("-c").arg(script);
-            spoken(Entries(program.start().expect("a shell")), 2)
+            spoken(Entries(program.start().expect("a shell")), 2, async move { Ok(silence) })
         };
-        assert_eq!(told("true").await.expect("a journal"), []);
+        for silence in [Silence::NoUnit, Silence::NoneFits] {
+            assert_eq!(told("true", silence).await.expect("a journal"), []);
+        }
+        for silence in [Silence::NoJournal, Silence::Forbidden] {
+            let unread = told("true", silence).await.expect_err("nothing can be told");
+            assert!(unread.message.starts_with("nothing can be told: "), "{unread:?}");
+            assert!(!unread.hint.is_empty());
+        }
+        let refused = "echo 'No journal files were opened' >&2; exit 1";
+        let refused = told(refused, Silence::NoneFits).await.expect_err("journalctl says no");
+        assert!(refused.message.contains("No journal files were opened"), "{refused:?}");
         let lines = r#"for n in 1 2 3; do echo "{\"MESSAGE\":\"$n\",\"_COMM\":\"web\"}"; done"#;
-        let said = told(&format!("{lines}; exit 1")).await.expect("as many as were asked for");
+        let said = told(&format!("{lines}; exit 1"), Silence::Forbidden).await;
+        let said = said.expect("as many as were asked for");
         let said: Vec<_> = said.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(said, ["web: 2", "web: 1"]);
-        let refused = told("echo 'No journal files were opened' >&2; exit 1").await;
-        assert!(refused.expect_err("no").message.contains("No journal files were opened"));
-        for silence in [Silence::NoJournal, Silence::Forbidden] {
-            let untold = silence.untold().expect("nothing can be told");
-            assert_eq!(untold.status(), Status::Unknown);
-            assert!(untold.summary.starts_with("nothing can be told: "), "{untold:?}");
-        }
-        for silence in [Silence::NoUnit, Silence::NoneFits] {
-            assert_eq!(silence.untold(), None);
-        }
     }
 }
