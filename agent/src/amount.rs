@@ -1,5 +1,8 @@
 //! Amounts as they stand in sentences: in their largest whole unit.
 
+/// Seconds of a day.
+pub const DAY_S: f64 = 86_400.0;
+
 /// A time span.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "none is below zero")]
 pub fn span(seconds: f64) -> String {

@@ -7,11 +7,12 @@
 //! - [`journal`]: the durable memory of actions
 //! - [`stack`]: what is on this host, which [`discover`] finds; [`checks`]: the probes that it runs by itself
 //! - [`operation`]: what a probe and an action are; [`ops`]: the operations, one file each
-//! - [`amount`]: time spans and sizes as they stand in sentences
+//! - [`amount`]: time spans and sizes as they stand in sentences; [`bounds`]: from where on something is bad
 //! - [`dumps`]: dumps of databases, known by their bytes
 //! - [`host`]: the one door to the machine: programs, files, processes
 
 pub mod amount;
+pub mod bounds;
 pub mod checks;
 pub mod config;
 pub mod discover;

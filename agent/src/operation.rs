@@ -5,12 +5,15 @@
 use std::{sync::Arc, time::Duration};
 
 use hostler_proto::{
+    args,
+    catalogue::Catalogue,
     operation::Operation,
     wire::{
         ErrorCode, Event, Evidence, Failure, Figure, Finding, LogLine, PlanStep, Progress, Status,
         event,
     },
 };
+use prost::Message as _;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
@@ -149,6 +152,23 @@ impl<R> Answer<R> {
         self.evidence.push(Evidence { kind, what, ..Evidence::default() });
         self
     }
+}
+
+/// A request with its defaults filled in and checked, as one that comes over the wire has them.
+///
+/// # Errors
+/// Names what is wrong with it.
+pub fn completed<O: Operation>(request: &O::Request) -> Result<O::Request, Failure> {
+    let bytes = complete(O::NAME, &request.encode_to_vec())?;
+    O::Request::decode(bytes.as_slice())
+        .map_err(|e| Failure::new(ErrorCode::Internal, format!("{}: {e}", O::NAME)))
+}
+
+fn complete(operation: &str, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    let spec = Catalogue::bare()
+        .get(operation)
+        .map_err(|e| Failure::new(ErrorCode::Internal, e.to_string()))?;
+    Ok(args::from_wire(spec, request)?.encode_to_vec())
 }
 
 /// How bad a status is: critical, then warning, then unknown.

@@ -254,6 +254,11 @@ fn complete(
     Ok(request)
 }
 
+/// The number that a parameter has when it is left out; none where it is left out then, or is no number.
+pub fn default_of(parameter: &Parameter) -> Option<f64> {
+    number(&parse(parameter, &parameter.options.default).ok()?)
+}
+
 fn bound(parameter: &Parameter, general: usize) -> usize {
     match parameter.options.max_len {
         0 => general,

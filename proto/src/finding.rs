@@ -26,20 +26,11 @@ impl Finding {
         self
     }
 
-    /// Adds what was measured, in a base unit.
+    /// Adds what was measured, in a base unit; where it is a warning and critical belongs to it.
     #[must_use]
     pub fn measured(mut self, value: f64, unit: &str) -> Self {
         self.value = Some(value);
         self.unit = unit.to_owned();
-        self
-    }
-
-    /// Adds from where on it is a warning and critical, and who says so.
-    #[must_use]
-    pub fn bounds(mut self, warning: f64, critical: f64, source: &str) -> Self {
-        self.warning = Some(warning);
-        self.critical = Some(critical);
-        self.source = source.to_owned();
         self
     }
 }
@@ -50,15 +41,6 @@ impl Figure {
     pub fn limited(mut self, limit: f64) -> Self {
         self.limit = Some(limit);
         self
-    }
-}
-
-/// How bad a value is for which more is worse; both bounds are inclusive.
-pub fn above(value: f64, warning: f64, critical: f64) -> Option<Status> {
-    match value {
-        v if v >= critical => Some(Status::Critical),
-        v if v >= warning => Some(Status::Warning),
-        _ => None,
     }
 }
 
@@ -112,14 +94,6 @@ fn words(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bound_that_is_reached_counts_and_the_worse_one_wins() {
-        assert_eq!(above(84.9, 85.0, 95.0), None);
-        assert_eq!(above(85.0, 85.0, 95.0), Some(Status::Warning));
-        assert_eq!(above(95.0, 85.0, 95.0), Some(Status::Critical));
-        assert_eq!(above(f64::NAN, 85.0, 95.0), None);
-    }
 
     #[test]
     fn what_to_do_next_is_a_line_that_can_be_typed() {

@@ -95,6 +95,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         blind_roles(&fleet, major);
         limits(&fleet, major, port);
         old_extensions(&fleet, major, port);
+        needed_indexes(&fleet, major, port);
         locked_tables(&fleet, major, port);
         prepared_transactions(&fleet, major, port);
     }
@@ -184,12 +185,41 @@ fn old_extensions(fleet: &Fleet, major: u32, port: u16) {
             let counted = seen["data"]["statements"].as_array().is_some_and(|s| !s.is_empty());
             assert!(counted, "{major}, {version}, {by}: {seen}");
         }
-        let seen = ask(fleet, &["slow-queries", &format!("v{major}")], 0).to_string();
+        let seen = ask(fleet, &["slow-queries", &format!("v{major}")], 0);
+        let since = seen["summary"].as_str().expect("text").contains("since when is not known");
+        assert_eq!(since, seen["data"]["since_s"].is_null(), "{major}, {version}: {seen}");
+        assert_eq!(since, version != "1.9", "{major}, {version}: {seen}");
+        let seen = seen.to_string();
         let told = seen.contains("ALTER EXTENSION pg_stat_statements UPDATE");
         // On 13 the last one is 1.8, and there is nothing to update to.
         let old = ["1.4", "1.7"].contains(&version) || version == "1.8" && major > 13;
         assert_eq!(told, old, "{major}, {version}: {seen}");
     }
+}
+
+/// An index that nobody reads may be needed all the same: it keeps rows apart, or whoever deletes what others
+/// refer to would read the whole table.
+fn needed_indexes(fleet: &Fleet, major: u32, port: u16) {
+    psql(port, "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1)");
+    psql(
+        port,
+        "CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent, code int UNIQUE, \
+         alone int, free int, EXCLUDE (alone WITH =))",
+    );
+    psql(port, "INSERT INTO child SELECT n, 1, n, n, n FROM generate_series(1, 100000) n");
+    psql(port, "CREATE INDEX child_parent ON child (parent, free)");
+    psql(port, "CREATE INDEX child_free ON child (free)");
+    psql(port, "CREATE UNIQUE INDEX child_apart ON child (free, id)");
+    psql(port, "ANALYZE child");
+    let seen = ask(fleet, &["indexes", &format!("v{major}"), "--scans", "1000000"], 3);
+    let of = |list: &str| -> Vec<String> {
+        let indexes = seen["data"][list].as_array().expect("a list").clone();
+        let names = indexes.iter().filter(|i| i["table"] == "public.child");
+        names.map(|i| i["index"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(of("unused"), ["public.child_free"], "{major}: {seen}");
+    assert_eq!(of("duplicate"), ["public.child_free"], "{major}: {seen}");
+    psql(port, "DROP TABLE child, parent");
 }
 
 fn locked_tables(fleet: &Fleet, major: u32, port: u16) {

@@ -65,6 +65,13 @@ pub fn one(pid: u32) -> Option<Seen> {
     seen(&Process::new(i32::try_from(pid).ok()?).ok()?)
 }
 
+/// When a process began, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "ticks of an uptime are far below 2^52")]
+pub fn began_s(process: &Seen) -> Option<f64> {
+    let booted = procfs::boot_time_secs().ok()?;
+    Some(booted as f64 + process.started as f64 / procfs::ticks_per_second() as f64)
+}
+
 fn seen(process: &Process) -> Option<Seen> {
     let stat = process.stat().ok()?;
     let uid = process.uid().unwrap_or(0);

@@ -34,7 +34,13 @@ pub struct Server {
     pub place: String,
     /// The database that is selected.
     pub db: i64,
+    /// What it was asked; of very many commands the first.
+    asked: Vec<String>,
 }
+
+/// Commands that are kept as evidence, and how much of each of their words.
+const KEPT: usize = 32;
+const WORD: usize = 100;
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -281,7 +287,7 @@ impl Server {
             Ok(connection)
         };
         match connected.await {
-            Ok(connection) => Ok(Self { connection, client, place, db }),
+            Ok(connection) => Ok(Self { connection, client, place, db, asked: Vec::new() }),
             // That time is for the connection and for what is said on it at first.
             Err(error) if error.is_timeout() => Err(silence(client.get_connection_info()).await),
             // What a full server says is lost with the connection, or taken for a wrong password.
@@ -301,10 +307,32 @@ impl Server {
         for word in words {
             command.arg(*word);
         }
-        Ok(command.query_async(&mut self.connection).await?)
+        let answer = command.query_async(&mut self.connection).await.map_err(Trouble::from);
+        let refused = match &answer {
+            Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => " (refused)",
+            _ => "",
+        };
+        self.note(&format!("{}{refused}", words.join(" ")));
+        answer
     }
 
-    /// Asks something that is put together elsewhere.
+    /// Keeps what was asked where that is put together elsewhere: as evidence, once.
+    pub fn note(&mut self, asked: &str) {
+        let plain = |c: char| if c.is_control() { '?' } else { c };
+        let word = |word: &str| word.chars().take(WORD).map(plain).collect::<String>();
+        let told: Vec<_> = asked.split(' ').map(word).collect();
+        let told = told.join(" ");
+        if self.asked.len() < KEPT && !self.asked.contains(&told) {
+            self.asked.push(told);
+        }
+    }
+
+    /// Where it is, and what it was really asked.
+    pub fn evidence(&self) -> String {
+        format!("{}: {}", self.place, self.asked.join("; "))
+    }
+
+    /// Asks something that is put together elsewhere, and noted there.
     ///
     /// # Errors
     /// Why there is no answer.
@@ -312,7 +340,7 @@ impl Server {
         Ok(command.query_async(&mut self.connection).await?)
     }
 
-    /// Asks many things at once.
+    /// Asks many things at once; they are noted where they are put together.
     ///
     /// # Errors
     /// Why there is no answer.

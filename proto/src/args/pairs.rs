@@ -86,11 +86,24 @@ mod tests {
             .filter(|(_, p)| !p.is_empty())
             .collect();
         // One in which less is worse does not belong here.
-        let pair =
-            |operation: &str, warning: &str| (operation.to_owned(), vec![warning.to_owned()]);
+        let pairs = |operation: &str, warnings: &[&str]| {
+            (operation.to_owned(), warnings.iter().map(|w| (*w).to_owned()).collect())
+        };
+        let resources =
+            ["cpu", "memory", "steal", "pressure"].map(|of| format!("{of}-warning-percent"));
         assert_eq!(
             found,
-            [pair("celery.queues", "warning"), pair("disk.usage", "warning-percent")]
+            [
+                pairs("celery.queues", &["warning"]),
+                pairs("disk.usage", &["warning-percent"]),
+                pairs("host.resources", &resources.each_ref().map(String::as_str)),
+                pairs(
+                    "postgres.connections",
+                    &["warning-percent", "xid-warning", "multixact-warning"]
+                ),
+                pairs("postgres.ping", &["slot-warning-bytes"]),
+                pairs("redis.status", &["memory-warning-percent", "clients-warning-percent"]),
+            ]
         );
         let spec = Arc::clone(Catalogue::embedded().get("disk.usage").expect("an operation"));
         let read = |given: &[(&str, &str)]| {
@@ -104,6 +117,12 @@ mod tests {
             "--warning-percent 95: is beyond --critical-percent 85: it would never warn"
         );
         assert_eq!(read(&[("warning-percent", "95")]), Ok(()));
+        // What is critical without being said moves with the warning.
+        let spec = Arc::clone(Catalogue::embedded().get("redis.status").expect("an operation"));
+        let high = [("memory-warning-percent", "99")];
+        assert!(from_text(&spec, high).is_ok());
+        let both = [high[0], ("memory-critical-percent", "95")];
+        assert!(from_text(&spec, both).expect_err("swapped").to_string().contains("never warn"));
     }
 
     #[test]

@@ -4,13 +4,14 @@
 use std::{fs, path::Path, time::SystemTime};
 
 use hostler_proto::{
-    finding::above,
-    operation::AptUpgradable,
+    operation::{AptUpgradable, Operation},
     ops::{AptUpgradable as Report, AptUpgradableRequest, PackageUpgrade},
     wire::{Failure, Finding, Status},
 };
 
 use crate::{
+    amount::DAY_S,
+    bounds::{Bound, Bounds},
     host::{
         blocking,
         exec::{Line, Program},
@@ -183,7 +184,8 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
         let finding = Finding::new(Status::Warning, "security", summary);
         findings.push(finding.why("the flaws that they mend are known to everybody").next(DETAIL));
     }
-    let bound = f64::from(bound);
+    let bound = Bound::of(<AptUpgradable as Operation>::NAME, "lists-days", bound.into());
+    let bounds = Bounds::warning(bound.times(DAY_S), "");
     match report.lists_days {
         None => {
             let summary = "the package lists were never brought up to date";
@@ -191,13 +193,12 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
             findings.push(finding.why("what waits there cannot be told").next(DETAIL));
         }
         Some(days) => {
-            if let Some(status) = above(days, bound, f64::INFINITY) {
+            if let Some(status) = bounds.above(days * DAY_S) {
                 let summary = format!("the package lists are {days:.0} days old");
                 let finding = Finding::new(status, "lists", summary)
-                    .why("updates that came since are not seen")
-                    .next(DETAIL)
-                    .measured(days * 86_400.0, "s");
-                findings.push(finding);
+                    .why("updates that came since are not seen: `apt-get update` looks for them")
+                    .next(DETAIL);
+                findings.push(bounds.told(finding, days * DAY_S, "s"));
             }
         }
     }
@@ -266,6 +267,9 @@ mod tests {
     fn a_finding_names_the_operation_that_shows_all_of_it() {
         let report = Report { security: 1, lists_days: Some(0.1), ..Report::default() };
         assert_eq!(judge(report, 7).findings[0].next, "apt upgradable");
+        let old = Report { lists_days: Some(8.0), ..Report::default() };
+        let old = judge(old, 7).findings.remove(0);
+        assert_eq!((old.value, old.warning), (Some(8.0 * DAY_S), Some(7.0 * DAY_S)));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! `celery.active`: the tasks that run now.
 
 use hostler_proto::{
-    operation::CeleryActive,
+    operation::{CeleryActive, Operation as _},
     ops::{CeleryActiveRequest, CeleryTask, CeleryTasks},
-    wire::{Failure, Finding, Status},
+    wire::{Failure, Finding},
 };
 use serde_json::Value;
 
 use super::{App, millis, text};
-use crate::operation::{Answer, Context, Probe};
+use crate::{
+    bounds::{Bound, Bounds},
+    operation::{Answer, Context, Probe},
+};
 
 impl Probe for CeleryActive {
     async fn observe(
@@ -26,13 +29,17 @@ impl Probe for CeleryActive {
         }
         let age = |t: &CeleryTask| t.running_s.unwrap_or(0.0);
         tasks.sort_by(|a, b| age(b).total_cmp(&age(a)));
-        let bound = f64::from(request.long_s);
-        let long = tasks.iter().filter(|t| age(t) >= bound).map(|t| {
+        let bound = Bound::of(Self::NAME, "long-s", request.long_s.into());
+        let bounds = Bounds::warning(bound, "");
+        let stats = format!("celery stats {}", app.name());
+        let long = tasks.iter().filter_map(|t| {
+            let status = bounds.above(age(t))?;
             let minutes = age(t) / 60.0;
             let summary = format!("{} has run for {minutes:.0} min on {}", t.name, t.worker);
-            Finding::new(Status::Warning, &t.id, summary)
+            let finding = Finding::new(status, &t.id, summary)
                 .why("it holds a place of its worker; a restart of the worker runs it again or loses it")
-                .measured(age(t), "s")
+                .next(&stats);
+            Some(bounds.told(finding, age(t), "s"))
         });
         let long: Vec<_> = long.collect();
         let workers = answers.by_worker.len();

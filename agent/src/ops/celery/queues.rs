@@ -6,7 +6,6 @@ use std::{
 };
 
 use hostler_proto::{
-    finding::above,
     operation::{CeleryQueues, Operation},
     ops::{CeleryQueue, CeleryQueues as Report, CeleryQueuesRequest},
     wire::{Failure, Finding, Status},
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use super::{App, Broker, millis, pidbox::Answers, silence, text, tool::Tool};
 use crate::{
     amount,
+    bounds::{Bound, Bounds},
     host::{
         past::Past,
         redis::{Server, Trouble},
@@ -51,6 +51,7 @@ impl Probe for CeleryQueues {
         };
         let (data, answers) = look(&mut app, cx).await.map_err(|t| app.failed(&t))?;
         let answer = judge(app.name, data, &request);
+        let answer = answer.evidence("redis", app.mailbox.server.evidence());
         Ok(match silence::part(app.name, &answers) {
             // A worker that is silent may be the only one that takes from some queue.
             Some(part) => answer.finding(part).summed_up(),
@@ -168,16 +169,21 @@ async fn lengths(server: &mut Server, queue: &str) -> Result<Vec<u64>, Trouble> 
     for priority in PRIORITIES {
         lengths.cmd("LLEN").arg(format!("{queue}{priority}"));
     }
+    server.note(&format!("LLEN of every priority of {queue}"));
     server.pipeline(&lengths).await
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of tasks")]
 fn judge(app: &str, data: Report, request: &CeleryQueuesRequest) -> Answer<Report> {
-    let (warning, critical) = (request.warning as f64, request.critical as f64);
+    let bound = |parameter, value: u64| {
+        Bound::of(<CeleryQueues as Operation>::NAME, parameter, value as f64)
+    };
+    let bounds =
+        Bounds::new(bound("warning", request.warning), bound("critical", request.critical), "");
     let mut findings = Vec::new();
     for queue in &data.queues {
         let waiting = queue.waiting as f64;
-        if let Some(status) = above(waiting, warning, critical) {
+        if let Some(status) = bounds.above(waiting) {
             let summary = format!("{} tasks wait in queue {}", queue.waiting, queue.name);
             let why = "they are sent faster than they are done, or nobody does them";
             let why = match queue.waited_at_least_s {
@@ -188,9 +194,8 @@ fn judge(app: &str, data: Report, request: &CeleryQueuesRequest) -> Answer<Repor
             };
             let finding = Finding::new(status, &queue.name, summary)
                 .why(why)
-                .next(format!("celery workers {app}"))
-                .measured(waiting, "tasks");
-            findings.push(finding.bounds(warning, critical, "parameters"));
+                .next(format!("celery workers {app}"));
+            findings.push(bounds.told(finding, waiting, "tasks"));
         }
     }
     let waiting: u64 = data.queues.iter().map(|q| q.waiting).sum();
@@ -206,10 +211,7 @@ fn judge(app: &str, data: Report, request: &CeleryQueuesRequest) -> Answer<Repor
         summary.push_str(&format!("; the next in {queue} has waited at least {waited}"));
     }
     let figures: Vec<_> = data.queues.iter().map(|q| (q.name.clone(), q.waiting as f64)).collect();
-    let mut answer = Answer::ok(summary, data).evidence(
-        "redis",
-        "LLEN of every priority, MEMORY USAGE, LINDEX -1, HLEN unacked, ZRANGE unacked_index",
-    );
+    let mut answer = Answer::ok(summary, data);
     for (queue, waiting) in figures {
         answer = answer.figure("waiting", &queue, waiting, "tasks");
     }

@@ -302,14 +302,16 @@ fn judge(root: &Path, data: ops::DiskTree) -> Answer<ops::DiskTree> {
         let count = data.unreadable;
         let summary = format!("{count} entries could not be read; their space is missing");
         let finding = Finding::new(Status::Unknown, shown.to_string(), summary);
-        findings.push(finding.why("the agent's user may not look into them"));
+        findings.push(
+            finding.why("the agent's user may not look into them, or they went away meanwhile"),
+        );
     }
     if let Some(worst) = data.deleted.first().filter(|_| mib(held) >= mib(data.total_bytes) / 10)
         && mib(held) >= 1
     {
         let count = data.deleted.len();
         let next = match worst.unit.is_empty() {
-            true => String::new(),
+            true => "host processes --by memory".to_owned(),
             false => format!("systemd restart {}", worst.unit),
         };
         let summary = format!("{count} deleted files still take {} MiB", mib(held));

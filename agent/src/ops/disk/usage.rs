@@ -10,7 +10,6 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use hostler_core::trend;
 use hostler_proto::{
-    finding::above,
     operation::{DiskTree, DiskUsage, Operation},
     ops,
     wire::{ErrorCode, Failure, Figure, Finding, Status},
@@ -19,6 +18,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     amount,
+    bounds::{Bound, Bounds},
     host::{
         blocking,
         mounts::{self, Mount, mounts},
@@ -292,7 +292,10 @@ fn by_nature(kind: &str, read_only: bool) -> bool {
 
 fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
     let Seen { data, sealed, silent, failed, inside } = seen;
-    let (warning, critical) = (f64::from(warning), f64::from(critical));
+    let bound =
+        |parameter, value: u32| Bound::of(<DiskUsage as Operation>::NAME, parameter, value.into());
+    let bounds =
+        Bounds::new(bound("warning-percent", warning), bound("critical-percent", critical), "");
     let mut findings = Vec::new();
     for fs in &data.filesystems {
         if by_nature(&fs.r#type, fs.read_only) {
@@ -315,11 +318,10 @@ fn judge(seen: Seen, warning: u32, critical: u32) -> Answer<ops::DiskUsage> {
             }
         };
         let mut full = |share: f64, summary: String, why: &str| {
-            if let Some(status) = above(share, warning, critical) {
+            if let Some(status) = bounds.above(share) {
                 let why = format!("{why}{allowed}");
                 let finding = Finding::new(status, &fs.mount, summary).why(why).next(&tree);
-                let finding = finding.measured(share, "percent");
-                findings.push(finding.bounds(warning, critical, "parameters"));
+                findings.push(bounds.told(finding, share, "percent"));
             }
         };
         let left = fs.available_bytes / (1 << 20);
@@ -410,6 +412,14 @@ mod tests {
         assert_eq!(status(filesystem(85.0, 0.0)), Status::Warning);
         assert_eq!(status(filesystem(95.0, 0.0)), Status::Critical);
         assert_eq!(status(filesystem(1.0, 99.0)), Status::Critical);
+        let source = |warning| {
+            let mut answer = judge(seen(filesystem(96.0, 0.0)), warning, 95);
+            answer.findings.remove(0).source
+        };
+        assert_eq!(
+            (source(85).as_str(), source(70).as_str()),
+            ("default", "parameter (warning), default (critical)")
+        );
     }
 
     #[test]

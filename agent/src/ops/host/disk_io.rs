@@ -3,14 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use hostler_proto::{
-    finding::above,
-    operation::HostDiskIo,
+    operation::{HostDiskIo, Operation},
     ops::{DiskActivity, HostDiskIo as Report, HostDiskIoRequest},
     wire::{ErrorCode, Failure, Finding},
 };
 use tokio::time::Instant;
 
 use crate::{
+    bounds::{Bound, Bounds},
     host::kernel,
     operation::{Answer, Context, Probe},
 };
@@ -76,15 +76,17 @@ fn activity(before: &str, after: &str, window: f64, whole: impl Fn(&str) -> bool
 
 fn judge(report: Report, slow_ms: f64) -> Answer<Report> {
     let mut findings = Vec::new();
+    let slow = Bound::of(<HostDiskIo as Operation>::NAME, "slow-ms", slow_ms);
+    let alerts = "awesome-prometheus-alerts (100 ms)";
+    let bounds = Bounds::new(slow.times(1e-3), slow.times(1e-2), alerts);
     for disk in report.disks.iter().filter(|d| d.reads_per_s + d.writes_per_s >= FEW) {
-        if let Some(status) = above(disk.await_ms, slow_ms, slow_ms * 10.0) {
+        let took_s = disk.await_ms / 1000.0;
+        if let Some(status) = bounds.above(took_s) {
             let summary = format!("a request to {} takes {:.0} ms", disk.disk, disk.await_ms);
             let finding = Finding::new(status, &disk.disk, summary)
                 .why("whatever reads or writes there waits as long")
-                .next("host processes --by cpu")
-                .measured(disk.await_ms / 1000.0, "s");
-            let bounds = (slow_ms / 1000.0, slow_ms / 100.0);
-            findings.push(finding.bounds(bounds.0, bounds.1, "awesome-prometheus-alerts (100 ms)"));
+                .next("host processes --by cpu");
+            findings.push(bounds.told(finding, took_s, "s"));
         }
     }
     let summary = match report.disks.first() {

@@ -10,6 +10,7 @@ use hostler_proto::{
 use tokio::time::Instant;
 
 use crate::{
+    bounds::{Bound, Bounds},
     host::{
         blocking,
         connections::{self, Connection},
@@ -161,6 +162,7 @@ fn activity(before: &str, after: &str, window: f64) -> Report {
 
 fn judge(report: Report) -> Answer<Report> {
     let mut findings = Vec::new();
+    let bounds = Bounds::warning(Bound::fixed(ERRORS_PERCENT), "awesome-prometheus-alerts");
     for interface in &report.interfaces {
         let per_s = interface.received_packets_per_s + interface.sent_packets_per_s;
         #[expect(clippy::cast_precision_loss, reason = "packets of an interval")]
@@ -169,9 +171,11 @@ fn judge(report: Report) -> Answer<Report> {
             let name = &interface.interface;
             let summary = format!("{share:.1} % of the packets of {name} have errors");
             let finding = Finding::new(Status::Warning, name, summary)
-                .why("a cable, a port or a driver is bad: connections are slow")
-                .measured(share, "percent");
-            findings.push(finding.bounds(ERRORS_PERCENT, 100.0, "awesome-prometheus-alerts"));
+                .why(
+                    "a cable, a port or a driver is bad: connections are slow; ethtool -S has more",
+                )
+                .next(format!("journal read --match {name} --boot"));
+            findings.push(bounds.told(finding, share, "percent"));
         }
     }
     let mbit = |bytes: f64| bytes * 8.0 / 1e6;

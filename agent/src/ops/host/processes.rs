@@ -72,7 +72,7 @@ fn rank(
             command: p.command,
         })
         .collect();
-    ops::HostProcesses { processes, total, uninterruptible, zombies }
+    ops::HostProcesses { processes, total, uninterruptible, zombies, window_s: window }
 }
 
 #[cfg(test)]

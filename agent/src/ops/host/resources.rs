@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use hostler_proto::{
-    finding::above,
-    operation::HostResources,
+    operation::{HostResources, Operation},
     ops,
     wire::{ErrorCode, Failure, Finding},
 };
@@ -12,18 +11,13 @@ use tokio::time::Instant;
 
 use super::facts::{meminfo, online};
 use crate::{
+    bounds::{Bound, Bounds},
     host::kernel,
     operation::{Answer, Context, Probe},
 };
 
-/// Percent of memory available below which it is a warning, and critical.
-const MEMORY_AVAILABLE: (f64, f64) = (10.0, 4.0);
-/// Percent of processor time. A check takes it for hard only when it lasts.
-const CPU_BUSY: (f64, f64) = (90.0, 99.0);
-/// Percent of processor time that the hypervisor withholds.
-const STEAL: (f64, f64) = (10.0, 30.0);
-/// Percent of time in which some work waited for memory; no published source.
-const MEMORY_PRESSURE: (f64, f64) = (10.0, 40.0);
+/// Where most defaults come from.
+const ALERTS: &str = "awesome-prometheus-alerts (warning)";
 
 impl Probe for HostResources {
     async fn observe(
@@ -56,12 +50,15 @@ impl Probe for HostResources {
             io_pressure_percent: pressure("/proc/pressure/io"),
             window_s: window.as_secs_f64(),
         };
-        Ok(judge(data))
+        Ok(judge(data, &request))
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
-fn judge(data: ops::HostResources) -> Answer<ops::HostResources> {
+fn judge(
+    data: ops::HostResources,
+    request: &ops::HostResourcesRequest,
+) -> Answer<ops::HostResources> {
     let total = data.memory_total_bytes.max(1) as f64;
     let available = data.memory_available_bytes as f64 * 100.0 / total;
     let summary = format!(
@@ -69,32 +66,62 @@ fn judge(data: ops::HostResources) -> Answer<ops::HostResources> {
         data.cpu_busy_percent, data.load_1m
     );
     let mut findings = Vec::new();
-    let (warning, critical) = MEMORY_AVAILABLE;
-    if let Some(status) = above(-available, -warning, -critical) {
-        let summary = format!("{available:.1} % of memory is available");
-        let finding = Finding::new(status, "memory", summary)
-            .why("soon the kernel swaps, or ends processes to go on")
-            .next("host processes --by memory")
-            .measured(available, "percent");
-        findings.push(finding.bounds(warning, critical, "awesome-prometheus-alerts (warning)"));
-    }
-    let mut high =
-        |subject: &str, value: f64, bounds: (f64, f64), source: &str, text: [&str; 2]| {
-            if let Some(status) = above(value, bounds.0, bounds.1) {
-                let summary = format!("{} {value:.0} %", text[0]);
-                let finding = Finding::new(status, subject, summary).why(text[1]);
-                let finding = finding.next("host processes --by cpu").measured(value, "percent");
-                findings.push(finding.bounds(bounds.0, bounds.1, source));
-            }
-        };
-    let alerts = "awesome-prometheus-alerts (warning)";
-    let busy = ["the processors are busy for", "everything on the host waits for its turn"];
-    high("cpu", data.cpu_busy_percent, CPU_BUSY, alerts, busy);
-    let steal = ["the hypervisor withholds", "the machine below is overbooked"];
-    high("steal", data.cpu_steal_percent, STEAL, alerts, steal);
-    if let Some(pressure) = data.memory_pressure_percent {
-        let text = ["work waited for memory for", "the host spends its time on making room"];
-        high("memory pressure", pressure, MEMORY_PRESSURE, "default", text);
+    let mut high = |subject: &str, value: f64, bounds: Bounds, said: String, text: [&str; 2]| {
+        if let Some(status) = bounds.above(value) {
+            let finding = Finding::new(status, subject, said).why(text[0]).next(text[1]);
+            findings.push(bounds.told(finding, value, "percent"));
+        }
+    };
+    let name = <HostResources as Operation>::NAME;
+    let bounds = |warning: (&'static str, u32), critical: (&'static str, u32), origin| {
+        let bound =
+            |(parameter, value): (&'static str, u32)| Bound::of(name, parameter, value.into());
+        Bounds::new(bound(warning), bound(critical), origin)
+    };
+    let memory = bounds(
+        ("memory-warning-percent", request.memory_warning_percent),
+        ("memory-critical-percent", request.memory_critical_percent),
+        ALERTS,
+    );
+    let text = ["soon the kernel swaps, or ends processes to go on", "host processes --by memory"];
+    high(
+        "memory",
+        100.0 - available,
+        memory,
+        format!("{available:.1} % of memory is available"),
+        text,
+    );
+    // A check takes it for hard only when it lasts.
+    let cpu = bounds(
+        ("cpu-warning-percent", request.cpu_warning_percent),
+        ("cpu-critical-percent", request.cpu_critical_percent),
+        ALERTS,
+    );
+    let value = data.cpu_busy_percent;
+    let text = ["everything on the host waits for its turn", "host processes --by cpu"];
+    high("cpu", value, cpu, format!("the processors are busy for {value:.0} %"), text);
+    let steal = bounds(
+        ("steal-warning-percent", request.steal_warning_percent),
+        ("steal-critical-percent", request.steal_critical_percent),
+        ALERTS,
+    );
+    let value = data.cpu_steal_percent;
+    let text = ["the machine below is overbooked", "host processes --by cpu"];
+    high("steal", value, steal, format!("the hypervisor withholds {value:.0} %"), text);
+    if let Some(value) = data.memory_pressure_percent {
+        let pressure = bounds(
+            ("pressure-warning-percent", request.pressure_warning_percent),
+            ("pressure-critical-percent", request.pressure_critical_percent),
+            "",
+        );
+        let text = ["the host spends its time on making room", "host processes --by memory"];
+        high(
+            "memory pressure",
+            value,
+            pressure,
+            format!("work waited for memory for {value:.0} %"),
+            text,
+        );
     }
     let (busy, load) = (data.cpu_busy_percent, data.load_1m);
     let free = data.memory_available_bytes as f64;
@@ -141,7 +168,10 @@ fn pressure(path: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use hostler_proto::wire::Status;
+
     use super::*;
+    use crate::operation::completed;
 
     #[test]
     fn shares_are_those_of_the_interval_and_a_counter_that_goes_back_counts_as_nothing() {
@@ -150,5 +180,34 @@ mod tests {
         let shares = shares(before, after);
         assert!((shares.busy - 50.0).abs() < 0.01, "{}", shares.busy);
         assert!((shares.iowait - 10.0).abs() < 0.01 && shares.steal.abs() < 0.01);
+    }
+
+    #[test]
+    fn every_bound_can_be_moved_and_it_is_said_who_moved_it() {
+        let data = ops::HostResources {
+            cpu_busy_percent: 95.0,
+            cpu_steal_percent: 20.0,
+            memory_total_bytes: 1000,
+            memory_available_bytes: 80,
+            memory_pressure_percent: Some(20.0),
+            ..Default::default()
+        };
+        let default = completed::<HostResources>(&Default::default()).expect("defaults");
+        let found = judge(data.clone(), &default).findings;
+        assert!(found.iter().all(|f| f.status() == Status::Warning), "{found:?}");
+        let told: Vec<_> = found.iter().map(|f| (f.subject.as_str(), f.source.as_str())).collect();
+        let pressure = ("memory pressure", "default");
+        assert_eq!(told, [("memory", ALERTS), ("cpu", ALERTS), ("steal", ALERTS), pressure]);
+        assert_eq!((found[0].value, found[0].warning), (Some(92.0), Some(90.0)));
+        let moved = ops::HostResourcesRequest {
+            cpu_critical_percent: 95,
+            memory_warning_percent: 93,
+            steal_warning_percent: 21,
+            pressure_warning_percent: 21,
+            ..default
+        };
+        let found = judge(data, &moved).findings;
+        assert_eq!((found.len(), found[0].status()), (1, Status::Critical));
+        assert_eq!(found[0].source, format!("{ALERTS} (warning), parameter (critical)"));
     }
 }

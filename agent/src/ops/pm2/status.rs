@@ -3,7 +3,7 @@
 use std::{collections::HashSet, os::unix::fs::MetadataExt as _, path::Path};
 
 use hostler_proto::{
-    operation::Pm2Status,
+    operation::{Operation, Pm2Status},
     ops::{Pm2App, Pm2Daemon, Pm2Status as Report, Pm2StatusRequest},
     wire::{Failure, Finding, Status},
 };
@@ -11,17 +11,14 @@ use serde_json::Value;
 
 use super::rpc;
 use crate::{
+    bounds::{Bound, Bounds},
     host::{blocking, files, processes},
     operation::{Answer, Context, Probe},
 };
 
-/// An application that was started later was restarted.
-const FRESH_S: f64 = 60.0;
 /// What it means that a daemon does not answer, and what helps.
 const HANGS: &str = "nobody starts its applications again when they end; `pm2 update` on the host, as its user, \
                      starts it anew with all of them";
-/// Restarts from which a fresh start is one of many.
-const MANY: u64 = 3;
 
 impl Probe for Pm2Status {
     async fn observe(request: Pm2StatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -53,7 +50,7 @@ impl Probe for Pm2Status {
             let units: Vec<&str> = cx.host.stack.units.iter().map(|u| u.name.as_str()).collect();
             findings.push(missing(&units));
         }
-        Ok(judge(report, findings, &request.app))
+        Ok(judge(report, findings, &request))
     }
 }
 
@@ -124,6 +121,7 @@ fn app(data: &Value, home: &str, saved: &HashSet<String>, now_ms: f64) -> Pm2App
     let name = text(&data["name"]);
     let status = text(&env["status"]);
     let since = env["pm_uptime"].as_f64().unwrap_or(now_ms);
+    let added = env["created_at"].as_f64().map(|ms| ms / 1000.0);
     let mode = text(&env["exec_mode"]);
     Pm2App {
         id: u32::try_from(number(&data["pm_id"])).unwrap_or(0),
@@ -137,12 +135,21 @@ fn app(data: &Value, home: &str, saved: &HashSet<String>, now_ms: f64) -> Pm2App
         home: home.to_owned(),
         saved: saved.contains(&name),
         error_log: text(&env["pm_err_log_path"]),
+        added_s: added,
         name,
         status,
     }
 }
 
-fn judge(mut report: Report, mut findings: Vec<Finding>, wanted: &[String]) -> Answer<Report> {
+fn judge(
+    mut report: Report,
+    mut findings: Vec<Finding>,
+    request: &Pm2StatusRequest,
+) -> Answer<Report> {
+    let wanted = &request.app;
+    #[expect(clippy::cast_precision_loss, reason = "a number of restarts")]
+    let many = request.restarts as f64;
+    let many = Bounds::warning(Bound::of(<Pm2Status as Operation>::NAME, "restarts", many), "");
     if !wanted.is_empty() {
         report.apps.retain(|app| wanted.contains(&app.name));
     }
@@ -161,12 +168,17 @@ fn judge(mut report: Report, mut findings: Vec<Finding>, wanted: &[String]) -> A
             Finding::new(status, name, summary).why(why).next(&logs)
         };
         match app.status.as_str() {
-            "online" if app.uptime_s < FRESH_S && app.restarts >= MANY => {
+            "online"
+                if app.uptime_s < f64::from(request.steady_s)
+                    && app.restarts >= request.restarts =>
+            {
                 let summary = format!(
                     "{name} was started {:.0} s ago, for the {}th time",
                     app.uptime_s, app.restarts
                 );
-                findings.push(finding(Status::Warning, summary, "it may keep crashing"));
+                let found = finding(Status::Warning, summary, "it may keep crashing");
+                #[expect(clippy::cast_precision_loss, reason = "a number of restarts")]
+                findings.push(many.told(found, app.restarts as f64, "restarts"));
             }
             "online" => {}
             "stopped" => {
@@ -202,6 +214,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::operation::completed;
 
     #[test]
     fn modules_of_pm2_are_none_of_the_applications() {
@@ -216,12 +229,18 @@ mod tests {
         let data = json!({
             "name": "web", "pm_id": 0, "pid": 7, "monit": { "memory": 1000, "cpu": 1.5 },
             "pm2_env": { "status": status, "restart_time": restarts, "pm_uptime": 100_000,
+                         "created_at": 40_000,
                          "exec_mode": "fork_mode", "env": { "SECRET": "hunter2" } },
         });
         let names = if saved { HashSet::from(["web".to_owned()]) } else { HashSet::new() };
         let apps = vec![app(&data, "/home/x/.pm2", &names, 130_000.0)];
         let report = Report { apps, daemons: vec![Pm2Daemon::default()] };
-        judge(report, Vec::new(), &[])
+        judge(report, Vec::new(), &request(&[]))
+    }
+
+    fn request(apps: &[&str]) -> Pm2StatusRequest {
+        let app = apps.iter().map(|app| (*app).to_owned()).collect();
+        completed::<Pm2Status>(&Pm2StatusRequest { app, ..Default::default() }).expect("defaults")
     }
 
     #[test]
@@ -237,6 +256,19 @@ mod tests {
         assert_eq!(seen("errored", 15, true).status, Status::Critical);
         assert_eq!(seen("online", 15, true).status, Status::Warning);
         assert_eq!(seen("online", 0, false).status, Status::Warning);
+        let loops = seen("online", 15, true);
+        assert_eq!(loops.data.apps[0].added_s, Some(40.0), "its restarts count from then");
+        let found = &loops.findings[0];
+        assert_eq!(
+            (found.value, found.warning, found.source.as_str()),
+            (Some(15.0), Some(3.0), "default")
+        );
+        for patient in [
+            Pm2StatusRequest { restarts: 16, ..request(&[]) },
+            Pm2StatusRequest { steady_s: 30, ..request(&[]) },
+        ] {
+            assert_eq!(judge(loops.data.clone(), Vec::new(), &patient).status, Status::Ok);
+        }
     }
 
     #[test]
@@ -261,9 +293,9 @@ mod tests {
 
     #[test]
     fn an_application_that_is_wanted_and_not_there_is_critical() {
-        let answer = judge(Report::default(), Vec::new(), &["web".into()]);
+        let answer = judge(Report::default(), Vec::new(), &request(&["web"]));
         assert_eq!(answer.status, Status::Critical);
         assert!(answer.summary.contains("no PM2 daemon runs"));
-        assert_eq!(judge(Report::default(), Vec::new(), &[]).status, Status::Ok);
+        assert_eq!(judge(Report::default(), Vec::new(), &request(&[])).status, Status::Ok);
     }
 }

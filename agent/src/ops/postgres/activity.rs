@@ -1,14 +1,14 @@
 //! `postgres.activity`: what runs and what waits.
 
 use hostler_proto::{
-    finding::above,
-    operation::PostgresActivity,
+    operation::{Operation, PostgresActivity},
     ops::{PgSession, PostgresActivity as Report, PostgresActivityRequest},
     wire::{Failure, Finding},
 };
 
 use super::{entry, evidence, partial, statement::shown};
 use crate::{
+    bounds::{Bound, Bounds},
     host::postgres::{Session, integer, number, pids, text},
     operation::{Answer, Context, Probe},
 };
@@ -27,8 +27,8 @@ const SQL: &str = "SELECT pid::int8 AS pid, coalesce(state, '') AS state, \
     AND (state <> 'idle' OR xact_start IS NOT NULL OR state IS NULL) \
     AND coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0) >= $1 \
     ORDER BY xact_start NULLS LAST, pid";
-/// Times the bound of the warning from which a statement is critical (PgHero warns at 60 s; the
-/// runbook ends what has run for five minutes).
+/// Times the bound of the warning from which a statement is critical, unless that is given (PgHero warns at
+/// 60 s; the runbook ends what has run for five minutes).
 const CRITICAL: f64 = 5.0;
 
 impl Probe for PostgresActivity {
@@ -55,8 +55,7 @@ impl Probe for PostgresActivity {
         });
         let report =
             Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };
-        let answer =
-            partial(judge(&entry.name, report, request.long_s, request.top as usize), &session);
+        let answer = partial(judge(&entry.name, report, &request), &session);
         let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
@@ -65,14 +64,18 @@ impl Probe for PostgresActivity {
 
 /// Judges all sessions, of which there are no more than the server has connections, and tells the first
 /// `top`; of the findings, the longest statements.
-fn judge(name: &str, mut report: Report, long_s: u32, top: usize) -> Answer<Report> {
-    let warning = f64::from(long_s);
+fn judge(name: &str, mut report: Report, request: &PostgresActivityRequest) -> Answer<Report> {
+    let (operation, long_s) = (<PostgresActivity as Operation>::NAME, request.long_s);
+    let top = usize::try_from(request.top).unwrap_or(usize::MAX);
+    let warning = Bound::of(operation, "long-s", long_s.into());
+    let critical = warning.times(CRITICAL).unless(operation, "critical-s", request.critical_s);
+    let bounds = Bounds::new(warning, critical, "PgHero (60 s), the runbook");
     let mut findings = Vec::new();
     let mut running: Vec<_> = report.sessions.iter().filter(|s| s.state == "active").collect();
     let active = running.len();
     running.sort_by(|a, b| b.statement_s.total_cmp(&a.statement_s));
     for session in running.into_iter().take(top) {
-        if let Some(status) = above(session.statement_s, warning, warning * CRITICAL) {
+        if let Some(status) = bounds.above(session.statement_s) {
             let (pid, seconds) = (session.pid, session.statement_s);
             let who = match session.application.as_str() {
                 "" => &session.user,
@@ -88,12 +91,7 @@ fn judge(name: &str, mut report: Report, long_s: u32, top: usize) -> Answer<Repo
                 false => format!("postgres locks {name}"),
             };
             let finding = Finding::new(status, pid.to_string(), summary).why(why).next(next);
-            let finding = finding.measured(session.statement_s, "s");
-            findings.push(finding.bounds(
-                warning,
-                warning * CRITICAL,
-                "PgHero (60 s), the runbook",
-            ));
+            findings.push(bounds.told(finding, session.statement_s, "s"));
         }
     }
     let waiting = report.sessions.iter().filter(|s| !s.blocked_by.is_empty()).count();
@@ -123,11 +121,22 @@ mod tests {
         let more = [session(51, "active", 70.0), session(52, "active", 400.0)];
         let sessions = idle.chain(more).collect();
         let report = Report { sessions, ..Report::default() };
-        let answer = judge("main", report.clone(), 60, 50);
+        let request = |long_s, critical_s| PostgresActivityRequest {
+            long_s,
+            critical_s,
+            top: 50,
+            ..PostgresActivityRequest::default()
+        };
+        let answer = judge("main", report.clone(), &request(60, None));
         assert_eq!((answer.status, answer.data.sessions.len()), (Status::Critical, 50));
         let told: Vec<_> = answer.findings.iter().map(|f| f.subject.as_str()).collect();
         assert_eq!(told, ["52", "51"]);
-        let well = judge("main", report, 500, 50);
+        let source = |request| judge("main", report.clone(), &request).findings.remove(0).source;
+        assert_eq!(source(request(60, None)), "PgHero (60 s), the runbook");
+        assert_eq!(source(request(300, None)), "parameter");
+        let patient = judge("main", report.clone(), &request(60, Some(500)));
+        assert_eq!(patient.status, Status::Warning);
+        let well = judge("main", report, &request(500, None));
         assert_eq!(well.summary, "2 run, 0 of them wait for locks, 50 idle in transaction");
     }
 }

@@ -2,21 +2,20 @@
 //! bloat: after VACUUM there are none, and the file may be empty to four fifths.
 
 use hostler_proto::{
-    operation::PostgresBloat,
+    operation::{Operation, PostgresBloat},
     ops::{PostgresBloat as Report, PostgresBloatRequest, TableBloat},
     wire::{Failure, Finding, Status},
 };
 
 use super::{entry, evidence, locked::Locked, partial};
 use crate::{
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, number, text},
     operation::{Answer, Context, Probe},
 };
 
-/// Dead rows that are worth a word: a share of the living, and a number (awesome-prometheus-alerts).
-const DEAD: (f64, u64) = (10.0, 10_000);
-/// Wasted space that is worth a word: a share, and bytes (awesome-prometheus-alerts).
-const WASTED: (f64, u64) = (80.0, 200 << 20);
+/// Where the shares of dead rows and of wasted space come from.
+const ALERTS: &str = "awesome-prometheus-alerts";
 /// A table below this has too few pages for an estimate.
 const MEASURABLE: u64 = 1 << 20;
 /// A session that is older holds VACUUM back.
@@ -86,7 +85,7 @@ impl Probe for PostgresBloat {
         }
         let locked = Locked::look(&mut session).await.map_err(failed)?;
         let (report, missing) = look(&mut session, &locked, &request, cx).await.map_err(failed)?;
-        let mut answer = partial(judge(&entry.name, report, request.exact), &session);
+        let mut answer = partial(judge(&entry.name, report, &request), &session);
         answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         if missing {
             let finding = Finding::new(
@@ -168,17 +167,24 @@ fn quoted(name: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of rows")]
-fn judge(name: &str, report: Report, exact: bool) -> Answer<Report> {
+fn judge(name: &str, report: Report, request: &PostgresBloatRequest) -> Answer<Report> {
     let mut findings = Vec::new();
+    let bounds = |parameter, percent: u32| {
+        let bound = Bound::of(<PostgresBloat as Operation>::NAME, parameter, percent.into());
+        Bounds::warning(bound, ALERTS)
+    };
+    let dead_bounds = bounds("dead-percent", request.dead_percent);
+    let wasted_bounds = bounds("wasted-percent", request.wasted_percent);
     // What shows more of it than was just seen.
-    let closer = match exact {
+    let closer = match request.exact {
         false => format!("postgres bloat {name} --exact"),
         true => format!("postgres indexes {name}"),
     };
     for table in &report.tables {
         let share = table.dead_rows as f64 * 100.0 / table.live_rows.max(1) as f64;
         let subject = &table.table;
-        if share >= DEAD.0 && table.dead_rows > DEAD.1 && table.dead_rows > table.vacuum_at {
+        let due = table.dead_rows > request.dead_rows && table.dead_rows > table.vacuum_at;
+        if let Some(status) = dead_bounds.above(share).filter(|_| due) {
             let summary = format!("{} rows of {subject} are dead ({share:.0} %)", table.dead_rows);
             let (why, next) = match report.held_back_by.as_str() {
                 "" => (
@@ -192,20 +198,19 @@ fn judge(name: &str, report: Report, exact: bool) -> Answer<Report> {
                     format!("postgres activity {name}"),
                 ),
             };
-            let finding = Finding::new(Status::Warning, subject, summary).why(why).next(next);
-            let finding = finding.measured(share, "percent");
-            findings.push(finding.bounds(DEAD.0, 100.0, "awesome-prometheus-alerts"));
+            let finding = Finding::new(status, subject, summary).why(why).next(next);
+            findings.push(dead_bounds.told(finding, share, "percent"));
         }
         let Some(wasted) = table.wasted_percent else { continue };
-        if wasted >= WASTED.0 && table.heap_bytes > WASTED.1 {
+        let large = table.heap_bytes > request.wasted_bytes;
+        if let Some(status) = wasted_bounds.above(wasted).filter(|_| large) {
             let mib = (table.heap_bytes as f64 * wasted / 100.0) as u64 >> 20;
             let method = &table.method;
             let summary = format!("{subject} wastes {mib} MiB ({wasted:.0} %, {method})");
-            let finding = Finding::new(Status::Warning, subject, summary)
+            let finding = Finding::new(status, subject, summary)
                 .why("the space is used again by new rows, and given back only by a rewrite")
-                .next(&closer)
-                .measured(wasted, "percent");
-            findings.push(finding.bounds(WASTED.0, 100.0, "awesome-prometheus-alerts"));
+                .next(&closer);
+            findings.push(wasted_bounds.told(finding, wasted, "percent"));
         }
     }
     let blind = report.tables.iter().filter(|t| {
@@ -232,6 +237,7 @@ fn judge(name: &str, report: Report, exact: bool) -> Answer<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     fn table(dead: u64, wasted: Option<f64>) -> TableBloat {
         TableBloat {
@@ -246,20 +252,44 @@ mod tests {
         }
     }
 
+    fn request() -> PostgresBloatRequest {
+        completed::<PostgresBloat>(&PostgresBloatRequest::default()).expect("defaults")
+    }
+
+    fn judged(table: TableBloat, request: &PostgresBloatRequest) -> Answer<Report> {
+        judge("main", Report { tables: vec![table], ..Report::default() }, request)
+    }
+
+    #[test]
+    fn every_bound_of_dead_rows_and_wasted_space_can_be_moved() {
+        let bad = || table(30_000, Some(85.0));
+        let found = judged(bad(), &request()).findings;
+        assert_eq!((found.len(), found[0].warning, found[0].critical), (2, Some(10.0), None));
+        assert_eq!((found[1].value, found[1].source.as_str()), (Some(85.0), ALERTS));
+        let moved = [
+            PostgresBloatRequest { dead_percent: 31, ..request() },
+            PostgresBloatRequest { dead_rows: 30_000, ..request() },
+            PostgresBloatRequest { wasted_percent: 86, ..request() },
+            PostgresBloatRequest { wasted_bytes: 1 << 30, ..request() },
+        ];
+        assert_eq!(moved.map(|request| judged(bad(), &request).findings.len()), [1; 4]);
+        let lower = PostgresBloatRequest { dead_percent: 5, ..request() };
+        assert_eq!(judged(bad(), &lower).findings[0].source, "parameter");
+    }
+
     #[test]
     fn dead_rows_count_when_autovacuum_should_have_taken_them_and_who_keeps_them_is_named() {
-        let status =
-            |t| judge("main", Report { tables: vec![t], ..Report::default() }, false).status;
+        let status = |t| judged(t, &request()).status;
         assert_eq!(status(table(15_000, None)), Status::Ok, "autovacuum does not want them yet");
         assert_eq!(status(table(30_000, None)), Status::Warning);
         assert_eq!(status(table(0, Some(85.0))), Status::Warning);
         let held = Report { tables: vec![table(30_000, None)], held_back_by: "pid 7".into() };
-        let held = judge("main", held, false).findings.remove(0);
+        let held = judge("main", held, &request()).findings.remove(0);
         assert!(held.why.contains("pid 7 may still see them"));
         assert_eq!(held.next, "postgres activity main");
         let next = |exact| {
-            let report = Report { tables: vec![table(30_000, None)], ..Report::default() };
-            judge("main", report, exact).findings.remove(0).next
+            let request = PostgresBloatRequest { exact, ..request() };
+            judged(table(30_000, None), &request).findings.remove(0).next
         };
         assert_eq!(next(false), "postgres bloat main --exact");
         assert_eq!(next(true), "postgres indexes main");

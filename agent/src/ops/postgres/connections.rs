@@ -1,25 +1,24 @@
 //! `postgres.connections`: who has the connections, and what idles.
 
 use hostler_proto::{
-    finding::above,
-    operation::PostgresConnections,
+    operation::{Operation, PostgresConnections},
     ops::{ConnectionGroup, PostgresConnections as Report, PostgresConnectionsRequest},
     wire::{Failure, Figure, Finding},
 };
 
 use super::{entry, evidence, partial, unusable};
 use crate::{
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, integer, number, text},
     operation::{Answer, Context, Probe},
 };
 
-/// Share of the usable connections from which it is critical.
+/// Share of the usable connections from which it is critical, where neither that nor a higher warning is
+/// given.
 const CRITICAL_PERCENT: f64 = 90.0;
-/// Ages of transaction ids: autovacuum freezes from 200 million on, and the server stops at two
-/// thousand million.
-const XID_AGE: (f64, f64) = (0.5e9, 1.0e9);
-/// Of multixacts, the ids of rows that several transactions lock: autovacuum freezes from 400 million on.
-const MULTIXACT_AGE: (f64, f64) = (0.8e9, 1.2e9);
+/// How much longer than for a warning a transaction idles where it is critical, unless that is given.
+const CRITICAL_IDLE: f64 = 10.0;
+const NAME: &str = <PostgresConnections as Operation>::NAME;
 
 /// `reserved_connections` came with version 16.
 const SETTINGS: &str = "SELECT current_setting('max_connections')::int8 AS max, \
@@ -103,15 +102,20 @@ async fn look(session: &mut Session) -> Result<Report, Trouble> {
         oldest_xid_database: xid_database,
         oldest_multixact_age: multixact_age,
         oldest_multixact_database: multixact_database,
+        used_percent: 0.0,
     })
 }
 
-fn judge(name: &str, report: Report, request: &PostgresConnectionsRequest) -> Answer<Report> {
+fn judge(name: &str, mut report: Report, request: &PostgresConnectionsRequest) -> Answer<Report> {
     let mut findings = Vec::new();
     let share = f64::from(report.used) * 100.0 / f64::from(report.usable.max(1));
-    let (warning, critical) =
-        (f64::from(request.warning_percent), CRITICAL_PERCENT.max(request.warning_percent.into()));
-    if let Some(status) = above(share, warning, critical) {
+    report.used_percent = share;
+    let warning = Bound::of(NAME, "warning-percent", request.warning_percent.into());
+    let critical =
+        if warning.at > CRITICAL_PERCENT { warning } else { Bound::fixed(CRITICAL_PERCENT) };
+    let critical = critical.unless(NAME, "critical-percent", request.critical_percent);
+    let bounds = Bounds::new(warning, critical, "awesome-prometheus-alerts (80), ours (90)");
+    if let Some(status) = bounds.above(share) {
         let most = report.groups.first().map_or(String::new(), |g| {
             let who = if g.application.is_empty() { &g.user } else { &g.application };
             format!("; {} of them {} of {who}", g.count, g.state)
@@ -120,37 +124,47 @@ fn judge(name: &str, report: Report, request: &PostgresConnectionsRequest) -> An
         let summary = format!("{used} of {usable} usable connections are taken{most}");
         let finding = Finding::new(status, "connections", summary)
             .why("the next client is refused when none is left")
-            .next(format!("postgres activity {name}"))
-            .measured(share, "percent");
-        let source = "awesome-prometheus-alerts (80), ours (90)";
-        findings.push(finding.bounds(warning, critical, source));
+            .next(format!("postgres activity {name}"));
+        findings.push(bounds.told(finding, share, "percent"));
     }
-    let idle = f64::from(request.idle_s);
-    if let Some(status) = above(report.oldest_idle_s, idle, idle * 10.0) {
+    let idle = Bound::of(NAME, "idle-s", request.idle_s.into());
+    let critical =
+        idle.times(CRITICAL_IDLE).unless(NAME, "idle-critical-s", request.idle_critical_s);
+    let bounds = Bounds::new(idle, critical, "pg-healthcheck (30 s), ours (5 min)");
+    if let Some(status) = bounds.above(report.oldest_idle_s) {
         let (number, oldest) = (report.idle_in_transaction, report.oldest_idle_s);
         let summary = format!("{number} transactions idle, the oldest for {oldest:.0} s");
         let finding = Finding::new(status, "idle in transaction", summary)
             .why("it keeps its locks, and VACUUM from removing what died since")
-            .next(format!("postgres activity {name}"))
-            .measured(report.oldest_idle_s, "s");
-        findings.push(finding.bounds(idle, idle * 10.0, "pg-healthcheck (30 s), ours (5 min)"));
+            .next(format!("postgres activity {name}"));
+        findings.push(bounds.told(finding, report.oldest_idle_s, "s"));
     }
+    // Autovacuum freezes from 200 million transaction ids and 400 million multixacts on, and the server
+    // stops at two thousand million of either.
+    #[expect(clippy::cast_precision_loss, reason = "at most two thousand million")]
+    let bound = |parameter, age: u64| Bound::of(NAME, parameter, age as f64);
     let ids = [
         Ids {
             what: "transaction ids",
             unit: "transactions",
             age: report.oldest_xid_age,
             database: &report.oldest_xid_database,
-            bounds: XID_AGE,
-            source: "ours; check_postgres has 1.3e9, 1.4e9",
+            bounds: Bounds::new(
+                bound("xid-warning", request.xid_warning),
+                bound("xid-critical", request.xid_critical),
+                "ours; check_postgres has 1.3e9, 1.4e9",
+            ),
         },
         Ids {
             what: "multixact ids",
             unit: "multixacts",
             age: report.oldest_multixact_age,
             database: &report.oldest_multixact_database,
-            bounds: MULTIXACT_AGE,
-            source: "ours: two and three times autovacuum_multixact_freeze_max_age",
+            bounds: Bounds::new(
+                bound("multixact-warning", request.multixact_warning),
+                bound("multixact-critical", request.multixact_critical),
+                "ours: two and three times autovacuum_multixact_freeze_max_age",
+            ),
         },
     ];
     findings.extend(ids.iter().filter_map(|ids| ids.judge(name)));
@@ -174,8 +188,15 @@ fn judge(name: &str, report: Report, request: &PostgresConnectionsRequest) -> An
         limit: Some(report.usable.into()),
         ..Figure::default()
     };
+    let taken = Figure {
+        name: "connections_used".into(),
+        value: share,
+        unit: "percent".into(),
+        limit: Some(100.0),
+        ..Figure::default()
+    };
     let mut answer = Answer::ok(summary, report);
-    answer.figures = [vec![connections], figures].concat();
+    answer.figures = [vec![connections, taken], figures].concat();
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
@@ -185,8 +206,7 @@ struct Ids<'r> {
     unit: &'static str,
     age: u64,
     database: &'r str,
-    bounds: (f64, f64),
-    source: &'static str,
+    bounds: Bounds,
 }
 
 impl Ids<'_> {
@@ -196,15 +216,14 @@ impl Ids<'_> {
     }
 
     fn judge(&self, name: &str) -> Option<Finding> {
-        let (age, (warning, critical)) = (self.number(), self.bounds);
-        let status = above(age, warning, critical)?;
+        let age = self.number();
+        let status = self.bounds.above(age)?;
         let summary =
             format!("{} of {} are {:.0} million old", self.what, self.database, age / 1e6);
         let finding = Finding::new(status, self.database, summary)
             .why("autovacuum does not keep up; at two thousand million the server accepts no write")
-            .next(format!("postgres bloat {name}"))
-            .measured(age, self.unit);
-        Some(finding.bounds(warning, critical, self.source))
+            .next(format!("postgres bloat {name}"));
+        Some(self.bounds.told(finding, age, self.unit))
     }
 }
 
@@ -213,6 +232,7 @@ mod tests {
     use hostler_proto::wire::Status;
 
     use super::*;
+    use crate::operation::completed;
 
     fn status(used: u32, idle: f64, age: u64) -> Status {
         let report = Report {
@@ -223,9 +243,45 @@ mod tests {
             oldest_xid_age: age,
             ..Report::default()
         };
-        let request =
-            PostgresConnectionsRequest { warning_percent: 80, idle_s: 30, ..Default::default() };
-        judge("main", report, &request).status
+        judge("main", report, &request()).status
+    }
+
+    fn request() -> PostgresConnectionsRequest {
+        completed::<PostgresConnections>(&Default::default()).expect("defaults")
+    }
+
+    #[test]
+    fn every_bound_can_be_moved_and_a_warning_beyond_what_is_critical_moves_that_too() {
+        let report = |used, idle| Report {
+            used,
+            usable: 100,
+            oldest_idle_s: idle,
+            oldest_xid_age: 600_000_000,
+            oldest_multixact_age: 900_000_000,
+            ..Report::default()
+        };
+        let judged = |report, request| {
+            let found = judge("main", report, &request).findings;
+            found.into_iter().map(|f| (f.status(), f.critical, f.source)).collect::<Vec<_>>()
+        };
+        let moved = PostgresConnectionsRequest {
+            warning_percent: 95,
+            idle_critical_s: Some(40),
+            xid_warning: 700_000_000,
+            multixact_critical: 850_000_000,
+            ..request()
+        };
+        let found = judged(report(96, 50.0), moved.clone());
+        assert_eq!(found[0], (Status::Critical, Some(95.0), "parameter".into()));
+        assert_eq!((found[1].0, found[1].1), (Status::Critical, Some(40.0)));
+        assert_eq!((found.len(), found[2].0), (3, Status::Critical));
+        let more = PostgresConnectionsRequest { critical_percent: Some(97), ..moved };
+        let found = judged(report(96, 1.0), more);
+        assert_eq!(found[0], (Status::Warning, Some(97.0), "parameter".into()));
+        let answer = judge("main", report(50, 1.0), &request());
+        assert_eq!(answer.data.used_percent, 50.0);
+        let figure = answer.figures.iter().find(|f| f.name == "connections_used").expect("one");
+        assert_eq!((figure.value, figure.limit), (50.0, Some(100.0)));
     }
 
     #[test]
@@ -251,12 +307,7 @@ mod tests {
                 oldest_multixact_database: "shop".into(),
                 ..Report::default()
             };
-            let request = PostgresConnectionsRequest {
-                warning_percent: 80,
-                idle_s: 30,
-                ..Default::default()
-            };
-            judge("main", report, &request)
+            judge("main", report, &request())
         };
         assert_eq!(judged(450_000_000).status, Status::Ok, "autovacuum begins with them");
         let bad = judged(1_900_000_000);

@@ -2,19 +2,23 @@
 //! a standby may use what the primary does not.
 
 use hostler_proto::{
-    operation::PostgresIndexes,
+    operation::{Operation, PostgresIndexes},
     ops::{IndexRecord, PostgresIndexes as Report, PostgresIndexesRequest, TableScans},
     wire::{Failure, Finding, Status},
 };
 
 use super::{entry, evidence, locked::Locked};
 use crate::{
+    amount::size,
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, number, text},
     operation::{Answer, Context, Probe},
 };
 
 /// Scans up to which an index counts as unused, where the request does not say.
 const SCANS: u64 = 50;
+/// Tables that are read whole and told one by one as findings.
+const TOLD: usize = 5;
 /// Indexes below this are not worth a word.
 const SMALL: i64 = 1 << 20;
 /// Since when the counters count: their reset, or the start of the server that crashed.
@@ -84,7 +88,7 @@ impl Probe for PostgresIndexes {
         let mut session = Session::open(entry, "postgres.indexes").await.map_err(failed)?;
         let locked = Locked::look(&mut session).await.map_err(failed)?;
         let report = look(&mut session, &locked, &request).await.map_err(failed)?;
-        let answer = judge(&report, &request);
+        let answer = judge(&entry.name, &report, &request);
         let answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
         let answer = Answer { data: report, ..answer };
         let answer = evidence(answer, &session);
@@ -129,18 +133,79 @@ async fn look(
     })
 }
 
-fn judge(report: &Report, request: &PostgresIndexesRequest) -> Answer<Report> {
+#[expect(clippy::cast_precision_loss, reason = "space, and numbers of reads")]
+fn judge(name: &str, report: &Report, request: &PostgresIndexesRequest) -> Answer<Report> {
     let mut findings = Vec::new();
+    let bound = |parameter, value: u64| {
+        let bound = Bound::of(<PostgresIndexes as Operation>::NAME, parameter, value as f64);
+        Bounds::warning(bound, "")
+    };
+    let wasted = bound("wasted-bytes", request.wasted_bytes);
+    let young = report.statistics_days < f64::from(request.days);
+    let mut useless = |subject: &str, indexes: &[IndexRecord], what: &str, why: &str| {
+        let bytes: u64 = indexes.iter().map(|index| index.bytes).sum();
+        let (Some(largest), Some(status)) = (indexes.first(), wasted.above(bytes as f64)) else {
+            return;
+        };
+        let summary = format!(
+            "{} indexes {what}, and take {}; the largest is {}",
+            indexes.len(),
+            size(bytes),
+            largest.index
+        );
+        let finding = Finding::new(status, subject, summary).why(why);
+        let finding = finding.next(format!("postgres indexes {name}"));
+        findings.push(wasted.told(finding, bytes as f64, "bytes"));
+    };
+    let why = "every write keeps them up to date; DROP INDEX CONCURRENTLY takes one away, after a look \
+               whether a standby uses it";
+    // Of few days nobody can tell; that is said below.
+    if !young {
+        useless("unused", &report.unused, "are hardly used", why);
+    }
+    let why = "every write keeps both up to date; DROP INDEX CONCURRENTLY takes the one away";
+    useless("duplicate", &report.duplicate, "do what another one does, too", why);
+    let often = bound("whole-reads", request.whole_reads);
+    for table in &report.unindexed {
+        // Within the first day a rate would come from too little.
+        let a_day = table.whole_reads as f64 / report.statistics_days.max(1.0);
+        let Some(status) = often.above(a_day) else { continue };
+        let summary = format!(
+            "{} ({}) is read whole {a_day:.0} times a day, and through an index {:.0} times",
+            table.table,
+            size(table.bytes),
+            table.index_reads as f64 / report.statistics_days.max(1.0)
+        );
+        let finding = Finding::new(status, &table.table, summary)
+            .why(
+                "an index on what its statements look for would spare most of it; a table that is \
+                  read whole on purpose needs none",
+            )
+            .next(format!("postgres slow-queries {name}"));
+        findings.push(often.told(finding, a_day, "reads/d"));
+        if findings.len() > TOLD {
+            break;
+        }
+    }
     for index in &report.invalid {
         let summary = format!("{} is invalid: its building was not finished", index.index);
-        let finding = Finding::new(Status::Warning, &index.index, summary);
-        findings.push(finding.why("every write keeps it up to date, and no query uses it"));
+        let why = format!(
+            "every write keeps it up to date, and no query uses it: REINDEX INDEX CONCURRENTLY {} \
+             makes it anew, DROP INDEX takes it away",
+            index.index
+        );
+        let finding = Finding::new(Status::Warning, &index.index, summary).why(why);
+        findings.push(finding.next(format!("postgres locks {name}")));
     }
-    if report.statistics_days < f64::from(request.days) {
+    if young {
         let (seen, wanted) = (report.statistics_days, request.days);
         let summary = format!("the statistics cover {seen:.1} days, fewer than {wanted}");
-        let finding = Finding::new(Status::Unknown, "statistics", summary);
-        findings.push(finding.why("an index that is needed once a month would seem unused"));
+        let finding = Finding::new(Status::Unknown, "statistics", summary).why(
+            "an index that is needed once a month would seem unused: ask again later, or for fewer days",
+        );
+        findings.push(
+            finding.next(format!("postgres indexes {name} --days {}", seen.floor().max(1.0))),
+        );
     }
     let wasted: u64 = report.unused.iter().chain(&report.duplicate).map(|i| i.bytes).sum();
     let summary = format!(
@@ -158,15 +223,53 @@ fn judge(report: &Report, request: &PostgresIndexesRequest) -> Answer<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     #[test]
     fn statistics_that_are_too_young_make_the_answer_unknown_and_not_well() {
         let request = PostgresIndexesRequest { days: 30, ..PostgresIndexesRequest::default() };
         let young = Report { statistics_days: 2.0, ..Report::default() };
-        assert_eq!(judge(&young, &request).status, Status::Unknown);
+        assert_eq!(judge("main", &young, &request).status, Status::Unknown);
         let old = Report { statistics_days: 40.0, ..Report::default() };
-        assert_eq!(judge(&old, &request).status, Status::Ok);
+        assert_eq!(judge("main", &old, &request).status, Status::Ok);
         let invalid = Report { invalid: vec![IndexRecord::default()], ..old };
-        assert_eq!(judge(&invalid, &request).status, Status::Warning);
+        assert_eq!(judge("main", &invalid, &request).status, Status::Warning);
+    }
+
+    #[test]
+    fn what_wastes_much_space_or_is_read_whole_often_is_a_warning_and_little_is_none() {
+        let request = completed::<PostgresIndexes>(&PostgresIndexesRequest::default());
+        let request = request.expect("defaults");
+        let index = |bytes| IndexRecord { index: "public.i".into(), bytes, ..Default::default() };
+        let table = |whole_reads| TableScans {
+            table: "public.t".into(),
+            whole_reads,
+            bytes: 1 << 30,
+            ..Default::default()
+        };
+        let old = || Report { statistics_days: 40.0, ..Report::default() };
+        let found = |report: &Report, request: &PostgresIndexesRequest| {
+            let found = judge("main", report, request).findings;
+            let told = |f: Finding| (f.subject.clone(), f.status(), f.value, f.unit.clone());
+            found.into_iter().map(told).collect::<Vec<_>>()
+        };
+        let much = Report { unused: vec![index(60 << 20), index(60 << 20)], ..old() };
+        let bytes = f64::from(120 << 20);
+        let told = ("unused".to_owned(), Status::Warning, Some(bytes), "bytes".to_owned());
+        assert_eq!(found(&much, &request), [told]);
+        let young = Report { statistics_days: 3.0, ..much.clone() };
+        assert_eq!(found(&young, &request)[0].0, "statistics", "nobody can tell yet");
+        let patient = PostgresIndexesRequest { wasted_bytes: 1 << 30, ..request.clone() };
+        assert_eq!(found(&much, &patient), []);
+        let twice = Report { duplicate: vec![index(200 << 20)], ..young };
+        assert_eq!(found(&twice, &request)[0].0, "duplicate", "that is known at once");
+        let often = Report { unindexed: vec![table(4000), table(3999)], ..old() };
+        let told = ("public.t".to_owned(), Status::Warning, Some(100.0), "reads/d".to_owned());
+        assert_eq!(found(&often, &request), [told]);
+        let first = judge("main", &often, &request).findings.remove(0);
+        assert_eq!(
+            (first.next.as_str(), first.source.as_str()),
+            ("postgres slow-queries main", "default")
+        );
     }
 }

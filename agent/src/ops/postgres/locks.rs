@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_proto::{
-    finding::above,
-    operation::PostgresLocks,
+    operation::{Operation, PostgresLocks},
     ops::{LockNode, PostgresLocks as Report, PostgresLocksRequest},
     wire::{Failure, Finding},
 };
@@ -14,6 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::{entry, evidence, partial, statement::shown, unusable};
 use crate::{
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, integer, number, pids, text},
     operation::{Answer, Context, Probe},
 };
@@ -74,7 +74,8 @@ impl Probe for PostgresLocks {
                 node.statement = shown(&text(row, "query"), &request.text);
             }
         }
-        let answer = partial(judge(&entry.name, report, request.wait_s), &session);
+        let answer = judge(&entry.name, report, request.wait_s, request.critical_s);
+        let answer = partial(answer, &session);
         let answer = evidence(answer, &session);
         session.close().await;
         Ok(answer)
@@ -165,17 +166,17 @@ fn descend(
     count
 }
 
-fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
+fn judge(name: &str, report: Report, wait_s: u32, critical_s: Option<u32>) -> Answer<Report> {
     let longest = report.sessions.iter().map(|s| s.waited_s).fold(0.0, f64::max);
-    let warning = f64::from(wait_s);
+    let operation = <PostgresLocks as Operation>::NAME;
+    let warning = Bound::of(operation, "wait-s", wait_s.into());
+    let critical = warning.times(2.0).unless(operation, "critical-s", critical_s);
+    let bounds = Bounds::new(warning, critical, "check_postgres (1 min, 2 min)");
     let mut findings = Vec::new();
     // Each root comes before those of its own tree.
     for tree in report.sessions.chunk_by(|_, next| next.depth > 0) {
         let waited = tree.iter().map(|s| s.waited_s).fold(0.0, f64::max);
-        let (Some(root), Some(status)) = (tree.first(), above(waited, warning, warning * 2.0))
-        else {
-            continue;
-        };
+        let (Some(root), Some(status)) = (tree.first(), bounds.above(waited)) else { continue };
         let idles = match root.state.as_str() {
             "active" => String::new(),
             state => format!(", {state}"),
@@ -192,9 +193,8 @@ fn judge(name: &str, report: Report, wait_s: u32) -> Answer<Report> {
         };
         let finding = Finding::new(status, subject, summary)
             .why(why)
-            .next(format!("postgres activity {name}"))
-            .measured(waited, "s");
-        findings.push(finding.bounds(warning, warning * 2.0, "check_postgres (1 min, 2 min)"));
+            .next(format!("postgres activity {name}"));
+        findings.push(bounds.told(finding, waited, "s"));
     }
     let summary = match report.waiting {
         0 => "nobody waits for a lock".to_owned(),
@@ -264,7 +264,7 @@ mod tests {
         };
         let waiting = LockNode { depth: 1, pid: 9, waited_s: 500.0, ..LockNode::default() };
         let report = Report { sessions: vec![root, waiting], waiting: 1, ..Report::default() };
-        let answer = judge("main", report, 60);
+        let answer = judge("main", report, 60, None);
         let said = "prepared transaction \"it's\" of app, 120 min old, holds up 1 sessions";
         assert_eq!(answer.findings[0].summary, said);
         assert!(answer.findings[0].why.ends_with("ROLLBACK PREPARED 'it''s'"));
@@ -282,7 +282,7 @@ mod tests {
             node(0, 6, 0.0),
             node(1, 7, 500.0),
         ];
-        let answer = judge("main", Report { sessions, waiting: 4, ..Report::default() }, 60);
+        let answer = judge("main", Report { sessions, waiting: 4, ..Report::default() }, 60, None);
         let told: Vec<_> =
             answer.findings.iter().map(|f| (f.subject.as_str(), f.status())).collect();
         assert_eq!(told, [("1", Status::Warning), ("6", Status::Critical)]);

@@ -28,7 +28,7 @@ impl Probe for PostgresPing {
         let entry = entry(&cx.host, &request.server)?;
         match ping(entry).await {
             Ok((session, report, seen)) => {
-                let mut answer = judge(&entry.name, &log(entry), report, request.lag_s);
+                let mut answer = judge(&entry.name, &log(entry), report, &request);
                 if !seen {
                     answer = partial(answer, &session);
                 }
@@ -58,7 +58,7 @@ async fn ping(entry: &crate::stack::Postgres) -> Result<(Session, Report, bool),
     Ok((session, report, seen))
 }
 
-fn judge(name: &str, log: &str, report: Report, lag_s: u32) -> Answer<Report> {
+fn judge(name: &str, log: &str, report: Report, request: &PostgresPingRequest) -> Answer<Report> {
     let role = if report.in_recovery { "standby" } else { "primary" };
     let lag = report.lag_s;
     let behind = match (report.source.as_str(), lag) {
@@ -70,7 +70,7 @@ fn judge(name: &str, log: &str, report: Report, lag_s: u32) -> Answer<Report> {
         report.version,
         report.connect_ms + report.query_ms
     );
-    let replication = replication::judge(name, log, &report, lag_s);
+    let replication = replication::judge(name, log, &report, request);
     let restarted = (report.uptime_s < RESTARTED_S).then(|| {
         let summary = format!("postgres \"{name}\" was started {:.0} s ago", report.uptime_s);
         Finding::new(Status::Ok, name, summary)

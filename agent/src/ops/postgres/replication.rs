@@ -1,18 +1,18 @@
 //! How a server's replication is: part of `postgres.ping`.
 
 use hostler_proto::{
-    finding::above,
-    ops::{PgSlot, PgStandby, PostgresPing as Report},
+    operation::{Operation, PostgresPing},
+    ops::{PgSlot, PgStandby, PostgresPing as Report, PostgresPingRequest},
     wire::{Finding, Status},
 };
 
 use crate::{
     amount::span,
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, number, text},
 };
 
-/// WAL that is kept for a slot from which nobody reads.
-const HELD: (u64, u64) = (1 << 30, 10 << 30);
+const NAME: &str = <PostgresPing as Operation>::NAME;
 /// A standby that has replayed all that it received is not behind, however long ago that was: its
 /// primary may be idle. Of one whose receiver does not run nobody can say that.
 const STANDBY: &str = "SELECT r.receives, CASE WHEN \
@@ -74,23 +74,32 @@ pub(super) async fn look(session: &mut Session, report: &mut Report) -> Result<b
 }
 
 /// What is wrong with it.
-pub(super) fn judge(name: &str, log: &str, report: &Report, lag_s: u32) -> Vec<Finding> {
-    let bounds = (f64::from(lag_s), f64::from(lag_s) * 10.0);
+pub(super) fn judge(
+    name: &str,
+    log: &str,
+    report: &Report,
+    request: &PostgresPingRequest,
+) -> Vec<Finding> {
+    let warning = Bound::of(NAME, "lag-s", request.lag_s.into());
+    let critical = warning.times(10.0).unless(NAME, "lag-critical-s", request.lag_critical_s);
+    let bounds = Bounds::new(warning, critical, "");
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+    let bound = |parameter, bytes: u64| Bound::of(NAME, parameter, bytes as f64);
+    let held = Bounds::new(
+        bound("slot-warning-bytes", request.slot_warning_bytes),
+        bound("slot-critical-bytes", request.slot_critical_bytes),
+        "",
+    );
     match report.in_recovery {
-        true => standby(name, log, report, bounds),
+        true => standby(name, log, report, &bounds),
         false => {
-            let standbys = report.standbys.iter().filter_map(|standby| late(standby, bounds));
-            standbys.chain(report.slots.iter().filter_map(|slot| kept(name, slot))).collect()
+            let standbys = report.standbys.iter().filter_map(|standby| late(standby, &bounds));
+            standbys.chain(report.slots.iter().filter_map(|slot| kept(name, slot, &held))).collect()
         }
     }
 }
 
-fn standby(
-    name: &str,
-    log: &str,
-    report: &Report,
-    (warning, critical): (f64, f64),
-) -> Vec<Finding> {
+fn standby(name: &str, log: &str, report: &Report, bounds: &Bounds) -> Vec<Finding> {
     let mut findings = Vec::new();
     let behind = report
         .lag_s
@@ -110,68 +119,76 @@ fn standby(
     // What comes from an archive comes in whole files: its age says how busy the primary is, too.
     let lag = report.lag_s.filter(|_| report.source == "streaming");
     if let Some(lag) = lag
-        && let Some(status) = above(lag, warning, critical)
+        && let Some(status) = bounds.above(lag)
     {
         let summary = format!("standby \"{name}\" is {} behind its primary", span(lag));
         let finding = Finding::new(status, "lag", summary)
             .why("who reads there sees the past, and so would who fails over to it")
-            .next(format!("postgres activity {name}"))
-            .measured(lag, "s");
-        findings.push(finding.bounds(warning, critical, "parameters"));
+            .next(format!("postgres activity {name}"));
+        findings.push(bounds.told(finding, lag, "s"));
     }
     findings
 }
 
-fn late(standby: &PgStandby, (warning, critical): (f64, f64)) -> Option<Finding> {
+fn late(standby: &PgStandby, bounds: &Bounds) -> Option<Finding> {
     let lag = standby.lag_s?;
-    let status = above(lag, warning, critical)?;
+    let status = bounds.above(lag)?;
     let at = if standby.client.is_empty() { "this host" } else { &standby.client };
     let (name, mib) = (&standby.name, standby.behind_bytes >> 20);
     let summary = format!("standby {name} at {at} is {} ({mib} MiB) behind", span(lag));
     let finding = Finding::new(status, name, summary)
         .why("a failover would lose that much, or wait for it")
-        .next("host network-io")
-        .measured(lag, "s");
-    Some(finding.bounds(warning, critical, "parameters"))
+        .next("host network-io");
+    Some(bounds.told(finding, lag, "s"))
 }
 
-fn kept(server: &str, slot: &PgSlot) -> Option<Finding> {
+fn kept(server: &str, slot: &PgSlot, bounds: &Bounds) -> Option<Finding> {
     let (name, mib) = (&slot.name, slot.held_bytes >> 20);
     let finding = |status, summary: String, why: &str| {
-        Some(Finding::new(status, name, summary).why(why).next(format!("postgres ping {server}")))
+        Finding::new(status, name, summary).why(why).next(format!("postgres ping {server}"))
     };
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+    let held = slot.held_bytes as f64;
     match slot.wal_status.as_str() {
-        "lost" => finding(
+        "lost" => Some(finding(
             Status::Critical,
             format!("replication slot {name} has lost WAL that it needs"),
             "its standby or subscriber cannot go on and has to be made anew",
-        ),
-        "unreserved" => finding(
+        )),
+        "unreserved" => Some(finding(
             Status::Warning,
             format!("replication slot {name} is about to lose WAL that it needs"),
             "it is beyond max_slot_wal_keep_size; the next checkpoint removes it",
-        ),
-        _ if !slot.active && slot.held_bytes >= HELD.0 => finding(
-            if slot.held_bytes >= HELD.1 { Status::Critical } else { Status::Warning },
-            format!("replication slot {name} keeps {mib} MiB of WAL, and nobody reads it"),
-            "it fills the disk until its reader is back or SELECT pg_drop_replication_slot says that \
-             it is gone",
-        ),
-        _ => None,
+        )),
+        _ if slot.active => None,
+        _ => bounds.above(held).map(|status| {
+            let finding = finding(
+                status,
+                format!("replication slot {name} keeps {mib} MiB of WAL, and nobody reads it"),
+                "it fills the disk until its reader is back or SELECT pg_drop_replication_slot says that \
+                 it is gone",
+            );
+            bounds.told(finding, held, "bytes")
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     fn replica(source: &str, lag: Option<f64>) -> Report {
         let source = source.to_owned();
         Report { in_recovery: true, source, lag_s: lag, ..Report::default() }
     }
 
+    fn request() -> PostgresPingRequest {
+        completed::<PostgresPing>(&Default::default()).expect("defaults")
+    }
+
     fn worst(report: &Report) -> Option<Status> {
-        judge("main", "", report, 60).iter().map(Finding::status).max()
+        judge("main", "", report, &request()).iter().map(Finding::status).max()
     }
 
     #[test]
@@ -201,7 +218,7 @@ mod tests {
         let late = Report { standbys: vec![standby], ..Report::default() };
         assert_eq!(worst(&late), Some(Status::Warning));
         assert_eq!(
-            judge("main", "", &late, 60)[0].summary,
+            judge("main", "", &late, &request())[0].summary,
             "standby b at this host is 90 s (0 MiB) behind"
         );
     }

@@ -1,17 +1,25 @@
 //! `postgres.slow-queries`: the statements that take the time, from pg_stat_statements.
 
 use hostler_proto::{
-    operation::PostgresSlowQueries,
+    operation::{Operation, PostgresSlowQueries},
     ops::{PostgresSlowQueries as Report, PostgresSlowQueriesRequest, StatementTimes},
     wire::{Failure, Finding, Status},
 };
 
 use super::{entry, evidence, partial};
 use crate::{
+    amount,
+    bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, integer, number, text},
     operation::{Answer, Context, Probe},
 };
 
+/// Runs from which a mean says something (PgHero).
+const RUNS: u64 = 100;
+/// Slow statements that are told as findings; the longest of the others is in the list anyway.
+const TOLD: usize = 5;
+/// Characters of a statement in a sentence.
+const SHOWN: usize = 80;
 /// A setting that the role may not read is an error, and not NULL.
 const EXTENSION: &str = "SELECT coalesce(n.nspname::text, '') AS schema, \
     coalesce(e.extversion, '') AS version, coalesce(a.default_version, '') AS offered, \
@@ -75,25 +83,60 @@ impl Probe for PostgresSlowQueries {
             }
             report => report.map_err(failed)?,
         };
-        let summary = match report.statements.first() {
-            None => "no statement was counted yet".to_owned(),
-            Some(first) => format!(
-                "{} statements; {:.0} % of all time goes to: {}",
-                report.statements.len(),
-                first.share_percent,
-                first.statement.chars().take(80).collect::<String>()
-            ),
-        };
-        let answer = partial(Answer::ok(summary, report), &session);
+        let now_s = cx.host.clock.now().as_second();
+        let answer = partial(judge(&entry.name, report, &request, now_s), &session);
         let mut answer = evidence(answer, &session);
         session.close().await;
         if of(&version) < INFO_CAME && of(&version) < of(&offered) {
             let summary = format!("pg_stat_statements is {version}, the server offers {offered}");
             let finding = Finding::new(Status::Ok, "pg_stat_statements", summary);
-            answer = answer.finding(finding.why(format!("{UPDATE}, in this database")));
+            let why = format!("since when it counts only 1.9 tells: {UPDATE}, in this database");
+            answer = answer.finding(finding.why(why));
         }
         Ok(answer)
     }
+}
+
+/// Judges what is slow each time; what takes the most time in all may be what the application is for.
+#[expect(clippy::cast_precision_loss, reason = "seconds of a date")]
+fn judge(
+    name: &str,
+    report: Report,
+    request: &PostgresSlowQueriesRequest,
+    now_s: i64,
+) -> Answer<Report> {
+    let short = |statement: &str| statement.chars().take(SHOWN).collect::<String>();
+    let since = match report.since_s {
+        Some(since) => format!("in {}", amount::span((now_s as f64 - since).max(0.0))),
+        None => "since when is not known".to_owned(),
+    };
+    let summary = match report.statements.first() {
+        None => format!("no statement was counted, {since}"),
+        Some(first) => format!(
+            "{} statements, {since}; {:.0} % of all time goes to: {}",
+            report.statements.len(),
+            first.share_percent,
+            short(&first.statement)
+        ),
+    };
+    let slow =
+        Bound::of(<PostgresSlowQueries as Operation>::NAME, "slow-ms", request.slow_ms.into());
+    let bounds = Bounds::warning(slow.times(1e-3), "");
+    let mut slow: Vec<_> = report.statements.iter().filter(|s| s.calls >= RUNS).collect();
+    slow.sort_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
+    let slow = slow.into_iter().take(TOLD).filter_map(|statement| {
+        let mean_s = statement.mean_ms / 1000.0;
+        let status = bounds.above(mean_s)?;
+        let (calls, text) = (statement.calls, short(&statement.statement));
+        let said = format!("{mean_s:.1} s on average, {calls} times {since}: {text}");
+        let finding = Finding::new(status, &statement.user, said)
+            .why("whoever runs it waits as long each time; EXPLAIN ANALYZE shows for what")
+            .next(format!("postgres indexes {name}"));
+        Some(bounds.told(finding, mean_s, "s"))
+    });
+    let slow: Vec<_> = slow.collect();
+    let answer = Answer::ok(summary, report);
+    slow.into_iter().fold(answer, Answer::finding).summed_up()
 }
 
 /// A version of an extension: `1.10` is after `1.9`.
@@ -181,10 +224,43 @@ async fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     #[test]
     fn versions_of_extensions_are_numbers_and_no_texts() {
         assert!(of("1.10") > of("1.9") && of("1.7") < NAMES_CHANGED && of("") < OLDEST);
         assert_eq!(outdated("1.2").status, Status::Unknown);
+    }
+
+    #[test]
+    fn what_is_slow_each_time_and_runs_often_is_a_warning_and_since_when_is_said() {
+        let request = completed::<PostgresSlowQueries>(&PostgresSlowQueriesRequest::default());
+        let request = request.expect("defaults");
+        let statement = |mean_ms, calls| StatementTimes {
+            mean_ms,
+            calls,
+            user: "app".into(),
+            statement: "SELECT 1".into(),
+            ..StatementTimes::default()
+        };
+        let judged = |since_s, request: &PostgresSlowQueriesRequest| {
+            let statements =
+                vec![statement(1.0, 1_000_000), statement(9000.0, 99), statement(2500.0, 100)];
+            let report = Report { statements, since_s, ..Report::default() };
+            judge("main", report, request, 10_000)
+        };
+        let known = judged(Some(2800.0), &request);
+        assert_eq!((known.status, known.findings.len()), (Status::Warning, 1));
+        assert_eq!(known.summary, "2.5 s on average, 100 times in 2 h: SELECT 1");
+        let found = &known.findings[0];
+        assert_eq!(
+            (found.value, found.warning, found.source.as_str()),
+            (Some(2.5), Some(1.0), "default")
+        );
+        let patient = PostgresSlowQueriesRequest { slow_ms: 3000, ..request };
+        let unknown = judged(None, &patient);
+        assert_eq!(unknown.status, Status::Ok);
+        let said = "3 statements, since when is not known; 0 % of all time goes to: SELECT 1";
+        assert_eq!(unknown.summary, said);
     }
 }

@@ -52,12 +52,20 @@ impl Probe for RedisBigKeys {
             if !request.r#match.is_empty() {
                 scan.arg("MATCH").arg(&request.r#match);
             }
+            server.note(&format!(
+                "SCAN 0 COUNT {STEP} MATCH {}, and so on",
+                match request.r#match.as_str() {
+                    "" => "*",
+                    pattern => pattern,
+                }
+            ));
             let (next, keys): (u64, Vec<Vec<u8>>) = server.query(&scan).await.map_err(failed)?;
             if !keys.is_empty() {
                 let mut sizes = Pipeline::with_capacity(keys.len());
                 for key in &keys {
                     sizes.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
                 }
+                server.note(&format!("MEMORY USAGE of each, SAMPLES {SAMPLES}"));
                 // The scan shows keys that the user may not look at.
                 sizes.ignore_errors();
                 // A key may be gone since the scan saw it.
@@ -95,7 +103,10 @@ impl Probe for RedisBigKeys {
         types.ignore_errors();
         let types: Vec<RedisResult<String>> = match largest.is_empty() {
             true => Vec::new(),
-            false => server.pipeline(&types).await.map_err(failed)?,
+            false => {
+                server.note("TYPE of those that are told");
+                server.pipeline(&types).await.map_err(failed)?
+            }
         };
         let shown = |key: &[u8]| match std::str::from_utf8(key) {
             Ok(text) => text.to_owned(),
@@ -112,13 +123,13 @@ impl Probe for RedisBigKeys {
         });
         let mib = data.bytes >> 20;
         let summary = format!("{} of {total} keys take {mib} MiB{first}", data.scanned);
-        let what = format!("{}: SCAN, MEMORY USAGE, TYPE", server.place);
         data.looked_at = name;
         let hidden = data.hidden;
-        let mut answer = Answer::ok(summary, data).evidence("redis", what);
+        let mut answer = Answer::ok(summary, data).evidence("redis", server.evidence());
         if hidden > 0 {
             let summary = format!("{hidden} of {total} keys may not be looked at");
-            let why = format!("how large they are is not known: {said}");
+            let why =
+                format!("how large they are is not known: {said}; docs/checks.md has the ACL");
             answer = answer.finding(Finding::new(Status::Unknown, "keys", summary).why(why));
         }
         Ok(not_there.into_iter().fold(answer, Answer::finding))

@@ -28,8 +28,7 @@ impl Probe for RedisConfig {
             [one] => format!("{} is {}", one.name, one.value),
             many => format!("{} settings", many.len()),
         };
-        let what = format!("{}: CONFIG GET {}", server.place, request.pattern);
-        Ok(Answer::ok(summary, Report { settings }).evidence("redis", what))
+        Ok(Answer::ok(summary, Report { settings }).evidence("redis", server.evidence()))
     }
 }
 

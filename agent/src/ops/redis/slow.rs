@@ -2,16 +2,18 @@
 //! all others waiting for long.
 
 use hostler_proto::{
+    operation::{Operation, RedisSlowLog},
     ops::{LatencyEvent, RedisSlowLog as Report, RedisSlowLogRequest},
     wire::{Finding, Status},
 };
 
-use crate::amount;
+use crate::{
+    amount,
+    bounds::{Bound, Bounds},
+};
 
 /// Characters of a command that stand in a sentence.
 const SHOWN: usize = 60;
-/// The default of `slow-ms`.
-const SLOW_MS: u32 = 100;
 
 /// What is said of them; a command is not told a second time as an event of that name.
 pub(super) fn judge(
@@ -22,16 +24,14 @@ pub(super) fn judge(
 ) -> Vec<Finding> {
     let slow_ms = f64::from(request.slow_ms);
     let of_late = |at_s: i64| now_s.saturating_sub(at_s) <= i64::from(request.within_s);
-    let source = match request.slow_ms {
-        SLOW_MS => "ten times what Redis logs as slow (slowlog-log-slower-than)",
-        _ => "parameters",
-    };
+    let bound = Bound::of(<RedisSlowLog as Operation>::NAME, "slow-ms", slow_ms);
+    let origin = "ten times what Redis logs as slow (slowlog-log-slower-than)";
+    let bounds = Bounds::warning(bound.times(1e-3), origin);
     let finding = |subject: &str, summary: String, why: &str, took_ms: f64| {
-        let mut finding = Finding::new(Status::Warning, subject, summary)
+        let finding = Finding::new(Status::Warning, subject, summary)
             .why(why)
-            .measured(took_ms / 1000.0, "s");
-        (finding.warning, finding.source) = (Some(slow_ms / 1000.0), source.to_owned());
-        finding
+            .next(format!("redis slow-log {name}"));
+        bounds.told(finding, took_ms / 1000.0, "s")
     };
     let late = amount::span(f64::from(request.within_s));
     let slow: Vec<_> =

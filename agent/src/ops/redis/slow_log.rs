@@ -49,11 +49,11 @@ impl Probe for RedisSlowLog {
             ),
         };
         let data = Report { commands, events: events.collect(), length };
-        let what = format!("{}: SLOWLOG GET, SLOWLOG LEN, LATENCY LATEST", server.place);
-        let answer = Answer::ok(summary, data).evidence("redis", what);
+        let answer = Answer::ok(summary, data).evidence("redis", server.evidence());
         let hidden = hidden.into_iter().map(|command| {
             let summary = format!("redis \"{name}\" does not allow {command} to the agent");
-            Finding::new(Status::Unknown, command, summary).why("docs/checks.md has the ACL")
+            Finding::new(Status::Unknown, command, summary)
+                .why("docs/checks.md has the ACL that it needs")
         });
         let now_s = cx.host.clock.now().as_second();
         let slow = slow::judge(&name, &answer.data, &request, now_s);

@@ -3,8 +3,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use hostler_proto::{
-    finding::above,
-    operation::RedisStatus,
+    operation::{Operation, RedisStatus},
     ops::{RedisStatus as Report, RedisStatusRequest},
     wire::{Failure, Finding, Status},
 };
@@ -13,6 +12,7 @@ use redis::IntoConnectionInfo as _;
 use super::{entry, info::Info, room::room};
 use crate::{
     amount,
+    bounds::{Bound, Bounds},
     host::{
         blocking,
         redis::{Server, Trouble, whereabouts},
@@ -20,14 +20,11 @@ use crate::{
     operation::{Answer, Context, Probe, Unmeasured},
 };
 
-/// Share of a bound from which it is critical, whatever the warning.
+const NAME: &str = <RedisStatus as Operation>::NAME;
+/// Share of a bound from which it is critical, where neither that nor a higher warning is given.
 const CRITICAL_PERCENT: f64 = 98.0;
-/// A process that is so much larger than its data wastes memory (with [`WASTED`]).
-const FRAGMENTED: f64 = 1.5;
-/// Bytes below which fragmentation is not worth a word.
-const WASTED: u64 = 200 << 20;
-/// Seconds without a snapshot, where snapshots are configured (awesome-prometheus-alerts: 48 h).
-const OLD_SNAPSHOT_S: u64 = 48 * 3600;
+/// Where most defaults come from.
+const ALERTS: &str = "awesome-prometheus-alerts";
 /// The sets that kombu keeps at a broker: of the pidbox of every worker, and of the default queue.
 const BINDINGS: [&str; 2] = ["_kombu.binding.celery.pidbox", "_kombu.binding.celery"];
 
@@ -100,21 +97,17 @@ fn place(url: &str) -> String {
 #[derive(Debug, Default)]
 struct Seen {
     report: Report,
-    place: String,
-    snapshot_failed: bool,
-    append_failed: bool,
+    /// Where it is, and what it was asked.
+    asked: String,
     /// Writes are refused while snapshots fail.
     stops_writes: bool,
     /// Its master's address, where it is a replica whose link is down; and whether the data is being
     /// copied meanwhile.
     master_down: Option<(String, bool)>,
-    fragmentation: f64,
     /// What this agent's user may not see, and what is not known without it.
     hidden: Vec<(&'static str, &'static str)>,
     /// The server knows no CONFIG, as some providers have it.
     save_unknown: bool,
-    /// It is a part of a cluster.
-    in_cluster: bool,
     /// Why it serves no keys, where it is a part of a cluster that does not.
     cluster_down: Option<String>,
     /// Good replicas, and how many there must be for a write; that is not always told.
@@ -205,7 +198,7 @@ async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
     }
     let mut seen = info.seen();
     (seen.cluster_down, seen.replicas_short) = (cluster_down, replicas_short);
-    seen.place.clone_from(&server.place);
+    seen.asked = server.evidence();
     seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
     seen.report.celery_broker = bindings > 0;
     seen.stops_writes = stops;
@@ -285,19 +278,29 @@ impl Info<'_> {
             append_only: self.text("aof_enabled") == "1",
             replicas: u32::try_from(self.number("connected_slaves")).unwrap_or(u32::MAX),
             replication: self.replication(),
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            fragmentation_percent: (self.number("used_memory") > 0
+                && self.number("used_memory_rss") > 0)
+                .then(|| {
+                    let told = self.text("mem_fragmentation_ratio").parse::<f64>().ok();
+                    let (part, whole) =
+                        (self.number("used_memory_rss"), self.number("used_memory"));
+                    told.unwrap_or(part as f64 / whole as f64) * 100.0
+                }),
+            snapshot_status: self.text("rdb_last_bgsave_status").to_owned(),
+            append_status: match self.text("aof_enabled") {
+                "1" => self.text("aof_last_write_status").to_owned(),
+                _ => String::new(),
+            },
             ..Report::default()
         };
 
         Seen {
             report,
-            snapshot_failed: self.text("rdb_last_bgsave_status") == "err",
-            append_failed: self.text("aof_last_write_status") == "err",
             master_down: (self.text("master_link_status") == "down")
                 .then(|| (self.master(), self.text("master_sync_in_progress") == "1")),
-            fragmentation: self.text("mem_fragmentation_ratio").parse().unwrap_or(0.0),
             evicts: self.evicts(),
             pid: self.text("process_id").to_owned(),
-            in_cluster: self.text("cluster_enabled") == "1",
             ..Seen::default()
         }
     }
@@ -307,18 +310,24 @@ impl Info<'_> {
 fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report> {
     let report = &seen.report;
     let mut findings = Vec::new();
-    let mut share = |subject: &str, part: u64, whole: u64, warning: u32, why: &str, next: &str| {
-        if whole == 0 {
-            return;
-        }
-        let percent = part as f64 * 100.0 / whole as f64;
-        let warning = f64::from(warning);
-        if let Some(status) = above(percent, warning, CRITICAL_PERCENT.max(warning)) {
-            let summary = format!("{percent:.0} % of the {subject} of redis \"{name}\" are used");
-            let finding = Finding::new(status, subject, summary).why(why).next(next);
-            let finding = finding.measured(percent, "percent");
-            findings.push(finding.bounds(warning, CRITICAL_PERCENT, "awesome-prometheus-alerts"));
-        }
+    let config = |pattern: &str| format!("redis config '{pattern}' --server {name}");
+    let mut share =
+        |subject: &str, part: u64, whole: u64, bounds: Bounds, why: &str, next: &str| {
+            if whole == 0 {
+                return;
+            }
+            let percent = part as f64 * 100.0 / whole as f64;
+            if let Some(status) = bounds.above(percent) {
+                let summary =
+                    format!("{percent:.0} % of the {subject} of redis \"{name}\" are used");
+                let finding = Finding::new(status, subject, summary).why(why).next(next);
+                findings.push(bounds.told(finding, percent, "percent"));
+            }
+        };
+    let bounds = |warning: (&'static str, u32), critical: (&'static str, Option<u32>)| {
+        let low = Bound::of(NAME, warning.0, warning.1.into());
+        let high = if low.at > CRITICAL_PERCENT { low } else { Bound::fixed(CRITICAL_PERCENT) };
+        Bounds::new(low, high.unless(NAME, critical.0, critical.1), ALERTS)
     };
     let policy = &report.eviction_policy;
     let full = match policy.as_str() {
@@ -341,17 +350,27 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     let big = format!("redis big-keys {name}");
     // A cache that evicts is full by design.
     if !seen.evicts {
-        share("memory", used, most, request.memory_warning_percent, &full, &big);
+        let bounds = bounds(
+            ("memory-warning-percent", request.memory_warning_percent),
+            ("memory-critical-percent", request.memory_critical_percent),
+        );
+        share("memory", used, most, bounds, &full, &big);
     }
     let (clients, most) = (report.clients, report.max_clients);
+    let bounds = bounds(
+        ("clients-warning-percent", request.clients_warning_percent),
+        ("clients-critical-percent", request.clients_critical_percent),
+    );
     let refused = "the next ones are refused: on the host `ss -tnp` shows who holds its connections, and \
                    CONFIG SET maxclients allows more";
-    share("clients", clients, most, request.clients_warning_percent, refused, "");
+    share("clients", clients, most, bounds, refused, &config("maxclients"));
+    // Those that have a value; they come after the others.
+    let mut measured = Vec::new();
     let mut found = |status, subject: &str, summary: String, why: &str, next: &str| {
         findings.push(Finding::new(status, subject, summary).why(why).next(next));
     };
     let journal = "journal read --unit redis-server --lines 50";
-    if seen.snapshot_failed {
+    if report.snapshot_status == "err" {
         let why = match seen.stops_writes {
             true => "until one succeeds every write is refused",
             false => "after a crash everything since the last good one is lost",
@@ -368,9 +387,9 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         let summary =
             format!("redis \"{name}\" has {good} good replicas, and {needed} for a write");
         let why = "every write is refused (min-replicas-to-write)";
-        found(Status::Critical, "replicas", summary, why, "redis config 'min-*'");
+        found(Status::Critical, "replicas", summary, why, &config("min-*"));
     }
-    if seen.append_failed {
+    if report.append_status == "err" {
         let summary = format!("redis \"{name}\" cannot write its append-only file");
         found(Status::Critical, "append-only file", summary, "writes are refused", journal);
     }
@@ -379,7 +398,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
             let summary = format!("redis \"{name}\" copies the data of its master {master}");
             let why = "until it has, what it answers is old, or it answers nothing: wait, or send reads \
                        to its master meanwhile";
-            found(Status::Warning, "replication", summary, why, "");
+            found(Status::Warning, "replication", summary, why, journal);
         }
         Some((master, false)) => {
             let summary = format!("redis \"{name}\" has lost its master {master}");
@@ -401,11 +420,14 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         if let Some(silent) = silent {
             let summary =
                 format!("redis \"{name}\" has not heard from its {role} {at} for {silent} s");
-            found(Status::Warning, at, summary, why, "");
+            let bound = Bound::of(NAME, "lag-warning-s", request.lag_warning_s.into());
+            let finding =
+                Finding::new(Status::Warning, at, summary).why(why).next("host network-io");
+            measured.push(Bounds::warning(bound, "").told(finding, silent as f64, "s"));
         }
         if role == "replica" && peer.state == "copying" {
             let summary = format!("replica {at} of redis \"{name}\" copies the data");
-            found(Status::Warning, at, summary, "it cannot take over before it has: wait", "");
+            found(Status::Warning, at, summary, "it cannot take over before it has: wait", journal);
         }
     }
     for (command, what) in &seen.hidden {
@@ -413,25 +435,34 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         let why = format!("{what} is not known without it; docs/checks.md has the ACL");
         found(Status::Unknown, command, summary, &why, "");
     }
-    if let Some(age) = report.snapshot_age_s.filter(|a| *a > OLD_SNAPSHOT_S && !report.append_only)
+    let old = Bound::of(NAME, "snapshot-s", request.snapshot_s.into());
+    let old = Bounds::critical(old, "awesome-prometheus-alerts (48 h)");
+    if let Some(age) = report.snapshot_age_s.filter(|_| !report.append_only).map(|age| age as f64)
+        && let Some(status) = old.above(age)
         && report.unsaved_changes > 0
     {
-        let summary = format!("the last snapshot of redis \"{name}\" is {} h old", age / 3600);
+        let summary = format!("the last snapshot of redis \"{name}\" is {} old", amount::span(age));
         let why = "a crash loses every change since";
-        found(Status::Critical, "snapshot", summary, why, journal);
+        let finding = Finding::new(status, "snapshot", summary).why(why).next(journal);
+        measured.push(old.told(finding, age, "s"));
     }
     if report.celery_broker && policy.as_str() != "noeviction" && report.max_memory_bytes > 0 {
         let summary =
             format!("redis \"{name}\" holds Celery's queues and may evict them ({policy})");
         let why = "tasks, and the bindings through which they are sent, vanish without a trace";
-        found(Status::Warning, "eviction", summary, why, "redis config 'maxmemory*'");
+        found(Status::Warning, "eviction", summary, why, &config("maxmemory*"));
     }
     let wasted = report.resident_bytes.saturating_sub(report.used_memory_bytes);
-    if seen.fragmentation > FRAGMENTED && wasted > WASTED {
+    let bound = Bound::of(NAME, "fragmentation-percent", request.fragmentation_percent.into());
+    let larger = Bounds::warning(bound, "");
+    if let Some(percent) = report.fragmentation_percent.filter(|_| wasted > request.wasted_bytes)
+        && let Some(status) = larger.above(percent)
+    {
         let summary = format!("redis \"{name}\" wastes {} MiB by fragmentation", wasted >> 20);
-        let why = "its process is larger than maxmemory says: MEMORY PURGE in redis-cli, or a restart, \
-                   gives it back";
-        found(Status::Warning, "fragmentation", summary, why, "");
+        let why = "its process is larger than maxmemory says: activedefrag, MEMORY PURGE in redis-cli, or a \
+                   restart gives it back";
+        let finding = Finding::new(status, "fragmentation", summary).why(why);
+        measured.push(larger.told(finding.next(config("activedefrag")), percent, "percent"));
     }
     if seen.save_unknown {
         let summary = format!("whether redis \"{name}\" writes snapshots cannot be told");
@@ -459,15 +490,11 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     let used = report.used_memory_bytes as f64;
     let (clients, most, rate) =
         (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
-    let answer = Answer::ok(summary, seen.report)
-        .evidence("redis", format!("{}: PING, INFO everything, CONFIG GET, EXISTS", seen.place));
+    findings.extend(measured);
+    let answer = Answer::ok(summary, seen.report).evidence("redis", seen.asked);
     let answer = match seen.room {
         Some(_) => answer.evidence("file", "/proc/meminfo, memory.max of its control group"),
         None => answer,
-    };
-    let answer = match seen.in_cluster {
-        true => answer.evidence("redis", format!("{}: CLUSTER INFO", seen.place)),
-        false => answer,
     };
     let notable = findings.iter().any(|f| f.status() != Status::Ok);
     if answer.data.version.is_empty() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::operation::completed;
 
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n# Memory\r\n\
     used_memory:950\r\nused_memory_rss:2000\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n\
@@ -7,12 +8,53 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n
     keyspace_misses:1\r\nrole:master\r\n# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\ndb3:keys=2,expires=1\r\n";
 
 fn request() -> RedisStatusRequest {
-    RedisStatusRequest {
-        memory_warning_percent: 90,
-        clients_warning_percent: 90,
-        lag_warning_s: 30,
-        ..RedisStatusRequest::default()
-    }
+    completed::<RedisStatus>(&RedisStatusRequest::default()).expect("defaults")
+}
+
+#[test]
+fn fragmentation_and_what_persists_are_told_and_every_bound_can_be_moved() {
+    let info = "redis_version:7.0.15\r\nused_memory:400000000\r\nused_memory_rss:800000000\r\n\
+        mem_fragmentation_ratio:2.0\r\nconnected_clients:93\r\nmaxclients:100\r\n\
+        rdb_last_bgsave_status:ok\r\nrdb_changes_since_last_save:7\r\naof_enabled:0\r\n\
+        aof_last_write_status:ok\r\nrole:master\r\nconnected_slaves:1\r\n\
+        slave0:ip=10.0.0.2,port=6380,state=online,offset=480,lag=40\r\n";
+    let seen = || {
+        let mut seen = Info::read(info).seen();
+        seen.report.snapshot_age_s = Some(50 * 3600);
+        seen
+    };
+    let found = |request: &RedisStatusRequest| {
+        let answer = judge("main", seen(), request);
+        let told = answer.findings.into_iter().map(|f| (f.subject.clone(), f));
+        told.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let report = judge("main", seen(), &request()).data;
+    assert_eq!(report.fragmentation_percent, Some(200.0));
+    assert_eq!((report.snapshot_status.as_str(), report.append_status.as_str()), ("ok", ""));
+    let told = found(&request());
+    let of = |subject: &str| {
+        let f = &told[subject];
+        (f.value, f.warning.or(f.critical), f.unit.as_str(), f.source.as_str())
+    };
+    let alerts = "awesome-prometheus-alerts";
+    assert_eq!(of("clients"), (Some(93.0), Some(90.0), "percent", alerts));
+    assert_eq!(of("10.0.0.2:6380"), (Some(40.0), Some(30.0), "s", "default"));
+    let age = (Some(180_000.0), Some(172_800.0), "s", "awesome-prometheus-alerts (48 h)");
+    assert_eq!(of("snapshot"), age);
+    assert_eq!(of("fragmentation"), (Some(200.0), Some(150.0), "percent", "default"));
+    assert!(told.values().all(|f| !f.why.is_empty() && !f.next.is_empty()), "{told:?}");
+    let moved = RedisStatusRequest {
+        clients_critical_percent: Some(92),
+        lag_warning_s: 60,
+        snapshot_s: 60 * 3600,
+        fragmentation_percent: 250,
+        ..request()
+    };
+    let told = found(&moved);
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["clients"]);
+    assert_eq!(told["clients"].status(), Status::Critical);
+    let large = RedisStatusRequest { wasted_bytes: 1 << 30, ..request() };
+    assert!(!found(&large).contains_key("fragmentation"));
 }
 
 #[test]

@@ -1,27 +1,40 @@
 //! How well a unit is, from its properties alone.
 
-use hostler_proto::wire::{Finding, Status};
+use hostler_proto::{
+    operation::{Operation, SystemdStatus},
+    ops::SystemdStatusRequest,
+    wire::{Finding, Status},
+};
 
 use super::unit::Unit;
-use crate::{amount, operation::severity};
+use crate::{
+    amount,
+    bounds::{Bound, Bounds},
+    operation::severity,
+};
 
-/// Restarts by systemd itself from which a unit counts as one that keeps crashing.
-pub(super) const MANY_RESTARTS: u32 = 3;
 /// Restarts from which one that waits for its next start counts as one that keeps crashing.
 const TWICE: u32 = 2;
-/// How long a unit must have stayed up until earlier crashes no longer count.
-const FORGIVEN_S: u64 = 600;
-/// One that was restarted often and is up for less keeps crashing: it is well in none of its moments.
-const STEADY_S: u64 = 60;
 /// What a unit is good for that keeps crashing.
 const SERVED: &str = "its users are served in between at best";
-/// From when a unit that is still starting deserves attention.
-const SLOW_START_S: u64 = 60;
+const NAME: &str = <SystemdStatus as Operation>::NAME;
 
-/// What is wrong with a unit; none when it is well, or stopped on purpose. One that was `named` has
-/// to run, whoever stopped it.
-pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
+/// What is wrong with a unit; none when it is well, or stopped on purpose. One that was named has to run,
+/// whoever stopped it.
+pub(super) fn judge(unit: &Unit, request: &SystemdStatusRequest) -> Option<Finding> {
+    let named = !request.unit.is_empty();
     let status = &unit.status;
+    let crashing = Bound::of(NAME, "restarts", request.restarts.into());
+    // One that was restarted often and is up for less than it must keeps crashing: it is well in none of its
+    // moments.
+    let steady = status.since_s >= u64::from(request.steady_s);
+    let restarted = |finding: Finding| {
+        let bounds = match steady {
+            true => Bounds::warning(crashing, ""),
+            false => Bounds::critical(crashing, ""),
+        };
+        Some(bounds.told(finding, status.restarts.into(), "restarts"))
+    };
     let name = &status.name;
     let journal = format!("journal read --unit {name} --lines 50");
     let finding = |severity: Status, summary: String, why: &str| {
@@ -38,38 +51,44 @@ pub(super) fn judge(unit: &Unit, named: bool) -> Option<Finding> {
             times(status.restarts),
             ending(unit)
         );
-        return finding(Status::Critical, summary, SERVED);
+        let bounds = Bounds::critical(Bound::fixed(TWICE.into()), "");
+        let keeps = finding(Status::Critical, summary, SERVED)?;
+        return Some(bounds.told(keeps, status.restarts.into(), "restarts"));
     }
     match status.active_state.as_str() {
         "failed" => {
             let summary = format!("{name} has failed: {}", ending(unit));
             finding(Status::Critical, summary, "it does not run and nothing will start it again")
         }
-        "activating" if status.since_s >= SLOW_START_S => {
+        "activating" if status.since_s >= u64::from(request.slow_start_s) => {
             let summary = format!(
                 "{name} has been starting for {} and is not ready ({})",
                 amount::span(status.since_s as f64),
                 status.sub_state
             );
-            finding(Status::Warning, summary, "it may wait for something that does not come")
+            let bound = Bound::of(NAME, "slow-start-s", request.slow_start_s.into());
+            let starts =
+                finding(Status::Warning, summary, "it may wait for something that does not come")?;
+            Some(Bounds::warning(bound, "").told(starts, status.since_s as f64, "s"))
         }
         "active" if status.load_state == "not-found" => {
             let summary = format!("{name} runs, but its file is gone");
             finding(Status::Warning, summary, "it cannot be started again once it ends")
         }
         "active" | "activating" | "reloading"
-            if status.restarts >= MANY_RESTARTS && status.since_s < FORGIVEN_S =>
+            if status.restarts >= request.restarts
+                && status.since_s < u64::from(request.forgiven_s) =>
         {
             let (many, up) = (times(status.restarts), amount::span(status.since_s as f64));
-            if status.since_s < STEADY_S {
+            if !steady {
                 let summary = format!("{name} keeps crashing: restarted {many}, up for {up}");
-                return finding(Status::Critical, summary, SERVED);
+                return restarted(finding(Status::Critical, summary, SERVED)?);
             }
             let summary = format!("{name} was restarted {many} by systemd, steady for {up}");
             let why = format!(
                 "active now does not mean that it stays so; `systemd restart {name}` clears this"
             );
-            finding(Status::Warning, summary, &why)
+            restarted(finding(Status::Warning, summary, &why)?)
         }
         "inactive" if named && !waits(unit) => Some(stopped(unit)),
         "deactivating" if named => {
@@ -133,7 +152,7 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
         }
     };
     let next = match instances {
-        [] => String::new(),
+        [] => "net listeners".to_owned(),
         some => format!("systemd status {}", some.join(" ")),
     };
     Finding::new(status, name, summary)
@@ -142,8 +161,8 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
 }
 
 /// Worst first, then by name.
-pub(super) fn worst_first(units: &mut [Unit], named: bool) {
-    let rank = |u: &Unit| judge(u, named).map_or(0, |f| severity(f.status()));
+pub(super) fn worst_first(units: &mut [Unit], request: &SystemdStatusRequest) {
+    let rank = |u: &Unit| judge(u, request).map_or(0, |f| severity(f.status()));
     units.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
 }
 
@@ -197,6 +216,7 @@ fn times(count: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     fn unit(name: &str, active: &str, sub: &str) -> Unit {
         let mut unit = Unit { conditions_met: true, kind: "simple".into(), ..Unit::default() };
@@ -206,6 +226,16 @@ mod tests {
         unit.status.sub_state = sub.into();
         unit.status.since_s = 7200;
         unit
+    }
+
+    fn asked(named: bool) -> SystemdStatusRequest {
+        let unit = if named { vec!["a.service".to_owned()] } else { Vec::new() };
+        let request = SystemdStatusRequest { unit, ..Default::default() };
+        completed::<SystemdStatus>(&request).expect("defaults")
+    }
+
+    fn judge(unit: &Unit, named: bool) -> Option<Finding> {
+        super::judge(unit, &asked(named))
     }
 
     fn severity_of(unit: &Unit) -> Status {
@@ -245,6 +275,31 @@ mod tests {
         assert_eq!(said, "a.service was restarted 41 times by systemd, steady for 7 min");
         assert!(why.ends_with("`systemd restart a.service` clears this"), "{why}");
         assert_eq!(up_for(600), None);
+    }
+
+    #[test]
+    fn how_often_and_how_long_can_be_moved_and_is_told() {
+        let mut crashing = unit("a.service", "active", "running");
+        (crashing.status.restarts, crashing.status.since_s) = (41, 100);
+        let found = judge(&crashing, false).expect("a finding");
+        assert_eq!((found.value, found.warning, found.critical), (Some(41.0), Some(3.0), None));
+        assert_eq!((found.unit.as_str(), found.source.as_str()), ("restarts", "default"));
+        let patient = SystemdStatusRequest { steady_s: 120, ..asked(false) };
+        let found = super::judge(&crashing, &patient).expect("a finding");
+        assert_eq!((found.status(), found.critical), (Status::Critical, Some(3.0)));
+        let often = SystemdStatusRequest { restarts: 50, ..asked(false) };
+        assert_eq!(super::judge(&crashing, &often), None);
+        let forgiving = SystemdStatusRequest { forgiven_s: 90, ..asked(false) };
+        assert_eq!(super::judge(&crashing, &forgiving), None);
+        let mut starting = unit("a.service", "activating", "start");
+        starting.status.since_s = 70;
+        let found = judge(&starting, false).expect("a finding");
+        assert_eq!(
+            (found.value, found.warning, found.unit.as_str()),
+            (Some(70.0), Some(60.0), "s")
+        );
+        let slow = SystemdStatusRequest { slow_start_s: 300, ..asked(false) };
+        assert_eq!(super::judge(&starting, &slow), None);
     }
 
     #[test]
@@ -354,7 +409,7 @@ mod tests {
             unit("a.service", "active", "running"),
             unit("d.service", "activating", "start"),
         ];
-        worst_first(&mut units, true);
+        worst_first(&mut units, &asked(true));
         let names: Vec<_> = units.iter().map(|u| u.status.name.as_str()).collect();
         assert_eq!(names, ["c.service", "d.service", "a.service", "b.service"]);
     }

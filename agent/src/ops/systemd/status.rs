@@ -11,7 +11,7 @@ use hostler_proto::{
 use super::{
     bus::Bus,
     full_name,
-    judgement::{MANY_RESTARTS, judge, stands_for, sum_up, worst_first},
+    judgement::{judge, stands_for, sum_up, worst_first},
     unit::Unit,
 };
 use crate::operation::{Answer, Context, Probe};
@@ -31,7 +31,7 @@ impl Probe for SystemdStatus {
         let mut units = match named.is_empty() {
             true => {
                 let except: Vec<_> = request.except.iter().map(|n| full_name(n)).collect();
-                let mut units = troubled(&bus, now).await?;
+                let mut units = troubled(&bus, now, &request).await?;
                 units.retain(|unit| !except.contains(&unit.status.name));
                 units
             }
@@ -54,10 +54,10 @@ impl Probe for SystemdStatus {
         for unit in units.iter_mut().filter(|u| by_name && u.status.active_state == "inactive") {
             unit.triggered = waited_for(&bus, unit).await;
         }
-        worst_first(&mut units, by_name);
+        worst_first(&mut units, &request);
         // Two names of one unit are one unit.
         units.dedup_by(|a, b| a.status.name == b.status.name);
-        let findings: Vec<_> = units.iter().filter_map(|u| judge(u, by_name)).collect();
+        let findings: Vec<_> = units.iter().filter_map(|u| judge(u, &request)).collect();
         answer.summary = sum_up(&units, &findings);
         answer = findings.into_iter().fold(answer, Answer::finding);
         let listed = || format!("ListUnitsFiltered {} running", TROUBLE.join(" "));
@@ -70,7 +70,11 @@ impl Probe for SystemdStatus {
 }
 
 /// Units that failed, wait to be restarted, or were restarted often of late.
-async fn troubled(bus: &Bus, now_us: i64) -> Result<Vec<Unit>, Failure> {
+async fn troubled(
+    bus: &Bus,
+    now_us: i64,
+    request: &SystemdStatusRequest,
+) -> Result<Vec<Unit>, Failure> {
     let mut units = Vec::new();
     for name in bus.in_state(&TROUBLE).await? {
         units.push(bus.unit(&name, now_us).await?);
@@ -78,9 +82,9 @@ async fn troubled(bus: &Bus, now_us: i64) -> Result<Vec<Unit>, Failure> {
     for name in bus.in_state(&["running"]).await? {
         // A unit may be gone again since it was listed.
         if name.ends_with(".service")
-            && bus.pulse(&name).await.is_ok_and(|p| p.restarts >= MANY_RESTARTS)
+            && bus.pulse(&name).await.is_ok_and(|p| p.restarts >= request.restarts)
             && let Ok(unit) = bus.unit(&name, now_us).await
-            && judge(&unit, false).is_some()
+            && judge(&unit, request).is_some()
         {
             units.push(unit);
         }

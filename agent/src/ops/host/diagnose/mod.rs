@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::target::{Target, targets};
 use crate::{
-    operation::{Answer, Context, Probe, severity},
+    operation::{Answer, Context, Probe, completed, severity},
     ops::systemd::full_name,
 };
 
@@ -123,8 +123,10 @@ impl<'c> Search<'c> {
     ) -> Option<Answer<P::Result>> {
         self.cx.progress(shown, 0, 0, "");
         let cx = self.cx;
-        let looked = match cx.host.policy.operation(<P as Operation>::NAME) {
-            Ok(()) => self.in_time(shown, P::observe(request, cx)).await?,
+        let allowed = cx.host.policy.operation(<P as Operation>::NAME);
+        // What is not asked for has its default, as in a request that comes over the wire.
+        let looked = match allowed.and_then(|()| completed::<P>(&request)) {
+            Ok(request) => self.in_time(shown, P::observe(request, cx)).await?,
             Err(failure) => Err(failure),
         };
         let (status, said) = match &looked {
@@ -180,7 +182,7 @@ impl<'c> Search<'c> {
     }
 
     async fn resources(&mut self) -> Option<Answer<<HostResources as Operation>::Result>> {
-        let request = HostResourcesRequest { interval_s: 1 };
+        let request = HostResourcesRequest::default();
         let mut answer = self.look::<HostResources>("host resources", request).await;
         // One busy second is no cause; one without any rest may be.
         if let Some(answer) = &mut answer {

@@ -49,7 +49,11 @@ impl Search<'_> {
             let ping = self
                 .look::<PostgresPing>(
                     &shown,
-                    PostgresPingRequest { server: server.clone(), lag_s: LAG_S },
+                    PostgresPingRequest {
+                        server: server.clone(),
+                        lag_s: LAG_S,
+                        ..Default::default()
+                    },
                 )
                 .await;
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
@@ -62,6 +66,7 @@ impl Search<'_> {
                 server: server.clone(),
                 warning_percent: 80,
                 idle_s: 30,
+                ..Default::default()
             };
             let shown = format!("postgres connections {server}");
             let answer = self.look::<PostgresConnections>(&shown, request).await;
@@ -71,6 +76,7 @@ impl Search<'_> {
                 server: server.clone(),
                 wait_s: 1,
                 text: "masked".to_owned(),
+                ..Default::default()
             };
             let answer =
                 self.look::<PostgresLocks>(&format!("postgres locks {server}"), request).await;
@@ -111,6 +117,7 @@ impl Search<'_> {
                 memory_warning_percent: 90,
                 clients_warning_percent: 90,
                 lag_warning_s: 30,
+                ..Default::default()
             };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
             let Some(answer) = answer else { continue };

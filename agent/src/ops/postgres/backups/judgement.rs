@@ -7,6 +7,7 @@ use hostler_proto::{
 
 use crate::{
     amount::{size, span},
+    bounds::{Bound, Bounds},
     operation::Answer,
     stack::Backups,
 };
@@ -184,11 +185,10 @@ impl Set {
                 span(newest.age_s),
                 span(bound)
             );
-            let finding = finding(Status::Critical, summary)
-                .why("what was written since then would be lost")
-                .measured(newest.age_s, "s")
-                .bounds(bound, bound, "stack file");
-            found.push(finding);
+            let finding =
+                finding(Status::Critical, summary).why("what was written since then would be lost");
+            let bounds = Bounds::critical(Bound::fixed(bound), "the stack file's newer_than");
+            found.push(bounds.told(finding, newest.age_s, "s"));
         }
         if newest.bytes < entry.smallest {
             let summary = format!(
