@@ -62,6 +62,83 @@ fn what_the_stack_names_is_checked_and_every_check_can_be_changed_or_switched_of
     assert_eq!((checks[3].pace.attempts, checks[2].after[0].as_str()), (1, "unit:nginx"));
 }
 
+/// Everything that a stack file can name.
+const FULL: &str = r#"
+    [[unit]]
+    name = "nginx.service"
+    [[http]]
+    name = "backend"
+    url = "http://127.0.0.1:8000/docs"
+    [[postgres]]
+    name = "main"
+    url = "postgres://hostler@127.0.0.1/app"
+    [[redis]]
+    name = "main"
+    url = "redis://127.0.0.1/0"
+    [[celery]]
+    name = "app"
+    broker = "main"
+    [pm2]
+    [nginx]
+    status_url = "http://127.0.0.1/nginx_status"
+    access_log = "/var/log/nginx/access.log"
+    [[logs]]
+    name = "app"
+    paths = ["/opt/app/logs/*.log"]
+    [[git]]
+    name = "app"
+    path = "/opt/app"
+    [[virtualenv]]
+    name = "app"
+    path = "/opt/app/.venv"
+    [[frontend]]
+    name = "web"
+    path = "/opt/web"
+    [[backups]]
+    name = "app"
+    directory = "/opt/app/backups"
+    newer_than = "50h"
+    [[plugin]]
+    name = "load"
+    command = ["/usr/lib/nagios/plugins/check_load"]
+"#;
+
+#[test]
+fn what_every_default_check_judges_by_can_be_changed() {
+    let moved = [
+        ("celery-queues:app", "critical = 500, warning = 50"),
+        ("celery:app", "timeout-ms = 500"),
+        ("disk", "warning-percent = 70"),
+        ("http:backend", "certificate-days = 30"),
+        ("logs:app", "new-warning = 2"),
+        ("nginx-requests", "requests = 10"),
+        ("pm2", "restarts = 5"),
+        ("postgres-connections:main", "xid-warning = 300000000"),
+        ("postgres-locks:main", "critical-s = 300"),
+        ("postgres-sizes:main", "since-s = 3600"),
+        ("postgres:main", "lag-critical-s = 120"),
+        ("redis:main", "memory-critical-percent = 95"),
+        ("resources", "cpu-warning-percent = 80"),
+        ("unit:nginx", "restarts = 10"),
+        ("units", "steady-s = 300"),
+    ];
+    // They have nothing that is more or less, or their bounds stand in their part of the stack file.
+    let unmoved =
+        ["backups:app", "git:app", "host", "nginx", "nginx-config", "pip:app", "plugin:load"];
+    let unmoved = unmoved.into_iter().chain(["pnpm:web"]);
+    let before = read(FULL).expect("checks");
+    let mut all: Vec<_> = moved.iter().map(|(name, _)| *name).chain(unmoved).collect();
+    all.sort_unstable();
+    assert_eq!(before.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), all);
+    for (name, parameters) in moved {
+        let change = format!("{FULL}\n[check.\"{name}\"]\nparameters = {{ {parameters} }}");
+        let after = read(&change).expect(name);
+        for (was, is) in before.iter().zip(&after) {
+            assert_eq!(was.request != is.request, was.name.as_str() == name, "{}", was.name);
+        }
+    }
+}
+
 #[test]
 fn what_a_unit_serves_is_after_it_where_the_stack_file_names_it() {
     let text = r#"

@@ -109,7 +109,7 @@ impl<'h> App<'h> {
     /// The kind of what was asked, and what it was.
     fn evidence(&self, what: &str) -> (&'static str, String) {
         match self {
-            Self::Redis(_) => ("celery", format!("{what} over the broker's pidbox")),
+            Self::Redis(app) => ("redis", format!("{what}: {}", app.mailbox.server.evidence())),
             Self::Tool(tool) => ("argv", tool.line(what)),
         }
     }

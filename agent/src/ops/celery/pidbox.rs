@@ -122,6 +122,7 @@ impl Mailbox {
         let mut published = Pipeline::new();
         published.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
         published.cmd("PUBLISH").arg(&channel).arg(&message);
+        self.server.note(&format!("PUBLISH {channel} {method}, and BRPOP of the answers"));
         let began = Instant::now();
         let (subscribed,): (usize,) = self.server.pipeline(&published).await?;
         let mut answers = Answers { subscribed, ..Answers::default() };
@@ -145,7 +146,9 @@ impl Mailbox {
             if !lifetime_set && answers.answered < subscribed {
                 lifetime_set = true;
                 let lifetime = LEFT_OVER_S.to_string();
-                let _: u64 = self.server.ask(&["EXPIRE", &reply.list, &lifetime]).await?;
+                let mut expire = Cmd::new();
+                expire.arg("EXPIRE").arg(&reply.list).arg(&lifetime);
+                let _: u64 = self.server.query(&expire).await?;
             }
         }
         Ok(answers)

@@ -53,7 +53,7 @@ impl Probe for CeleryWorkers {
                 seen.local.retain(|worker| worker.own || seen.silent.contains(&worker.name()));
             }
         }
-        Ok(judge(app.name, seen))
+        Ok(judge(app.name, seen).evidence("redis", app.mailbox.server.evidence()))
     }
 }
 
@@ -66,9 +66,10 @@ async fn by_tool(
     let stats = tool.ask("stats", longest).await?;
     // One after the other: each is a Python that has imported the application.
     let names: Vec<&String> = stats.by_worker.keys().collect();
-    let (queues, active) = match names.is_empty() {
-        true => (Answers::default(), Answers::default()),
-        false => (
+    let asked = !names.is_empty();
+    let (queues, active) = match asked {
+        false => (Answers::default(), Answers::default()),
+        true => (
             tool.ask_of("active_queues", longest, &names).await?,
             tool.ask_of("active", longest, &names).await?,
         ),
@@ -81,7 +82,13 @@ async fn by_tool(
     let subscribed = stats.by_worker.len() + seen.silent.len();
     seen.stats = Answers { subscribed, answered: stats.by_worker.len(), ..stats };
     (seen.queues, seen.active, seen.local) = (queues, active, local);
-    Ok(judge(tool.name, seen))
+    let answer = judge(tool.name, seen).evidence("argv", tool.line("stats"));
+    Ok(match asked {
+        true => answer
+            .evidence("argv", tool.line("active_queues"))
+            .evidence("argv", tool.line("active")),
+        false => answer,
+    })
 }
 
 /// What was seen.
@@ -236,11 +243,13 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     findings.extend(seen.limited.as_ref().and_then(|limited| limited.finding(app)));
     for (queue, exchange) in &seen.unbound {
         let summary = format!("the binding of queue {queue} to exchange {exchange} is gone");
-        let finding = Finding::new(Status::Critical, queue, summary).why(
-            "tasks that are sent through it vanish without an error; a restart of the workers \
+        let finding = Finding::new(Status::Critical, queue, summary)
+            .why(
+                "tasks that are sent through it vanish without an error; a restart of the workers \
                   binds it anew",
-        );
-        findings.push(finding.next(format!("celery queues {app}")));
+            )
+            .next(format!("celery queues {app}"));
+        findings.push(finding);
     }
     let (hung, told) = silence::told(app, &seen.stats, &seen.silent, &seen.local, seen.tool);
     workers.splice(0..0, hung);
@@ -276,11 +285,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     };
     #[expect(clippy::cast_precision_loss, reason = "a number of workers")]
     let count = answered as f64;
-    let (kind, through) = match seen.tool {
-        true => ("argv", "celery inspect: stats, active_queues, active"),
-        false => ("celery", "stats, active_queues, active over the broker's pidbox"),
-    };
-    let answer = Answer::ok(summary, data).evidence(kind, through).figure("workers", "", count, "");
+    let answer = Answer::ok(summary, data).figure("workers", "", count, "");
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }
 

@@ -31,7 +31,11 @@ pub(super) struct Checkout {
     path: PathBuf,
     /// The directory of its files.
     pub top: PathBuf,
+    /// Git's own directories: this work tree's, and that of all.
+    pub own: [PathBuf; 2],
     owner: Owner,
+    /// The commands that were run, word for word.
+    pub asked: Vec<String>,
 }
 
 impl Checkout {
@@ -43,7 +47,13 @@ impl Checkout {
         let (host, asked) = (Arc::clone(&cx.host), PathBuf::from(path));
         let found = blocking(move || {
             let path = host.policy.directory(&asked)?;
-            Ok(Self { owner: Owner::of(&path)?, top: path.clone(), path })
+            Ok(Self {
+                owner: Owner::of(&path)?,
+                top: path.clone(),
+                own: [path.clone(), path.clone()],
+                path,
+                asked: Vec::new(),
+            })
         });
         let mut found = found.await?;
         let mut places = Vec::new();
@@ -56,6 +66,7 @@ impl Checkout {
         };
         let (host, top) = (Arc::clone(&cx.host), top.clone());
         let [git, common] = [git, common].map(|place| found.path.join(place));
+        found.own = [git.clone(), common.clone()];
         blocking(move || {
             // Names of all its files are told, also of those that lie above what was asked for.
             found.top = host.policy.directory(&top)?;
@@ -87,7 +98,7 @@ impl Checkout {
     /// # Errors
     /// When it says no.
     pub(super) async fn ask(
-        &self,
+        &mut self,
         words: &[&str],
         mut show: impl FnMut(&str),
     ) -> Result<Vec<String>, Failure> {
@@ -105,8 +116,10 @@ impl Checkout {
     ///
     /// # Errors
     /// When git cannot be started.
-    pub(super) fn start(&self, words: &[&str]) -> Result<Running, Failure> {
-        self.git(words).start()
+    pub(super) fn start(&mut self, words: &[&str]) -> Result<Running, Failure> {
+        let running = self.git(words).start()?;
+        self.asked.push(running.argv().to_owned());
+        Ok(running)
     }
 
     /// Waits for git after its last line, and gives the last lines that it complains with.

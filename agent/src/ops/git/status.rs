@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use hostler_proto::{
@@ -14,6 +15,8 @@ use hostler_proto::{
 
 use super::checkout::Checkout;
 use crate::{
+    amount,
+    bounds::{Bound, Bounds},
     host::{blocking, exec::Line},
     operation::{Answer, Context, Probe},
 };
@@ -25,7 +28,7 @@ const AT_ONCE: usize = 256;
 
 impl Probe for GitStatus {
     async fn observe(request: GitStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
-        let checkout = Checkout::open(&request.path, cx).await?;
+        let mut checkout = Checkout::open(&request.path, cx).await?;
         let status = [
             "status",
             "--porcelain=v2",
@@ -60,15 +63,20 @@ impl Probe for GitStatus {
             .await;
         report.committed_s = log.first().and_then(|t| t.parse().ok()).unwrap_or(0);
         report.subject = log.get(1).cloned().unwrap_or_default();
-        let what = format!("git -C {} status --porcelain=v2 --branch", request.path);
+        let own = std::mem::take(&mut checkout.own);
+        report.fetched_s = blocking(move || Ok(fetched_s(&own))).await?;
+        let now_s = cx.host.clock.now().as_second();
+        let answer = judge(&request.path, report, now_s);
+        let asked = std::mem::take(&mut checkout.asked);
+        let answer = asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv));
         let user = checkout.user();
-        let answer = judge(&request.path, report).evidence("argv", what);
         Ok(match unread {
             None => answer,
             Some(unread) => {
                 let summary = format!("{user}, as whom git runs there, cannot read {unread}");
-                let finding = Finding::new(Status::Unknown, &request.path, summary)
-                    .why("whether it differs from the commit cannot be told");
+                let finding = Finding::new(Status::Unknown, &request.path, summary).why(
+                    "whether it differs from the commit cannot be told: let that user read it",
+                );
                 answer.finding(finding)
             }
         })
@@ -176,12 +184,28 @@ fn unquoted(name: &str) -> PathBuf {
     OsString::from_vec(name).into()
 }
 
-fn judge(path: &str, report: Report) -> Answer<Report> {
+/// When somebody fetched there last: git writes that file anew each time, of any of the work trees. Blocks on
+/// the disk.
+fn fetched_s(own: &[PathBuf]) -> Option<f64> {
+    let written = own.iter().filter_map(|directory| {
+        let seen = std::fs::metadata(directory.join("FETCH_HEAD")).ok()?;
+        // After a fetch that failed it is empty.
+        let written = seen.modified().ok().filter(|_| seen.len() > 0)?;
+        Some(written.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+    });
+    written.reduce(f64::max)
+}
+
+fn judge(path: &str, report: Report, now_s: i64) -> Answer<Report> {
     let mut findings = Vec::new();
     if report.changed_files > 0 {
         let summary = format!("{} files of {path} differ from its commit", report.changed_files);
-        let finding = Finding::new(Status::Warning, path, summary)
-            .why("somebody changed them by hand; an update would stop there, or lose them");
+        let finding = Finding::new(Status::Warning, path, summary).why(format!(
+            "somebody changed them by hand; an update would stop there, or lose them: \
+                 `git -C {path} diff` on the host shows how"
+        ));
+        let changed = f64::from(report.changed_files);
+        let finding = Bounds::warning(Bound::fixed(1.0), "").told(finding, changed, "files");
         findings.push(finding);
     }
     let short: String = report.commit.chars().take(10).collect();
@@ -193,12 +217,23 @@ fn judge(path: &str, report: Report) -> Answer<Report> {
     if report.behind > 0 {
         summary += &format!(", {} behind", report.behind);
     }
+    // Whether it follows nobody knows since then.
+    if !report.upstream.is_empty() {
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
+        let ago = report.fetched_s.map(|at| amount::span((now_s as f64 - at).max(0.0)));
+        summary += &match ago {
+            Some(ago) => format!(", fetched {ago} ago"),
+            None => ", when it was fetched is not known".to_owned(),
+        };
+    }
     let answer = Answer::ok(summary, report);
     findings.into_iter().fold(answer, Answer::finding)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write as _, time::Duration};
+
     use super::*;
 
     #[test]
@@ -216,9 +251,34 @@ mod tests {
         assert_eq!((report.branch.as_str(), report.ahead, report.behind), ("main", 1, 3));
         assert_eq!(report.changed, ["src/a b.py", "new.py"]);
         assert_eq!(report.untracked, 1);
-        let answer = judge("/opt/x", report);
+        let answer = judge("/opt/x", Report { fetched_s: Some(400.5), ..report.clone() }, 8000);
         assert_eq!(answer.status, Status::Warning);
-        assert_eq!(answer.summary, "0123456789 on main, 1 ahead, 3 behind");
+        assert_eq!(answer.summary, "0123456789 on main, 1 ahead, 3 behind, fetched 2 h ago");
+        let found = &answer.findings[0];
+        assert_eq!(
+            (found.value, found.warning, found.unit.as_str()),
+            (Some(2.0), Some(1.0), "files")
+        );
+        assert!(found.why.ends_with("`git -C /opt/x diff` on the host shows how"), "{}", found.why);
+        let never = judge("/opt/x", report, 8000).summary;
+        assert!(never.ends_with("3 behind, when it was fetched is not known"), "{never}");
+    }
+
+    #[test]
+    fn a_fetch_counts_in_whichever_work_tree_unless_it_failed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = ["worktrees/a", "."].map(|part| directory.path().join(part));
+        std::fs::create_dir_all(&own[0]).expect("made");
+        assert_eq!(fetched_s(&own), None, "nobody fetched since it was cloned");
+        let head = |at: usize| std::fs::File::create(own[at].join("FETCH_HEAD")).expect("made");
+        drop(head(1));
+        assert_eq!(fetched_s(&own), None, "a fetch that failed");
+        for (at, second) in [(1, 5), (0, 9)] {
+            let mut file = head(at);
+            file.write_all(b"0123").expect("written");
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(second)).expect("set");
+        }
+        assert_eq!(fetched_s(&own), Some(9.0));
     }
 
     #[test]
@@ -231,7 +291,7 @@ mod tests {
         }
         let report = compared.report;
         assert_eq!((report.changed.len(), report.changed_files), (100, 12_345));
-        let answer = judge("/opt/x", report);
+        let answer = judge("/opt/x", report, 0);
         let said = "12345 files of /opt/x differ from its commit";
         assert_eq!(answer.findings[0].summary, said);
     }

@@ -1,9 +1,9 @@
 //! `http.check`: one request, judged.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use hostler_proto::{
-    operation::HttpCheck,
+    operation::{HttpCheck, Operation},
     ops::{HttpCheck as Report, HttpCheckRequest},
     wire::{ErrorCode, Failure, Finding, Status},
 };
@@ -11,10 +11,18 @@ use hyper::Uri;
 use tokio::time::Instant;
 
 use super::{
+    place,
     request::{BODY, Seen, Trouble, get},
     shown,
 };
-use crate::operation::{Answer, Context, Probe};
+use crate::{
+    amount::DAY_S,
+    bounds::{Bound, Bounds},
+    host::place::Place,
+    operation::{Answer, Context, Probe},
+};
+
+const NAME: &str = <HttpCheck as Operation>::NAME;
 
 impl Probe for HttpCheck {
     async fn observe(request: HttpCheckRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -60,15 +68,30 @@ fn judge(
     ended: Option<Result<(), Trouble>>,
 ) -> Answer<Report> {
     let url = shown(&request.url);
-    let finding =
-        |status: Status, summary: String, why: &str| Finding::new(status, &url, summary).why(why);
-    let mut findings = Vec::new();
     let data = &seen.data;
+    // Who was asked, and else who would have been.
+    let at = match data.address.parse::<SocketAddr>() {
+        Ok(address) => Some(Place::at(&address.ip().to_string(), address.port())),
+        Err(_) => place(&request.url),
+    };
+    let (next, elsewhere) = match &at {
+        Some(at) if !at.is_here() => {
+            (String::new(), format!("; {at} is no address of this host: look there"))
+        }
+        at => (at.as_ref().map(Place::whose).unwrap_or_default(), String::new()),
+    };
+    let finding = |status: Status, summary: String, why: &str| {
+        Finding::new(status, &url, summary).why(format!("{why}{elsewhere}")).next(&next)
+    };
+    let mut findings = Vec::new();
     match ended {
         None => {
             let summary =
                 format!("{url} was not done within {} s: {}", request.timeout_s, seen.phase);
-            findings.push(finding(Status::Critical, summary, "users wait as long, or give up"));
+            let bounds =
+                Bounds::critical(Bound::of(NAME, "timeout-s", request.timeout_s.into()), "");
+            let late = finding(Status::Critical, summary, "users wait as long, or give up");
+            findings.push(bounds.told(late, data.total_ms / 1000.0, "s"));
         }
         Some(Err(trouble)) => {
             let why = match trouble {
@@ -98,26 +121,31 @@ fn judge(
                 let summary = format!("{url} does not hold \"{}\" in {read}", request.expect);
                 findings.push(finding(Status::Critical, summary, "it answers something else"));
             }
-            if data.first_byte_ms >= f64::from(request.slow_ms) {
+            let slow = Bound::of(NAME, "slow-ms", request.slow_ms.into());
+            let bounds = Bounds::warning(slow.times(1e-3), "");
+            let took_s = data.first_byte_ms / 1000.0;
+            if let Some(status) = bounds.above(took_s) {
                 let (took, most) = (data.first_byte_ms, request.slow_ms);
                 let summary = format!("{url} took {took:.0} ms to answer; {most} are too many");
-                findings.push(finding(Status::Warning, summary, "users notice such waits"));
+                let slow = finding(status, summary, "users notice such waits");
+                findings.push(bounds.told(slow, took_s, "s"));
             }
         }
     }
     if let Some(days) = data.certificate_days_left {
-        let limit = f64::from(request.certificate_days);
-        let status = match days {
-            _ if days >= limit => None,
-            _ if days >= limit / 3.0 => Some(Status::Warning),
-            _ => Some(Status::Critical),
-        };
+        let limit = Bound::of(NAME, "certificate-days", request.certificate_days.into());
+        let limit = limit.times(DAY_S);
+        let bounds = Bounds::new(limit, limit.times(1.0 / 3.0), "");
         let summary = match days < 0.0 {
             true => format!("the certificate of {url} ended {:.0} days ago", -days),
             false => format!("the certificate of {url} ends in {days:.0} days"),
         };
-        let why = "clients refuse the connection from its end on";
-        findings.extend(status.map(|status| finding(status, summary, why)));
+        let why =
+            "clients refuse the connection from its end on: renew it, and reload what serves it";
+        let left_s = days * DAY_S;
+        findings.extend(
+            bounds.below(left_s).map(|s| bounds.told(finding(s, summary, why), left_s, "s")),
+        );
     }
     let mut summary = match findings.first() {
         Some(finding) => finding.summary.clone(),
@@ -136,7 +164,6 @@ fn holds(body: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -249,6 +276,25 @@ mod tests {
         (seen.data.status, seen.data.first_byte_ms) = (200, 950.0);
         let answer = judge(&request("http://web/".into()), seen, Some(Ok(())));
         assert_eq!(answer.status, Status::Warning);
+        let found = &answer.findings[0];
+        assert_eq!((found.value, found.warning, found.unit.as_str()), (Some(0.95), Some(0.9), "s"));
+        assert_eq!(found.source, "parameter");
+    }
+
+    #[test]
+    fn what_to_look_at_next_is_who_has_the_port_where_that_is_this_hosts() {
+        let judged = |url: &str, address: &str| {
+            let mut seen = Seen::default();
+            (seen.data.status, seen.data.address) = (502, address.to_owned());
+            judge(&request(url.into()), seen, Some(Ok(()))).findings.remove(0)
+        };
+        assert_eq!(judged("http://127.0.0.1:8000/", "").next, "net port-owner 8000");
+        assert_eq!(judged("https://web.example/", "127.0.0.1:443").next, "net port-owner 443");
+        let elsewhere = judged("https://web.example/", "192.0.2.7:443");
+        assert_eq!(elsewhere.next, "");
+        let why = "it does not do its work; 192.0.2.7:443 is no address of this host: look there";
+        assert_eq!(elsewhere.why, why);
+        assert!(judged("http://me:hunter2@127.0.0.1:1/", "").why.find("hunter2").is_none());
     }
 
     #[tokio::test]
@@ -277,6 +323,10 @@ mod tests {
             (seen.data.status, seen.data.certificate_days_left) = (200, Some(days));
             let answer = judge(&request("https://web/".into()), seen, Some(Ok(())));
             assert_eq!(answer.status, status, "{days}");
+            for found in answer.findings {
+                assert_eq!((found.value, found.unit.as_str()), (Some(days * DAY_S), "s"));
+                assert_eq!((found.warning, found.source.as_str()), (Some(21.0 * DAY_S), "default"));
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use hostler_proto::{
-    operation::LogsErrors,
+    operation::{LogsErrors, Operation},
     ops::{ErrorKind, HourCount, LogsErrors as Report, LogsErrorsRequest},
     wire::{ErrorCode, Failure, Finding, Status},
 };
@@ -24,6 +24,8 @@ use super::{
     time::Times,
 };
 use crate::{
+    amount,
+    bounds::{Bound, Bounds},
     host::{Host, blocking, logs},
     operation::{Answer, Context, Probe},
 };
@@ -35,9 +37,26 @@ const HOURS: usize = 48;
 /// How often it is told how far it has come.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// What was there when files were looked at last, as hashes of templates, by a hash of what was asked
-/// for. It lasts as long as the agent runs.
-static LAST: Mutex<Vec<(u64, HashSet<u64>)>> = Mutex::new(Vec::new());
+/// What was there when files were looked at last, and when that was, by a hash of what was asked for. It lasts
+/// as long as the agent runs.
+static LAST: Mutex<Vec<(u64, Last)>> = Mutex::new(Vec::new());
+
+/// A look.
+struct Last {
+    /// Microseconds since 1970.
+    at_us: i64,
+    /// Hashes of the templates that were known then.
+    known: HashSet<u64>,
+}
+
+/// What is new, and since which look.
+#[derive(Debug, Default)]
+struct News {
+    /// Hashes of templates.
+    kinds: HashSet<u64>,
+    /// When the same was asked for last, in microseconds since 1970; none the first time.
+    since_us: Option<i64>,
+}
 
 impl Probe for LogsErrors {
     async fn observe(request: LogsErrorsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -67,9 +86,10 @@ impl Probe for LogsErrors {
         if cx.cancelled.is_cancelled() {
             return Err(Failure::new(ErrorCode::Cancelled, "logs.errors was cancelled"));
         }
-        let news = remember(&request, &counted);
+        let now_us = cx.host.clock.now().as_microsecond();
+        let news = remember(&request, &counted, now_us);
         let bytes = read.load(Ordering::Relaxed);
-        Ok(judge(&request, &opened, counted, unreadable, &news, bytes))
+        Ok(judge(&request, &opened, counted, unreadable, &news, bytes, now_us))
     }
 }
 
@@ -119,16 +139,16 @@ fn hash(value: &impl Hash) -> u64 {
 }
 
 /// The templates that were not there when the same was asked for last; none the first time.
-fn remember(request: &LogsErrorsRequest, counted: &Counted) -> HashSet<u64> {
+fn remember(request: &LogsErrorsRequest, counted: &Counted, now_us: i64) -> News {
     // A check and a person who look at the same files do not take each other's news away.
     let asked = hash(&(&request.path, request.since_s, request.new_warning));
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let before = last.iter().position(|(key, _)| *key == asked).map(|at| last.remove(at).1);
     let all = || counted.kinds.iter().map(|(template, kind)| (hash(template), kind.count));
     let (news, known) = match before {
-        None => (HashSet::new(), all().map(|(hash, _)| hash).collect()),
-        Some(mut known) => {
-            let news: HashSet<u64> =
+        None => (News::default(), all().map(|(hash, _)| hash).collect()),
+        Some(Last { at_us, mut known }) => {
+            let kinds: HashSet<u64> =
                 all().map(|(hash, _)| hash).filter(|h| !known.contains(h)).collect();
             // What is too rare to be told is still new when there is more of it.
             let told = all().filter(|(_, count)| *count >= u64::from(request.new_warning));
@@ -137,13 +157,13 @@ fn remember(request: &LogsErrorsRequest, counted: &Counted) -> HashSet<u64> {
             if known.len() > 2 * KINDS {
                 known = all().map(|(hash, _)| hash).collect();
             }
-            (news, known)
+            (News { kinds, since_us: Some(at_us) }, known)
         }
     };
     if last.len() == REMEMBERED {
         last.remove(0);
     }
-    last.push((asked, known));
+    last.push((asked, Last { at_us: now_us, known }));
     news
 }
 
@@ -152,12 +172,19 @@ fn judge(
     paths: &[PathBuf],
     counted: Counted,
     unreadable: Unreadable,
-    news: &HashSet<u64>,
+    news: &News,
     bytes: u64,
+    now_us: i64,
 ) -> Answer<Report> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut kinds: Vec<(Vec<u8>, Kind)> = counted.kinds.into_iter().collect();
-    let new = |template: &Vec<u8>| news.contains(&hash(template));
+    let new = |template: &Vec<u8>| news.kinds.contains(&hash(template));
+    #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+    let ago = |at_us: i64| amount::span((now_us - at_us).max(0) as f64 / 1e6);
+    let ago = news.since_us.map(ago).unwrap_or_default();
+    let bound =
+        Bound::of(<LogsErrors as Operation>::NAME, "new-warning", request.new_warning.into());
+    let bounds = Bounds::warning(bound, "");
     kinds.sort_by(|(a, ka), (b, kb)| (new(b), kb.count, a).cmp(&(new(a), ka.count, b)));
     let mut findings = Vec::new();
     for (template, kind) in
@@ -167,9 +194,10 @@ fn judge(
         let summary = format!("new, {} times: {template}", kind.count);
         let file = paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default();
         let finding = Finding::new(Status::Warning, &file, summary)
-            .why("it was not there when these files were looked at last")
+            .why(format!("it was not there when these files were looked at last, {ago} ago"))
             .next(format!("logs tail {file} --match error"));
-        findings.push(finding);
+        #[expect(clippy::cast_precision_loss, reason = "a number of lines")]
+        findings.push(bounds.told(finding, kind.count as f64, "lines"));
         if findings.len() == 10 {
             break;
         }
@@ -188,7 +216,8 @@ fn judge(
     for (path, why) in unreadable {
         let path = path.display().to_string();
         let summary = format!("{path} was not read to its end: {why}");
-        findings.push(Finding::new(Status::Unknown, path, summary));
+        let finding = Finding::new(Status::Unknown, path, summary);
+        findings.push(finding.why("errors may stand there that are not counted"));
     }
     let told = kinds.iter().take(request.top as usize).map(|(template, kind)| ErrorKind {
         template: text(template),
@@ -210,6 +239,8 @@ fn judge(
         files: u32::try_from(paths.len()).unwrap_or(u32::MAX),
         hours: hours.collect(),
         kinds: told.collect(),
+        #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+        new_since_s: news.since_us.map(|at_us| at_us as f64 / 1e6),
     };
     let most = report.kinds.first().map_or(String::new(), |k| {
         format!("; most often ({}): {}", k.count, k.template.chars().take(100).collect::<String>())
@@ -251,7 +282,7 @@ mod tests {
                 ..LogsErrorsRequest::default()
             };
             let counted = Counted { timeless, ..counted(&[("a", 10)]) };
-            judge(&request, &[PathBuf::from("/a.log")], counted, Vec::new(), &HashSet::new(), 0)
+            judge(&request, &[PathBuf::from("/a.log")], counted, Vec::new(), &News::default(), 0, 0)
         };
         assert_eq!(look(0, 10).status, Status::Ok);
         assert_eq!(look(600, 5).status, Status::Ok);
@@ -268,19 +299,30 @@ mod tests {
             new_warning: 5,
             ..LogsErrorsRequest::default()
         };
+        let now_us = std::cell::Cell::new(0);
         let look = |templates: &[(&str, u64)]| {
             let counted = counted(templates);
-            let news = remember(&request, &counted);
-            judge(&request, &[PathBuf::from("/a.log")], counted, Vec::new(), &news, 0)
+            now_us.set(now_us.get() + 300_000_000);
+            let news = remember(&request, &counted, now_us.get());
+            let paths = [PathBuf::from("/a.log")];
+            judge(&request, &paths, counted, Vec::new(), &news, 0, now_us.get())
         };
         let first = look(&[("old", 100)]);
         assert_eq!(first.status, Status::Ok, "the first look has nothing to compare with");
+        assert_eq!(first.data.new_since_s, None);
         let second = look(&[("old", 100), ("new", 7)]);
         assert_eq!(
             (second.status, second.data.kinds[0].template.as_str()),
             (Status::Warning, "new")
         );
         assert!(second.data.kinds[0].new && !second.data.kinds[1].new);
+        assert_eq!(second.data.new_since_s, Some(300.0));
+        let found = &second.findings[0];
+        assert!(found.why.ends_with("looked at last, 5 min ago"), "{}", found.why);
+        assert_eq!(
+            (found.value, found.warning, found.source.as_str()),
+            (Some(7.0), Some(5.0), "default")
+        );
         assert_eq!(look(&[("old", 100), ("new", 9)]).status, Status::Ok);
         assert_eq!(look(&[("old", 100), ("slow", 1)]).status, Status::Ok);
         assert_eq!(look(&[("old", 100), ("slow", 9)]).status, Status::Warning, "it began slowly");

@@ -248,7 +248,7 @@ impl Files {
         self.unreadable.into_iter().fold(answer, |answer, (path, failure)| {
             let subject = path.to_string_lossy();
             let finding = Finding::new(Status::Unknown, subject, failure.message);
-            answer.finding(finding.next(failure.hint))
+            answer.finding(finding.why("none of its lines is among these").next(failure.hint))
         })
     }
 }

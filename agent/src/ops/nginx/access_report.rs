@@ -3,20 +3,19 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use hostler_proto::{
-    operation::NginxAccessReport,
+    operation::{NginxAccessReport, Operation},
     ops::{NginxAccessReport as Report, NginxAccessReportRequest, PathCount, StatusCount},
     wire::{ErrorCode, Failure, Finding, Status},
 };
 use jiff::Timestamp;
 
 use crate::{
+    bounds::{Bound, Bounds},
     host::{blocking, logs},
     operation::{Answer, Context, Probe},
     ops::logs::backwards::Backwards,
 };
 
-/// Requests below which a share of errors says nothing.
-const FEW: u64 = 50;
 /// Paths that are told apart.
 const PATHS: usize = 10_000;
 /// Times that are kept for the percentiles; of more, every n-th.
@@ -209,22 +208,28 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
     let summary =
         format!("{} requests in {covered} s{short}, {share:.1} % failed", report.requests);
     let mut findings = Vec::new();
-    let bound = f64::from(request.errors_percent);
-    if share >= bound && report.requests >= FEW {
+    let name = <NginxAccessReport as Operation>::NAME;
+    let bound = Bound::of(name, "errors-percent", request.errors_percent.into());
+    let bounds = Bounds::critical(bound, "awesome-prometheus-alerts (5 %)");
+    // Of few requests a share says nothing.
+    if let Some(status) = bounds.above(share).filter(|_| report.requests >= request.requests) {
         let most =
             report.failing.first().map_or(String::new(), |p| format!("; most often {}", p.path));
         let summary = format!("{share:.1} % of the answers are 500 or above{most}");
-        let finding = Finding::new(Status::Critical, "5xx", summary)
+        let finding = Finding::new(status, "5xx", summary)
             .why("so many of the users' requests fail")
-            .next("logs errors /var/log/nginx/error.log")
-            .measured(share, "percent");
-        findings.push(finding.bounds(bound, bound, "awesome-prometheus-alerts (5 %)"));
+            .next("logs errors /var/log/nginx/error.log");
+        findings.push(bounds.told(finding, share, "percent"));
     }
     if report.unread > 0 {
         let status = if report.requests == 0 { Status::Unknown } else { Status::Ok };
         let summary = format!("{} lines have another form", report.unread);
         let finding = Finding::new(status, "format", summary);
-        findings.push(finding.why("the log is not written in the format combined"));
+        findings.push(
+            finding
+                .why("the log is not written in the format combined")
+                .next(format!("logs tail {} --lines 5", request.path)),
+        );
     }
     let rate = report.requests_per_s;
     let answer = Answer::ok(summary, report)
@@ -236,6 +241,7 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::completed;
 
     fn line(path: &str, status: u16, more: &str) -> String {
         format!(
@@ -260,22 +266,54 @@ mod tests {
             since_s: 300,
             errors_percent: 5,
             top: 10,
+            requests: 50,
             ..NginxAccessReportRequest::default()
         };
-        let of = |ok: usize, bad: usize| {
+        let judged = |request: &NginxAccessReportRequest, ok: usize, bad: usize| {
             let mut seen = Seen::default();
             for (path, status, count) in [("/fine", 200, ok), ("/users/7", 500, bad)] {
                 for _ in 0..count {
                     seen.add(&read(&line(path, status, " 0.1"), true).expect("read"));
                 }
             }
-            judge(seen, &request, 1_795_669_921 + 60)
+            judge(seen, request, 1_795_669_921 + 60)
         };
+        let of = |ok, bad| judged(&request, ok, bad);
         assert_eq!(of(30, 10).status, Status::Ok, "too few to judge");
+        let few = NginxAccessReportRequest { requests: 40, ..request.clone() };
+        assert_eq!(judged(&few, 30, 10).status, Status::Critical);
         let bad = of(90, 10);
         assert_eq!(bad.status, Status::Critical);
         assert!(bad.summary.contains("/users/*"), "{}", bad.summary);
         assert_eq!(bad.data.p95_ms, Some(100.0));
+    }
+
+    #[test]
+    fn the_slowest_paths_are_those_that_took_the_most_time_together() {
+        // As `log_format` with $request_time at its end writes it: seconds with three places.
+        let log = [
+            ("/report/1", 200, "2.517"),
+            ("/report/2", 200, "3.001"),
+            ("/health", 200, "0.000"),
+            ("/api/users?page=2", 200, "0.120"),
+            ("/api/users", 499, "0.380"),
+            ("/api/login", 200, "-"),
+        ];
+        let request = completed::<NginxAccessReport>(&NginxAccessReportRequest {
+            format: "combined-time".into(),
+            top: 2,
+            ..Default::default()
+        });
+        let mut seen = Seen::default();
+        for (path, status, took) in log {
+            let text = line(path, status, &format!(" {took}"));
+            seen.add(&read(&text, true).expect("read"));
+        }
+        let report = judge(seen, &request.expect("defaults"), 1_795_669_921 + 60).data;
+        let slowest: Vec<_> =
+            report.slowest.iter().map(|p| (p.path.as_str(), p.count, p.total_ms)).collect();
+        assert_eq!(slowest, [("/report/*", 2, 5518.0), ("/api/users", 2, 500.0)]);
+        assert_eq!((report.p50_ms, report.p99_ms), (Some(380.0), Some(3001.0)));
     }
 
     #[test]

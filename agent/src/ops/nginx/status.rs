@@ -11,8 +11,13 @@ use hyper::Uri;
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    bounds::{Bound, Bounds},
+    host::{blocking, processes},
     operation::{Answer, Context, Probe},
-    ops::http::request::{Seen, Trouble, get},
+    ops::http::{
+        self,
+        request::{Seen, Trouble, get},
+    },
 };
 
 /// Between the two readings.
@@ -34,8 +39,30 @@ impl Probe for NginxStatus {
             Err(trouble) => return Ok(unread(&request.url, &trouble)),
         };
         let window = began.elapsed().as_secs_f64();
-        Ok(judge(&before, after, window).evidence("http", format!("GET {}", request.url)))
+        let after = match http::place(&request.url).is_some_and(|at| at.is_here()) {
+            true => Report { since_s: blocking(|| Ok(master())).await?, ..after },
+            false => after,
+        };
+        let answer = judge(&before, after, window);
+        Ok(answer.evidence("http", format!("GET {}, twice", request.url)))
     }
+}
+
+/// When nginx's master process began; none where there are several, as while one takes another's place:
+/// nobody can tell whose page it is. Blocks on /proc.
+fn master() -> Option<f64> {
+    let all = processes::with_arguments();
+    let mut masters = all.iter().filter(|(_, arguments)| is_master(arguments));
+    let (only, another) = (masters.next()?, masters.next());
+    match another {
+        None => processes::began_s(&only.0),
+        Some(_) => None,
+    }
+}
+
+/// By the title that it gives itself.
+fn is_master(arguments: &[String]) -> bool {
+    arguments.first().is_some_and(|title| title.starts_with("nginx: master process"))
 }
 
 /// Why there is no page.
@@ -60,6 +87,7 @@ fn unread(url: &str, trouble: &Unread) -> Answer<Report> {
             let summary = format!("the status page {url} cannot be read: {why}");
             Finding::new(Status::Unknown, url, summary)
                 .why("add `location = /nginx_status { stub_status; allow 127.0.0.1; deny all; }`")
+                .next("nginx test")
         }
     };
     Answer::unmeasured(finding).evidence("http", format!("GET {url}"))
@@ -118,11 +146,16 @@ fn judge(before: &Report, after: Report, window: f64) -> Answer<Report> {
         .figure("requests", "", rate, "/s");
     match dropped {
         0 => answer,
-        n => answer.finding(
-            Finding::new(Status::Warning, "connections", format!("{n} connections were dropped"))
+        n => {
+            let summary = format!("{n} connections were dropped within {window:.0} s");
+            let finding = Finding::new(Status::Warning, "connections", summary)
                 .why("worker_connections are used up: clients get no answer")
-                .next("nginx access-report"),
-        ),
+                .next("nginx access-report");
+            #[expect(clippy::cast_precision_loss, reason = "connections of a second")]
+            let dropped = n as f64;
+            let bounds = Bounds::warning(Bound::fixed(1.0), "");
+            answer.finding(bounds.told(finding, dropped, "connections"))
+        }
     }
 }
 
@@ -157,5 +190,17 @@ mod tests {
         assert!((answer.data.requests_per_s - 5.0).abs() < 0.01);
         assert_eq!(judge(&before, before, 1.0).status, Status::Ok);
         assert!(read("<html>").is_none());
+    }
+
+    #[test]
+    fn the_counters_count_from_the_start_of_the_master_process_by_its_title() {
+        let title = |text: &str| is_master(&[text.to_owned()]);
+        assert!(title("nginx: master process /usr/sbin/nginx -g daemon on; master_process on;"));
+        assert!(!title("nginx: worker process") && !title("vim nginx: master process"));
+        let own = processes::one(std::process::id()).expect("this process");
+        let began = processes::began_s(&own).expect("a time");
+        let now = std::fs::metadata("/proc/self").expect("it").modified().expect("a time");
+        let now = now.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        assert!((now - began).abs() < 3600.0, "{began} is long from {now}");
     }
 }

@@ -59,7 +59,8 @@ fn judge(end: &End) -> Answer<Report> {
     answer.evidence.push(end.evidence());
     if !well && findings.is_empty() {
         let said = end.failure().message;
-        findings.push(Finding::new(Status::Unknown, "nginx", said));
+        let finding = Finding::new(Status::Unknown, "nginx", said);
+        findings.push(finding.why("it said no, and not why").next("systemd status nginx"));
     }
     findings.into_iter().fold(answer, Answer::finding).summed_up()
 }

@@ -59,7 +59,11 @@ impl Seen {
     fn findings(&self, name: &str) -> Vec<Finding> {
         let unknown = self.unknown.iter().map(|failure| {
             let summary = format!("{name}: {}", failure.message);
-            Finding::new(Status::Unknown, name, summary).why(failure.hint.clone())
+            let finding = Finding::new(Status::Unknown, name, summary);
+            finding.why(match failure.hint.as_str() {
+                "" => "what is outdated there cannot be told without",
+                hint => hint,
+            })
         });
         let mut findings: Vec<_> = unknown.collect();
         let conflicts = &self.environment.conflicts;
@@ -69,10 +73,10 @@ impl Seen {
                 n => format!(", and {} more like that", n - 1),
             };
             let summary = format!("{name} does not go together: {first}{more}");
-            findings.push(
-                Finding::new(Status::Warning, name, summary)
-                    .why("a package that lacks what it needs fails when that is used first"),
-            );
+            findings.push(Finding::new(Status::Warning, name, summary).why(
+                "a package that lacks what it needs fails when that is used first: install what \
+                         it names",
+            ));
         }
         findings
     }

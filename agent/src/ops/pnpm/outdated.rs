@@ -75,7 +75,10 @@ impl Probe for PnpmOutdated {
                 Err(failure) => {
                     let summary = format!("{}: {}", entry.name, failure.message);
                     let finding = Finding::new(Status::Unknown, &entry.name, summary);
-                    findings.push(finding.why(failure.hint));
+                    findings.push(finding.why(match failure.hint.as_str() {
+                        "" => "what is outdated there cannot be told without",
+                        hint => hint,
+                    }));
                 }
             }
             report.frontends.push(frontend);

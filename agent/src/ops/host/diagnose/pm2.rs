@@ -37,7 +37,9 @@ impl Search<'_> {
         }
         let stack = &self.cx.host.stack;
         let app = stack.pm2.as_ref().map(|pm2| pm2.apps.clone()).unwrap_or_default();
-        let answer = self.look::<Pm2Status>("pm2 status", Pm2StatusRequest { app, ..Default::default() }).await;
+        let answer = self
+            .look::<Pm2Status>("pm2 status", Pm2StatusRequest { app, ..Default::default() })
+            .await;
         let named = stack.units.iter().filter(|unit| unit.name.starts_with("pm2"));
         let mut units: BTreeSet<String> = named.map(|unit| full_name(&unit.name)).collect();
         if units.is_empty() && self.cx.host.policy.operation("systemd.status").is_ok() {
