@@ -94,6 +94,12 @@ fn every_operation_works_on_every_server_for_the_user_that_is_documented() {
         let field = format!("{kind}_version:");
         let version = info.lines().find_map(|l| l.strip_prefix(field.as_str())).expect("a version");
         assert_eq!(seen["data"]["version"], version.trim(), "{seen}");
+        let data = &seen["data"];
+        assert!(data["fragmentation_percent"].as_f64().is_some_and(|p| p > 1.0), "{seen}");
+        assert_eq!((&data["snapshot_status"], &data["append_status"]), (&"ok".into(), &"".into()));
+        let sent = seen["evidence"][0]["what"].as_str().expect("text");
+        assert!(sent.contains(": PING; INFO everything; EXISTS _kombu"), "{sent}");
+        assert!(sent.contains("CONFIG GET save;") && !sent.contains("CLUSTER"), "{sent}");
         assert_eq!(seen["data"]["keys"], 1);
         let keys = asked(&fleet, &["redis", "big-keys", &name], 0);
         assert_eq!(
@@ -313,10 +319,17 @@ fn a_large_message_in_a_queue_is_counted_and_never_fetched() {
         let user = format!("username = \"hostler\"\npassword_file = \"{file}\"");
         server("main", own.port, &user) + &celery("")
     });
-    let queue = || asked(&fleet, &["celery", "queues", "app"], 0)["data"]["queues"][0].clone();
+    let queue = |fetches: bool| {
+        let seen = asked(&fleet, &["celery", "queues", "app"], 0);
+        // What is told as evidence was sent, and nothing else.
+        let sent = seen["evidence"][0]["what"].as_str().expect("text");
+        assert!(sent.contains("PUBLISH /0.celery.pidbox active_queues"), "{sent}");
+        assert_eq!(sent.contains("LINDEX celery -1"), fetches, "{sent}");
+        seen["data"]["queues"][0].clone()
+    };
     let message = r#"{"headers": {"task": "shop.mail"}, "body": ""}"#;
     own.cli(&["lpush", "celery", message]);
-    let small = queue();
+    let small = queue(true);
     assert_eq!((&small["next"], &small["waiting"]), (&"shop.mail".into(), &1.into()), "{small}");
     let fetched = || own.cli(&["info", "commandstats"]).matches("cmdstat_lindex").count();
     assert_eq!(fetched(), 1);
@@ -325,7 +338,7 @@ fn a_large_message_in_a_queue_is_counted_and_never_fetched() {
     let large = "redis.call('rpush', 'celery', string.rep('x', 33554432)) \
                  for i=1,50 do redis.call('lpush', 'celery', 'x') end";
     own.cli(&["eval", large, "0"]);
-    let large = queue();
+    let large = queue(false);
     assert_eq!((&large["next"], &large["waiting"]), (&"".into(), &52.into()), "{large}");
     assert_eq!(fetched(), 0, "it was not even asked for");
 }

@@ -131,7 +131,27 @@ fn on(fleet: &Fleet, host: &str, args: &[&str], code: i32) -> Value {
     let results = fleet.ctl(&args).exits(code).json();
     let results = results.as_array().expect("a list");
     assert_eq!(results.len(), 1, "{results:?}");
+    whole(&results[0]);
     results[0].clone()
+}
+
+/// That an answer tells what was asked; and each finding why it matters, what to do next, and of what was measured
+/// the unit, the bounds and where these come from.
+fn whole(answer: &Value) {
+    // What could not be done at all has no findings.
+    let Some(findings) = answer["findings"].as_array() else { return };
+    assert!(answer["evidence"].as_array().is_some_and(|e| !e.is_empty()), "{answer}");
+    for finding in findings {
+        let has = |key: &str| finding[key].as_str().is_some_and(|text| !text.is_empty());
+        let why = finding["why"].as_str().unwrap_or_default();
+        // What to do next is an operation, or stands behind what it means.
+        let next = has("next") || why.contains([':', ';', '`']);
+        assert!(finding["status"] == "ok" || has("why") && next, "{finding}");
+        if !finding["value"].is_null() {
+            let bounds = !finding["warning"].is_null() || !finding["critical"].is_null();
+            assert!(has("unit") && has("source") && bounds, "{finding}");
+        }
+    }
 }
 
 type Try = fn(&Fleet, &Lab);

@@ -25,6 +25,10 @@ fn nginx_status(fleet: &Fleet, lab: &Lab) {
     });
     let seen = on(fleet, "h1", &["nginx", "status", "http://127.0.0.1:8099/nginx_status"], 0);
     assert!(seen["data"]["requests"].as_u64().is_some_and(|n| n >= 2), "{seen}");
+    let began = lab.exec("h1", &["stat", "--format=%Y", "/run/nginx.pid"]);
+    let (began, since): (f64, _) =
+        (began.trim().parse().expect("a time"), &seen["data"]["since_s"]);
+    assert!(since.as_f64().is_some_and(|s| (s - began).abs() < 5.0), "{began}: {seen}");
     lab.exec("h1", &["systemctl", "stop", "nginx"]);
     let gone = on(fleet, "h1", &["nginx", "status", "http://127.0.0.1:8099/nginx_status"], 1);
     assert_eq!(gone["findings"][0]["next"], "systemd status nginx", "{gone}");
@@ -68,6 +72,7 @@ fn pm2_status(fleet: &Fleet, lab: &Lab) {
     let app = &seen["data"]["apps"][0];
     assert_eq!((&app["status"], &app["saved"]), (&"online".into(), &true.into()), "{seen}");
     assert_eq!(seen["data"]["daemons"][0]["user"], "omnidoc");
+    assert!(app["added_s"].as_f64().is_some_and(|s| s > 1.7e9), "{seen}");
     let pid = app["pid"].to_string();
     assert!(lab.succeeds("h1", &["test", "-d", &format!("/proc/{pid}")]));
     // The daemon tells the application's whole environment to whoever asks.
@@ -105,6 +110,21 @@ fn git_status(fleet: &Fleet, lab: &Lab) {
     let head = lab.exec("h1", &["sh", "-c", "cat /srv/checkout/.git/refs/heads/main"]);
     assert_eq!(seen["data"]["commit"], head.trim(), "{seen}");
     assert_eq!(seen["data"]["subject"], "second");
+    assert!(seen["data"]["fetched_s"].is_null(), "nobody ever fetched: {seen}");
+    let asked = seen["evidence"].as_array().expect("evidence").iter();
+    let asked: Vec<_> = asked.map(|e| e["what"].as_str().expect("text").to_owned()).collect();
+    for verb in ["rev-parse --show-toplevel", "status --porcelain=v2", "log -1"] {
+        let one = |argv: &&String| argv.contains(verb) && argv.contains("-C /srv/checkout");
+        assert_eq!(asked.iter().filter(one).count(), 1, "{verb}: {asked:?}");
+    }
+    let fetch = "cd /srv/checkout && su omnidoc -s /bin/sh -c 'git fetch -q . main'";
+    lab.exec("h1", &["sh", "-c", fetch]);
+    let written = lab.exec("h1", &["stat", "--format=%Y", "/srv/checkout/.git/FETCH_HEAD"]);
+    let (written, fetched) = (
+        written.trim().parse::<f64>().expect("a time"),
+        on(fleet, "h1", &["git", "status", "/srv/checkout"], 0)["data"]["fetched_s"].as_f64(),
+    );
+    assert!(fetched.is_some_and(|s| (s - written).abs() < 1.0), "{written} {fetched:?}");
     lab.exec("h1", &["sh", "-c", "echo b > /srv/checkout/kept; touch /srv/checkout/stray"]);
     let dirty = on(fleet, "h1", &["git", "status", "/srv/checkout"], 0);
     assert_eq!((&dirty["status"], &dirty["data"]["untracked"]), (&"warning".into(), &1.into()));
