@@ -117,7 +117,8 @@ fn git_status(fleet: &Fleet, lab: &Lab) {
         let one = |argv: &&String| argv.contains(verb) && argv.contains("-C /srv/checkout");
         assert_eq!(asked.iter().filter(one).count(), 1, "{verb}: {asked:?}");
     }
-    let fetch = "cd /srv/checkout && su omnidoc -s /bin/sh -c 'git fetch -q . main'";
+    let fetch = "cd /srv/checkout && \
+                 su omnidoc -s /bin/sh -c 'git -c core.fsmonitor=false fetch -q . main'";
     lab.exec("h1", &["sh", "-c", fetch]);
     let written = lab.exec("h1", &["stat", "--format=%Y", "/srv/checkout/.git/FETCH_HEAD"]);
     let (written, fetched) = (

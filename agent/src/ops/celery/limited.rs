@@ -11,6 +11,7 @@ use hostler_proto::wire::{Finding, Status};
 use serde_json::Value;
 
 use super::{pidbox::Answers, text};
+use crate::bounds::{Bound, Bounds};
 
 /// Seconds without a task that was begun that no rate explains; slower ones have twice the time between two
 /// of their tasks.
@@ -115,9 +116,9 @@ impl Limited {
             format!("tasks wait in {queues}, and for {minutes:.0} min no worker has begun one");
         let finding = Finding::new(Status::Warning, app, summary)
             .why("the workers hold tasks that they took, for longer than a rate limit explains")
-            .next(format!("celery stats {app}"))
-            .measured(self.still_s, "s");
-        Some(finding)
+            .next(format!("celery stats {app}"));
+        let bounds = Bounds::warning(Bound::fixed(bound), "");
+        Some(bounds.told(finding, self.still_s, "s"))
     }
 }
 

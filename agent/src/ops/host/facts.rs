@@ -101,7 +101,8 @@ fn read() -> Result<Answer<ops::HostFacts>, Failure> {
     Ok(match reboot {
         true => answer.finding(
             Finding::new(Status::Warning, "reboot", "installed packages ask for a reboot")
-                .why("until then the old kernel or library runs, with its known flaws"),
+                .why("until then the old kernel or library runs, with its known flaws")
+                .next("apt upgradable"),
         ),
         false => answer,
     })

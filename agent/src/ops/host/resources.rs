@@ -193,7 +193,7 @@ mod tests {
             ..Default::default()
         };
         let default = completed::<HostResources>(&Default::default()).expect("defaults");
-        let found = judge(data.clone(), &default).findings;
+        let found = judge(data, &default).findings;
         assert!(found.iter().all(|f| f.status() == Status::Warning), "{found:?}");
         let told: Vec<_> = found.iter().map(|f| (f.subject.as_str(), f.source.as_str())).collect();
         let pressure = ("memory pressure", "default");

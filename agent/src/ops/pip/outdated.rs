@@ -61,7 +61,7 @@ impl Seen {
             let summary = format!("{name}: {}", failure.message);
             let finding = Finding::new(Status::Unknown, name, summary);
             finding.why(match failure.hint.as_str() {
-                "" => "what is outdated there cannot be told without",
+                "" => "what is outdated there is not known: see what `pip list` says on that host",
                 hint => hint,
             })
         });

@@ -76,7 +76,10 @@ impl Probe for PnpmOutdated {
                     let summary = format!("{}: {}", entry.name, failure.message);
                     let finding = Finding::new(Status::Unknown, &entry.name, summary);
                     findings.push(finding.why(match failure.hint.as_str() {
-                        "" => "what is outdated there cannot be told without",
+                        "" => {
+                            "what is outdated there is not known: see what `pnpm outdated` says on \
+                             that host"
+                        }
                         hint => hint,
                     }));
                 }
