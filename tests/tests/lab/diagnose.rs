@@ -22,7 +22,7 @@ fn healthy(fleet: &Fleet, _: &Lab) {
     let seen = fleet.ctl(&["host", "diagnose", "--on", "h1", "-o", "json"]).json();
     let steps = seen[0]["data"]["steps"].as_array().expect("steps").clone();
     let looked = |what: &str| steps.iter().any(|s| s["looked_at"] == what && s["status"] == "ok");
-    assert!(looked("disk usage") && looked("postgres ping main"), "{seen}");
+    assert!(looked("disk usage /") && looked("postgres ping main"), "{seen}");
     assert!(looked("redis status main") && looked("celery workers omnidoc"), "{seen}");
 }
 

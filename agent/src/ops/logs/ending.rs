@@ -1,6 +1,6 @@
 //! How log files end, for those who look for a cause: their last lines, if those are new.
 
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use hostler_core::clock::Clock;
 use hostler_proto::wire::{ErrorCode, Failure};
@@ -17,11 +17,13 @@ const READ: u64 = 1 << 20;
 /// Files that are looked at.
 const FILES: usize = 16;
 
-/// A line of a log file, with the seconds since then where it tells its time.
+/// A line of a log file, with the seconds since then where it tells its time, and those since the file was
+/// written last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) path: String,
     pub(crate) ago_s: Option<i64>,
+    pub(crate) written_s: i64,
     pub(crate) text: String,
 }
 
@@ -59,7 +61,8 @@ fn last(
     let here = zone.to_datetime(now);
     let mut times = Times::new(zone, now, None);
     let mut read = || -> std::io::Result<Vec<Ended>> {
-        let length = file.metadata()?.len();
+        let about = file.metadata()?;
+        let (length, written_s) = (about.len(), now.as_second() - about.mtime());
         let mut lines = Vec::new();
         let mut backwards = Backwards::new(&file, length);
         while lines.len() < most
@@ -72,7 +75,8 @@ fn last(
                     let at: DateTime = std::str::from_utf8(&time.at).ok()?.parse().ok()?;
                     Some(here.duration_since(at).as_secs())
                 });
-                lines.push(Ended { path: real.to_string_lossy().into_owned(), ago_s, text });
+                let path = real.to_string_lossy().into_owned();
+                lines.push(Ended { path, ago_s, written_s, text });
             }
         }
         lines.reverse();
@@ -110,6 +114,7 @@ mod tests {
         assert!(before.text.ends_with("upstream b"), "{ended:?}");
         assert!(before.ago_s.is_some_and(|ago| (300..360).contains(&ago)), "{ended:?}");
         assert_eq!((last.text.as_str(), last.ago_s), ("upstream c", None));
+        assert!(last.written_s < 60, "{ended:?}");
         assert!(ending(&cx, &["/etc/passwd".to_owned()], "", 1).await.is_err(), "the policy holds");
     }
 }

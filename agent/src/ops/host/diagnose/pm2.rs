@@ -14,7 +14,7 @@ use super::{
     told::told,
 };
 use crate::ops::{
-    logs::ending,
+    logs::{Ended, ending},
     systemd::{self, Particulars, full_name},
 };
 
@@ -22,10 +22,12 @@ use crate::ops::{
 const APPS: usize = 4;
 /// Lines of an application's error log that are looked through.
 const LINES: usize = 60;
-/// PM2 gives an application up after some fifteen runs that were too short; after so many it keeps crashing...
-const UNSTABLE: u64 = 3;
+/// An application that was started so often may keep crashing, as `pm2 status` has it...
+const MANY: u64 = 3;
 /// ... unless it has run for so long since.
 const FRESH_S: f64 = 60.0;
+/// One that runs, and wrote no error for so long, does not crash.
+const QUIET_S: i64 = 60;
 /// How the units of daemons are called where the stack file names none, as `pm2 startup` makes them.
 const USUAL: &str = "pm2-*.service";
 
@@ -71,7 +73,10 @@ impl Search<'_> {
         };
         let Some(read) = read else { return };
         let lines: Vec<String> = match read {
-            Ok(ended) => ended.into_iter().map(|line| line.text).collect(),
+            Ok(ended) => {
+                let quiet = |line: &Ended| app.status == "online" && line.written_s > QUIET_S;
+                ended.into_iter().filter(|line| !quiet(line)).map(|line| line.text).collect()
+            }
             Err(failure) => {
                 let finding = Finding::new(Status::Unknown, &app.name, &failure.message);
                 self.unknown.push(finding.why(&failure.hint));
@@ -95,7 +100,7 @@ impl Search<'_> {
 fn is_troubled(app: &Pm2App) -> bool {
     match app.status.as_str() {
         "stopped" | "stopping" => false,
-        "online" | "launching" => app.unstable_restarts >= UNSTABLE && app.uptime_s < FRESH_S,
+        "online" | "launching" => app.restarts >= MANY && app.uptime_s < FRESH_S,
         _ => true,
     }
 }
@@ -139,9 +144,9 @@ mod tests {
         assert!(is_troubled(&app("web", "errored", &log)));
         let online = app("web", "online", &log);
         assert!(!is_troubled(&online));
-        let crashing = Pm2App { unstable_restarts: 13, uptime_s: 0.5, ..online.clone() };
+        let crashing = Pm2App { restarts: 13, uptime_s: 0.5, ..online.clone() };
         assert!(is_troubled(&crashing));
-        let steady = Pm2App { unstable_restarts: 13, uptime_s: 900.0, ..online };
+        let steady = Pm2App { restarts: 13, uptime_s: 900.0, ..online };
         assert!(!is_troubled(&steady));
         search.last_words_of(&app("web", "errored", &log)).await;
         let cause = &search.causes[0];

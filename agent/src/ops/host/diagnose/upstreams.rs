@@ -227,7 +227,8 @@ mod tests {
         upstream: \"http://127.0.0.1:PORT/a?key=secret\", host: \"web\"";
 
     fn ended(ago_s: Option<i64>, text: &str) -> Ended {
-        Ended { path: "/var/log/nginx/error.log".to_owned(), ago_s, text: text.to_owned() }
+        let path = "/var/log/nginx/error.log".to_owned();
+        Ended { path, ago_s, written_s: 0, text: text.to_owned() }
     }
 
     #[test]
