@@ -191,12 +191,26 @@ pub struct Context {
     pub cancelled: CancellationToken,
     events: mpsc::Sender<Event>,
     held: Held,
+    /// After which it is made to end.
+    deadline: Option<Duration>,
 }
 
 impl Context {
     /// A context whose events go to `events`; a full channel holds the operation back.
     pub fn new(host: Arc<Host>, cancelled: CancellationToken, events: mpsc::Sender<Event>) -> Self {
-        Self { host, cancelled, events, held: Held::default() }
+        Self { host, cancelled, events, held: Held::default(), deadline: None }
+    }
+
+    /// The same with a deadline.
+    #[must_use]
+    pub fn ending_after(self, deadline: Option<Duration>) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// How long an operation may look that tells at its end what it found until then: no longer than three
+    /// quarters of the time that it has, since at its deadline all of it is lost.
+    pub fn time_to_look(&self, longest: Duration) -> Duration {
+        self.deadline.map_or(longest, |deadline| longest.min(deadline * 3 / 4))
     }
 
     /// How long a slow reader has held the operation back.

@@ -191,7 +191,8 @@ impl Dispatcher {
 
         let (events, receiver) = mpsc::channel(EVENTS);
         let cancelled = CancellationToken::new();
-        let cx = Context::new(host, cancelled.clone(), events.clone());
+        let deadline = call.timeout.or((!spec.follows).then_some(spec.deadline));
+        let cx = Context::new(host, cancelled.clone(), events.clone()).ending_after(deadline);
         let held_back = cx.held();
         let order = Order { mode: call.mode, plan_digest: call.plan_digest.clone() };
         let running = inner.registry.run(path, request, order, cx).ok_or_else(|| {
@@ -203,7 +204,6 @@ impl Dispatcher {
         };
         self.register(call.invocation, &cancelled);
         let gone = (!acts).then(|| cancelled.clone().drop_guard());
-        let deadline = call.timeout.or((!spec.follows).then_some(spec.deadline));
         let span = tracing::info_span!("operation", name = spec.name, invocation = %call.invocation,
             operator = call.operator);
         let (this, name) = (self.clone(), spec.name.clone());

@@ -194,9 +194,11 @@ pub(crate) async fn last_lines(unit: &str, lines: u32) -> Vec<String> {
 ///
 /// # Errors
 /// When the journal cannot be read: what is not seen is not silence.
-pub(crate) async fn last_spoken(unit: &str, lines: u32) -> Result<Vec<Spoken>, Failure> {
+pub(crate) async fn last_spoken(unit: &str, lines: u32) -> Result<(Vec<Spoken>, String), Failure> {
     let query = Query { units: vec![unit.to_owned()], starts: true, ..Query::default() };
-    spoken(query.read(&From::End)?, lines, query.silence()).await
+    let entries = query.read(&From::End)?;
+    let argv = entries.argv();
+    Ok((spoken(entries, lines, query.silence()).await?, argv))
 }
 
 /// The last lines that are given, the oldest first. Where there are no more, journalctl must be content; and

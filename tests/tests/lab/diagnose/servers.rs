@@ -54,7 +54,7 @@ fn a_redis_that_refuses_writes_without_a_snapshot_or_a_replica_says_why() {
 
     cli(&["config", "set", "min-replicas-to-write", "1"]);
     let found = until(&fleet, &["redis"], "has 0 good replicas, and 1 are needed for a write");
-    assert_eq!(next(&found), "redis config 'min-*'");
+    assert_eq!(next(&found), "redis config 'min-*' --server main");
     let refused = cli(&["set", "hostler-lab", "1"]);
     assert!(refused.contains("NOREPLICAS"), "{refused}");
     restart(&lab, "redis-server");

@@ -66,8 +66,9 @@ impl Search<'_> {
             };
             self.workers(&entry.name, Status::Warning).await;
             if over_redis {
-                let (warning, critical) = (1000, 10_000);
-                let request = CeleryQueuesRequest { app: entry.name.clone(), warning, critical };
+                let check = format!("celery-queues:{}", entry.name);
+                let Some(checked) = self.as_checked::<CeleryQueues>(&check) else { continue };
+                let request = CeleryQueuesRequest { app: entry.name.clone(), ..checked };
                 let shown = format!("celery queues {}", entry.name);
                 let answer = self.look::<CeleryQueues>(&shown, request).await;
                 self.causes_of(answer, Status::Warning);
@@ -126,7 +127,7 @@ mod tests {
         drop(listener);
         for (after, expected) in [
             ("", vec!["http check", "net port-owner"]),
-            ("after = [\"redis:main\", \"http:backend\"]", vec!["http check", "redis status main"]),
+            ("after = [\"redis:main\"]", vec!["http check", "redis status main"]),
         ] {
             let mut host = Host::showing(Path::new("/nonexistent"));
             host.policy.deny = ["disk.*", "host.*", "systemd.*"].map(str::to_owned).to_vec();

@@ -3,31 +3,21 @@
 use std::path::Path;
 
 use hostler_proto::{
-    catalogue::Catalogue,
     operation::DiskUsage,
     ops,
     wire::{Finding, Status},
 };
 
 use super::Search;
-use crate::{amount, checks::definition, ops::disk::full_within, policy::Policy};
+use crate::{amount, ops::disk::full_within, policy::Policy};
 
 /// What is full that soon is why things will fail today.
 const SOON_S: f64 = 24.0 * 3600.0;
-/// The check whose bounds are taken.
-const CHECK: &str = "disk";
 
 impl Search<'_> {
     /// What is too full. What only may fail soon is given back: it ranks behind what fails already.
     pub(super) async fn disks(&mut self) -> Vec<Finding> {
-        let stack = &self.cx.host.stack;
-        let request = match definition::asked::<DiskUsage>(stack, CHECK, Catalogue::embedded()) {
-            Ok(request) => request,
-            Err(error) => {
-                self.unknown.push(Finding::new(Status::Unknown, CHECK, error.to_string()));
-                return Vec::new();
-            }
-        };
+        let Some(request) = self.as_checked::<DiskUsage>("disk") else { return Vec::new() };
         let shown: Vec<&str> =
             ["disk usage"].into_iter().chain(request.mount.iter().map(String::as_str)).collect();
         let Some(mut answer) = self.look::<DiskUsage>(&shown.join(" "), request.clone()).await

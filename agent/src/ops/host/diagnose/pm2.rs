@@ -22,10 +22,6 @@ use crate::ops::{
 const APPS: usize = 4;
 /// Lines of an application's error log that are looked through.
 const LINES: usize = 60;
-/// An application that was started so often may keep crashing, as `pm2 status` has it...
-const MANY: u64 = 3;
-/// ... unless it has run for so long since.
-const FRESH_S: f64 = 60.0;
 /// One that runs, and wrote no error for so long, does not crash.
 const QUIET_S: i64 = 60;
 /// How the units of daemons are called where the stack file names none, as `pm2 startup` makes them.
@@ -39,20 +35,22 @@ impl Search<'_> {
         }
         let stack = &self.cx.host.stack;
         let app = stack.pm2.as_ref().map(|pm2| pm2.apps.clone()).unwrap_or_default();
-        let answer = self
-            .look::<Pm2Status>("pm2 status", Pm2StatusRequest { app, ..Default::default() })
-            .await;
+        let Some(checked) = self.as_checked::<Pm2Status>("pm2") else { return };
+        let request = Pm2StatusRequest { app, ..checked };
+        let answer = self.look::<Pm2Status>("pm2 status", request.clone()).await;
         let named = stack.units.iter().filter(|unit| unit.name.starts_with("pm2"));
         let mut units: BTreeSet<String> = named.map(|unit| full_name(&unit.name)).collect();
         if units.is_empty() && self.cx.host.policy.operation("systemd.status").is_ok() {
             // Without systemd there is none, and nothing more to say of it.
-            units.extend(systemd::like(USUAL).await.unwrap_or_default());
+            let shown = format!("systemd status {USUAL}");
+            let like = self.in_time(&shown, systemd::like(USUAL)).await;
+            units.extend(like.and_then(Result::ok).unwrap_or_default());
         }
         for unit in units {
             Box::pin(self.unit(&unit, true)).await;
         }
         let Some(answer) = answer else { return };
-        let troubled = answer.data.apps.iter().filter(|app| is_troubled(app)).take(APPS);
+        let troubled = answer.data.apps.iter().filter(|app| is_troubled(app, &request)).take(APPS);
         for app in troubled.cloned().collect::<Vec<_>>() {
             self.last_words_of(&app).await;
         }
@@ -97,10 +95,12 @@ impl Search<'_> {
 }
 
 /// Whether it should run and does not, or keeps crashing.
-fn is_troubled(app: &Pm2App) -> bool {
+fn is_troubled(app: &Pm2App, request: &Pm2StatusRequest) -> bool {
     match app.status.as_str() {
         "stopped" | "stopping" => false,
-        "online" | "launching" => app.restarts >= MANY && app.uptime_s < FRESH_S,
+        "online" | "launching" => {
+            app.restarts >= request.restarts && app.uptime_s < f64::from(request.steady_s)
+        }
         _ => true,
     }
 }
@@ -141,6 +141,8 @@ mod tests {
             error_log: log.to_string_lossy().into_owned(),
             ..Pm2App::default()
         };
+        let asked = Pm2StatusRequest { restarts: 3, steady_s: 60, ..Default::default() };
+        let is_troubled = |app: &Pm2App| is_troubled(app, &asked);
         assert!(is_troubled(&app("web", "errored", &log)));
         let online = app("web", "online", &log);
         assert!(!is_troubled(&online));

@@ -10,7 +10,6 @@ use super::Search;
 use crate::{
     operation::Answer,
     ops::{http, systemd::full_name},
-    stack::Http,
 };
 
 /// Seconds that an endpoint gets: several together are far below the deadline.
@@ -26,13 +25,13 @@ impl Search<'_> {
         if !self.seen.insert(format!("http:{name}")) {
             return;
         }
+        let Some(checked) = self.as_checked::<HttpCheck>(&format!("http:{name}")) else { return };
         let request = HttpCheckRequest {
             url: entry.url.clone(),
             status: entry.status.unwrap_or_default(),
             expect: entry.expect.clone(),
             timeout_s: PATIENCE_S,
-            slow_ms: 2000,
-            certificate_days: 21,
+            ..checked
         };
         let shown = format!("http check {}", http::shown(&entry.url));
         let answer = self.look::<HttpCheck>(&shown, request).await;
@@ -52,8 +51,7 @@ impl Search<'_> {
         let runs = unit.as_ref().is_some_and(|unit| self.running.contains(unit));
         let answer = answer.map(|mut answer| {
             let findings = answer.findings.into_iter();
-            answer.findings =
-                findings.map(|f| told(f, entry, unit.as_deref(), runs && !deeper)).collect();
+            answer.findings = findings.map(|f| told(f, unit.as_deref(), runs && !deeper)).collect();
             answer
         });
         self.causes_of(answer, Status::Warning);
@@ -67,7 +65,7 @@ pub(super) fn here(url: &str) -> Option<u16> {
 
 /// What is said of an endpoint: of whose unit it is, when that runs and nothing else explains it, and what to
 /// look at next.
-fn told(finding: Finding, entry: &Http, unit: Option<&str>, explains: bool) -> Finding {
+fn told(finding: Finding, unit: Option<&str>, explains: bool) -> Finding {
     let critical = finding.status() == Status::Critical;
     let summary = match unit {
         Some(unit) if explains && critical => {
@@ -75,17 +73,11 @@ fn told(finding: Finding, entry: &Http, unit: Option<&str>, explains: bool) -> F
         }
         _ => finding.summary.clone(),
     };
-    let next = match (unit, here(&entry.url)) {
-        _ if !finding.next.is_empty() => finding.next.clone(),
-        (Some(unit), _) => format!("journal read --unit {unit} --lines 50"),
-        (None, Some(port)) => format!("net port-owner {port}"),
-        (None, None) => String::new(),
+    let next = match unit {
+        Some(unit) => format!("journal read --unit {unit} --lines 50"),
+        None => finding.next.clone(),
     };
-    let why = match next.as_str() {
-        "" => format!("{}; look at it on the host where it runs", finding.why),
-        _ => finding.why.clone(),
-    };
-    Finding { summary, why, next, ..finding }
+    Finding { summary, next, ..finding }
 }
 
 #[cfg(test)]
@@ -94,22 +86,18 @@ mod tests {
 
     #[test]
     fn a_unit_that_is_active_and_answers_nothing_is_not_ready() {
-        let entry = |url: &str| -> Http {
-            toml::from_str(&format!("name = \"web\"\nurl = \"{url}\"")).expect("an entry")
+        let refused = || {
+            let refused = Finding::new(Status::Critical, "web", "it cannot be connected to");
+            refused.why("no answer").next("net port-owner 8077")
         };
-        let own = entry("http://127.0.0.1:8077/");
-        let refused =
-            || Finding::new(Status::Critical, "web", "it cannot be connected to").why("no answer");
-        let found = told(refused(), &own, Some("web.service"), true);
+        let found = told(refused(), Some("web.service"), true);
         let expected = "web.service is active and not ready: it cannot be connected to";
         assert_eq!(found.summary, expected);
         assert_eq!(found.next, "journal read --unit web.service --lines 50");
         let slow = Finding::new(Status::Warning, "web", "it took 2500 ms");
-        assert_eq!(told(slow, &own, Some("web.service"), true).summary, "it took 2500 ms");
-        let explained = told(refused(), &own, Some("web.service"), false);
+        assert_eq!(told(slow, Some("web.service"), true).summary, "it took 2500 ms");
+        let explained = told(refused(), Some("web.service"), false);
         assert_eq!(explained.summary, "it cannot be connected to", "what it needs is down");
-        assert_eq!(told(refused(), &own, None, false).next, "net port-owner 8077");
-        let other = told(refused(), &entry("http://192.0.2.7/"), None, false);
-        assert_eq!((other.next.as_str(), other.why.contains("on the host where")), ("", true));
+        assert_eq!(told(refused(), None, false).next, "net port-owner 8077");
     }
 }

@@ -9,7 +9,8 @@ use crate::ops::journal::Spoken;
 const STEADY_S: u64 = 60;
 
 /// The lines, the oldest first, that count for a unit whose last start has the number `last`.
-pub(super) fn present(spoken: Vec<Spoken>, last: &str, status: &UnitStatus) -> Vec<String> {
+pub(super) fn present(mut spoken: Vec<Spoken>, last: &str, status: &UnitStatus) -> Vec<String> {
+    number(&mut spoken);
     let mut runs: Vec<&str> = Vec::new();
     for line in spoken.iter().rev().filter(|line| !line.invocation.is_empty()) {
         if !runs.contains(&line.invocation.as_str()) {
@@ -34,6 +35,20 @@ pub(super) fn present(spoken: Vec<Spoken>, last: &str, status: &UnitStatus) -> V
     match lines.iter().any(by_hand) && stopped {
         true => lines.into_iter().filter(|line| line.starts_with("systemd[1]: Stopp")).collect(),
         false => lines,
+    }
+}
+
+/// Gives lines without a number that of the next line which has one, and at the end that of the last: of a
+/// process that ended at once journald often finds nothing more than the unit.
+fn number(spoken: &mut [Spoken]) {
+    let mut run = String::new();
+    let later = spoken.iter().rev().find(|line| !line.invocation.is_empty());
+    run.extend(later.map(|line| line.invocation.as_str()));
+    for line in spoken.iter_mut().rev() {
+        match line.invocation.is_empty() {
+            true => line.invocation.clone_from(&run),
+            false => run.clone_from(&line.invocation),
+        }
     }
 }
 
@@ -78,6 +93,22 @@ mod tests {
         assert_eq!(present(spoken(&lines[..2]), "b2", &steady), [""; 0], "nothing was said since");
         let unloaded = status("inactive", 0, 0);
         assert_eq!(present(spoken(&lines), "", &unloaded).len(), 1, "the newest is the last");
+    }
+
+    #[test]
+    fn what_a_process_said_that_ended_at_once_is_of_the_run_around_it() {
+        let lines = [
+            ("a1", "systemd[1]: Started web.service."),
+            ("", "web[7]: old"),
+            ("a1", "systemd[1]: web.service: Main process exited"),
+            ("b2", "systemd[1]: Started web.service."),
+            ("", "web[8]: ModuleNotFoundError"),
+        ];
+        let failed = status("failed", 0, 1);
+        let of_last = ["systemd[1]: Started web.service.", "web[8]: ModuleNotFoundError"];
+        assert_eq!(present(spoken(&lines), "b2", &failed), of_last);
+        let [_, unnumbered, ..] = lines;
+        assert_eq!(present(spoken(&[unnumbered]), "b2", &failed), ["web[7]: old"], "no numbers");
     }
 
     #[test]

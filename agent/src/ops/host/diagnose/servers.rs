@@ -33,8 +33,8 @@ const LONG_S: u32 = 60;
 const SESSIONS: u32 = 500;
 /// Entries of a slow log that are read: as many as it has by default (slowlog-max-len).
 const SLOW_ENTRIES: u32 = 128;
-/// A standby that is so far behind is looked at.
-const LAG_S: u32 = 60;
+/// A session that is idle in a transaction for so long is one of those that may hold others up.
+const IDLE_S: u32 = 30;
 
 impl Search<'_> {
     /// A server of the stack, or every one; its unit when it does not answer, and what slows it down.
@@ -46,28 +46,22 @@ impl Search<'_> {
                 continue;
             }
             let shown = format!("postgres ping {server}");
-            let ping = self
-                .look::<PostgresPing>(
-                    &shown,
-                    PostgresPingRequest {
-                        server: server.clone(),
-                        lag_s: LAG_S,
-                        ..Default::default()
-                    },
-                )
-                .await;
+            let Some(checked) = self.as_checked::<PostgresPing>(&format!("postgres:{server}"))
+            else {
+                continue;
+            };
+            let request = PostgresPingRequest { server: server.clone(), ..checked };
+            let ping = self.look::<PostgresPing>(&shown, request).await;
             let down = ping.as_ref().is_none_or(|a| a.status == Status::Critical);
             if down {
                 let unit = self.server_of(&entry.after, "postgresql").await;
                 self.silent("postgres", &server, ping, postgres::whereabouts(entry), unit).await;
                 continue;
             }
-            let request = PostgresConnectionsRequest {
-                server: server.clone(),
-                warning_percent: 80,
-                idle_s: 30,
-                ..Default::default()
-            };
+            let check = format!("postgres-connections:{server}");
+            let Some(checked) = self.as_checked::<PostgresConnections>(&check) else { continue };
+            let request =
+                PostgresConnectionsRequest { server: server.clone(), idle_s: IDLE_S, ..checked };
             let shown = format!("postgres connections {server}");
             let answer = self.look::<PostgresConnections>(&shown, request).await;
             self.causes_of(answer, if slow { Status::Warning } else { Status::Critical });
@@ -112,13 +106,10 @@ impl Search<'_> {
             if !self.seen.insert(format!("redis:{server}")) {
                 continue;
             }
-            let request = RedisStatusRequest {
-                server: server.clone(),
-                memory_warning_percent: 90,
-                clients_warning_percent: 90,
-                lag_warning_s: 30,
-                ..Default::default()
+            let Some(checked) = self.as_checked::<RedisStatus>(&format!("redis:{server}")) else {
+                continue;
             };
+            let request = RedisStatusRequest { server: server.clone(), ..checked };
             let answer = self.look::<RedisStatus>(&format!("redis status {server}"), request).await;
             let Some(answer) = answer else { continue };
             match answer.unmeasured {
@@ -201,7 +192,8 @@ impl Search<'_> {
                 self.in_time(&shown, place::listener(path)).await??
             }
         };
-        let seen = blocking(move || Ok(processes::one(pid))).await.ok()??;
+        let looked = blocking(move || Ok(processes::one(pid)));
+        let seen = self.in_time(&format!("host processes: {pid}"), looked).await?.ok()??;
         matches!(seen.state, 'T' | 't').then_some(pid)
     }
 

@@ -79,7 +79,7 @@ impl Search<'_> {
             self.lacking(unit, &particulars).await;
         }
         let led = self.causes.len();
-        let lines = self.last_lines(unit, bad, &particulars.invocation, &status).await;
+        let (lines, read) = self.last_lines(unit, bad, &particulars.invocation, &status).await;
         if let Some(finding) = memory(unit, &status, &particulars, &lines).filter(|_| bad) {
             self.cause(finding);
         } else {
@@ -87,7 +87,6 @@ impl Search<'_> {
                 Box::pin(self.follow(unit, bad, &found, &status, &particulars)).await;
             }
             if self.causes.len() > led {
-                let read = format!("/usr/bin/journalctl --unit={unit} --reverse, {LINES} lines");
                 self.prove_one("argv", read);
             }
         }
@@ -118,35 +117,35 @@ impl Search<'_> {
         }
     }
 
-    /// What a unit said in its last run.
+    /// What a unit said in its last run, and by what command that was read.
     async fn last_lines(
         &mut self,
         unit: &str,
         bad: bool,
         last: &str,
         status: &UnitStatus,
-    ) -> Vec<String> {
+    ) -> (Vec<String>, String) {
         let shown = format!("journal read --unit {unit} --lines {LINES}");
         let read = match self.cx.host.policy.operation("journal.read") {
             Ok(()) => self.in_time(&shown, journal::last_spoken(unit, LINES)).await,
             Err(denied) => Some(Err(denied)),
         };
-        let lines = match read {
-            Some(Ok(spoken)) => present(spoken, last, status),
+        let (lines, argv) = match read {
+            Some(Ok((spoken, argv))) => (present(spoken, last, status), argv),
             Some(Err(failure)) => {
                 let Failure { message, hint, .. } = failure;
                 self.unknown.push(Finding::new(Status::Unknown, &shown, &message).why(hint));
                 self.step(&shown, Status::Unknown, message);
-                return Vec::new();
+                return Default::default();
             }
-            None => return Vec::new(),
+            None => return Default::default(),
         };
         let (level, said) = match last_words(&lines) {
             Some(last) => (if bad { Status::Critical } else { Status::Ok }, last.clone()),
             None => (Status::Ok, "nothing since its last start".to_owned()),
         };
         self.step(&shown, level, said);
-        lines
+        (lines, argv)
     }
 
     /// Units without which it is not started, and which failed.
