@@ -1,5 +1,6 @@
 //! Space on disks: what is left, and where it went.
 
+mod asked;
 mod tree;
 mod usage;
 

@@ -3,19 +3,18 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
 use hostler_core::trend;
 use hostler_proto::{
     operation::{DiskTree, DiskUsage, Operation},
     ops,
     wire::{ErrorCode, Failure, Figure, Finding, Status},
 };
-use tokio::{sync::watch, time::Instant};
 
+use super::asked::{PATIENCE, Said, ask_each};
 use crate::{
     amount,
     bounds::{Bound, Bounds},
@@ -27,10 +26,6 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
-/// How long one file system may take to answer; a network mount whose server is gone never does.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// File systems that one run asks at the same time.
-const AT_ONCE: usize = 8;
 /// Looks from which it is told when a file system is full lie so far apart at least...
 const APART: Duration = Duration::from_secs(600);
 /// ... and reach back so far at most.
@@ -58,11 +53,7 @@ impl Probe for DiskUsage {
         let wanted = |m: &Mount| request.mount.is_empty() || request.mount.contains(&m.point);
         let mut seen = Seen::default();
         let mounts: Vec<Mount> = all.into_iter().filter(wanted).collect();
-        let asked = mounts.clone().into_iter().map(|mount| async move {
-            let mounted = Mounted::of(&mount);
-            ask(&mounted, PATIENCE, move || measure(mount)).await
-        });
-        let said: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let said = ask_each(mounts.clone()).await;
         for (mount, said) in mounts.into_iter().zip(said) {
             match said {
                 Said::Space(space) => {
@@ -107,99 +98,6 @@ enum Inside {
     Directories(Vec<String>),
     /// Nothing, by the policy of this file.
     Nothing(String),
-}
-
-/// What a file system said when it was asked.
-#[derive(Debug, Clone, PartialEq)]
-enum Said {
-    Space(Box<ops::FileSystem>),
-    Error(String),
-    Nothing,
-}
-
-/// Which file system is asked where. One that was mounted in the place of another answers for itself, while
-/// the other may hang for as long as its server is away.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Mounted {
-    point: String,
-    number: String,
-}
-
-impl Mounted {
-    fn of(mount: &Mount) -> Self {
-        Self { point: mount.point.clone(), number: mount.number.clone() }
-    }
-}
-
-/// File systems that are being asked, with when that began. None is asked twice at a time: each call
-/// holds a thread for as long as it hangs.
-static ASKED: Mutex<BTreeMap<Mounted, (Instant, watch::Receiver<Said>)>> =
-    Mutex::new(BTreeMap::new());
-
-/// What a file system says. Who asks while it is being asked waits for the same answer, and no longer than
-/// `patience` after that began.
-async fn ask(
-    mounted: &Mounted,
-    patience: Duration,
-    measure: impl FnOnce() -> Said + Send + 'static,
-) -> Said {
-    let (began, mut said) = {
-        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked.get(mounted) {
-            Some(asked) => asked.clone(),
-            None => {
-                let (says, said) = watch::channel(Said::Nothing);
-                let asking = (Instant::now(), said);
-                asked.insert(mounted.clone(), asking.clone());
-                let under_way = UnderWay(mounted.clone());
-                tokio::task::spawn_blocking(move || {
-                    let said = measure();
-                    // Whoever asks from now on asks anew.
-                    drop(under_way);
-                    let _ = says.send(said);
-                });
-                asking
-            }
-        }
-    };
-    let answered = said.wait_for(|said| *said != Said::Nothing);
-    match tokio::time::timeout_at(began + patience, answered).await {
-        Ok(Ok(said)) => said.clone(),
-        _ => Said::Nothing,
-    }
-}
-
-/// A file system is being asked for as long as this lives.
-struct UnderWay(Mounted);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        ASKED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
-    }
-}
-
-fn measure(mount: Mount) -> Said {
-    let space = match rustix::fs::statvfs(mount.point.as_str()) {
-        Ok(space) => space,
-        Err(error) => return Said::Error(error.to_string()),
-    };
-    let used = space.f_blocks.saturating_sub(space.f_bfree);
-    let inodes_used = space.f_files.saturating_sub(space.f_ffree);
-    Said::Space(Box::new(ops::FileSystem {
-        size_bytes: space.f_blocks.saturating_mul(space.f_frsize),
-        used_bytes: used.saturating_mul(space.f_frsize),
-        available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        // What is kept for root is in neither part, as in df.
-        used_percent: percent(used, used.saturating_add(space.f_bavail)),
-        inodes: space.f_files,
-        inodes_used_percent: percent(inodes_used, space.f_files),
-        mount: mount.point,
-        device: mount.device,
-        r#type: mount.kind,
-        read_only: mount.read_only,
-        full_in_s: None,
-        sure_percent: None,
-    }))
 }
 
 /// Tells when each file system is full, from what was seen of it before.
@@ -274,11 +172,6 @@ fn outermost(mut paths: Vec<PathBuf>) -> Vec<String> {
     paths.dedup();
     paths.sort_by_key(|path| path != Path::new("/var"));
     paths.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
-fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }
 
 /// File systems that cannot be written by their nature.
@@ -503,45 +396,5 @@ mod tests {
         let none = finding(Inside::Nothing("/etc/hostler/agent.toml".into()));
         assert_eq!(none.next, "");
         assert!(none.why.contains("policy.paths in /etc/hostler/agent.toml"), "{}", none.why);
-    }
-
-    fn mounted(point: &str, number: &str) -> Mounted {
-        let (point, number) = (point.to_owned(), number.to_owned());
-        let (device, kind) = ("server:/export".to_owned(), "nfs4".to_owned());
-        Mounted::of(&Mount { point, device, kind, read_only: false, sealed: false, number })
-    }
-
-    #[tokio::test]
-    async fn runs_that_overlap_hear_the_same_answer() {
-        let (answer, waits) = std::sync::mpsc::channel::<()>();
-        let said = Said::Error("said".into());
-        let first = said.clone();
-        let overlap = mounted("/overlap", "0:7");
-        let first = ask(&overlap, PATIENCE, move || {
-            let _ = waits.recv();
-            first
-        });
-        let second = ask(&overlap, PATIENCE, || Said::Error("asked twice".into()));
-        let (first, second, ()) = tokio::join!(first, second, async { drop(answer) });
-        assert_eq!((&first, &second), (&said, &said));
-        let again = ask(&overlap, PATIENCE, || Said::Error("asked anew".into())).await;
-        assert_eq!(again, Said::Error("asked anew".into()));
-    }
-
-    #[tokio::test]
-    async fn what_did_not_answer_in_time_is_silent_and_is_not_asked_again_meanwhile() {
-        let (answer, waits) = std::sync::mpsc::channel::<()>();
-        let hangs = move || {
-            let _ = waits.recv();
-            Said::Error("late".into())
-        };
-        let dead = mounted("/hangs", "0:7");
-        assert_eq!(ask(&dead, Duration::ZERO, hangs).await, Said::Nothing);
-        let again = ask(&dead, Duration::ZERO, || Said::Error("asked twice".into()));
-        assert_eq!(again.await, Said::Nothing);
-        let new = mounted("/hangs", "0:8");
-        let replaced = ask(&new, PATIENCE, || Said::Error("answered".into())).await;
-        assert_eq!(replaced, Said::Error("answered".into()), "another was mounted in its place");
-        drop(answer);
     }
 }

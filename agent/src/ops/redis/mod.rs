@@ -5,6 +5,7 @@ mod config;
 mod info;
 mod monitor;
 mod room;
+mod seen;
 mod slow;
 mod slow_log;
 mod status;

@@ -1,7 +1,5 @@
 //! `redis.status`: how a server is, and whether it would take a write.
 
-use std::{collections::HashMap, time::Instant};
-
 use hostler_proto::{
     operation::{Operation, RedisStatus},
     ops::{RedisStatus as Report, RedisStatusRequest},
@@ -9,7 +7,11 @@ use hostler_proto::{
 };
 use redis::IntoConnectionInfo as _;
 
-use super::{entry, info::Info, room::room};
+use super::{
+    entry,
+    room::room,
+    seen::{Seen, look},
+};
 use crate::{
     amount,
     bounds::{Bound, Bounds},
@@ -25,12 +27,6 @@ const NAME: &str = <RedisStatus as Operation>::NAME;
 const CRITICAL_PERCENT: f64 = 98.0;
 /// Where most defaults come from.
 const ALERTS: &str = "awesome-prometheus-alerts";
-/// The sets that kombu keeps at a broker: of the pidbox of every worker, and of the default queue.
-const BINDINGS: [&str; 2] = ["_kombu.binding.celery.pidbox", "_kombu.binding.celery"];
-
-/// How a server refuses keys that it does not have itself.
-const ELSEWHERE: [&str; 4] = ["MASTERDOWN", "MOVED", "ASK", "CROSSSLOT"];
-
 /// What to do where the server asks for a password.
 const PASSWORD: &str = "write it to a file of mode 0600, and name that as password_file of a [[redis]] in \
                         /etc/hostler/stack.toml; `hostler-agent discover` writes the rest";
@@ -93,217 +89,9 @@ fn place(url: &str) -> String {
     }
 }
 
-/// What was seen, and what the report has no place for.
-#[derive(Debug, Default)]
-struct Seen {
-    report: Report,
-    /// Where it is, and what it was asked.
-    asked: String,
-    /// Writes are refused while snapshots fail.
-    stops_writes: bool,
-    /// Its master's address, where it is a replica whose link is down; and whether the data is being
-    /// copied meanwhile.
-    master_down: Option<(String, bool)>,
-    /// What this agent's user may not see, and what is not known without it.
-    hidden: Vec<(&'static str, &'static str)>,
-    /// The server knows no CONFIG, as some providers have it.
-    save_unknown: bool,
-    /// Why it serves no keys, where it is a part of a cluster that does not.
-    cluster_down: Option<String>,
-    /// Good replicas, and how many there must be for a write; that is not always told.
-    replicas_short: Option<(u64, Option<u64>)>,
-    /// Whether keys can be evicted: a full memory is then what the cache is made for.
-    evicts: bool,
-    /// Its process, as it says itself.
-    pid: String,
-    /// Bytes that it can still take where it has no maxmemory; none where nobody can tell.
-    room: Option<u64>,
-}
-
-async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Trouble> {
-    let mut hidden = Vec::new();
-    let mut fastest = f64::INFINITY;
-    for _ in 0..3 {
-        let began = Instant::now();
-        match server.ask::<String>(&["PING"]).await {
-            // Since version 7 it refuses PING as well as writes; INFO says why.
-            Err(Trouble::Refused(said)) if said.starts_with("MISCONF") => {}
-            // A replica that may not serve old data refuses it, too.
-            Err(Trouble::Refused(said)) if said.starts_with("MASTERDOWN") => {}
-            Err(Trouble::Forbidden(_)) => {
-                hidden.push(("PING", "how fast it answers"));
-                break;
-            }
-            answered => drop(answered?),
-        }
-        fastest = fastest.min(began.elapsed().as_secs_f64() * 1000.0);
-    }
-    let info = match server.ask::<String>(&["INFO", "everything"]).await {
-        Err(Trouble::Forbidden(_)) => {
-            hidden.push(("INFO", "how memory, clients, persistence and replication are"));
-            String::new()
-        }
-        info => info?,
-    };
-    let mut cluster_down = None;
-    let bindings = match server.ask::<u64>(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await {
-        Err(Trouble::Refused(said)) if said.starts_with("CLUSTERDOWN") => {
-            cluster_down = Some(said);
-            0
-        }
-        // A replica without its master, or a part of a cluster that has these keys elsewhere.
-        Err(Trouble::Refused(said)) if ELSEWHERE.iter().any(|e| said.starts_with(e)) => 0,
-        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => {
-            hidden.push(("EXISTS", "whether Celery keeps its queues here"));
-            0
-        }
-        bindings => bindings?,
-    };
-    // Not every user may ask for it, and some providers hide it.
-    let mut save_unknown = false;
-    let save = match server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await {
-        Err(Trouble::Forbidden(_)) => {
-            hidden.push(("CONFIG GET", "whether it writes snapshots, and refuses writes without"));
-            HashMap::new()
-        }
-        Err(Trouble::Refused(_)) => {
-            save_unknown = true;
-            HashMap::new()
-        }
-        save => save?,
-    };
-    let stops = ["CONFIG", "GET", "stop-writes-on-bgsave-error"];
-    let stops = match server.ask::<HashMap<String, String>>(&stops).await {
-        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => false,
-        stops => stops?.values().any(|v| v == "yes"),
-    };
-    let info = Info::read(&info);
-    if info.text("cluster_enabled") == "1" && cluster_down.is_none() {
-        match server.ask::<String>(&["CLUSTER", "INFO"]).await {
-            Err(Trouble::Forbidden(_)) => {
-                hidden.push(("CLUSTER INFO", "whether its cluster serves all keys"));
-            }
-            said => cluster_down = cluster_fails(&said?),
-        }
-    }
-    let mut replicas_short = None;
-    if let Some(good) = info.good_replicas() {
-        // Both names of the setting, of which old servers know only one.
-        let needed = ["CONFIG", "GET", "min-*-to-write"];
-        let needed = match server.ask::<HashMap<String, String>>(&needed).await {
-            Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => None,
-            needed => needed?.values().filter_map(|n| n.parse().ok()).max(),
-        };
-        replicas_short = (good < needed.unwrap_or(1)).then_some((good, needed));
-    }
-    let mut seen = info.seen();
-    (seen.cluster_down, seen.replicas_short) = (cluster_down, replicas_short);
-    seen.asked = server.evidence();
-    seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
-    seen.report.celery_broker = bindings > 0;
-    seen.stops_writes = stops;
-    seen.save_unknown = save_unknown;
-    seen.hidden = hidden;
-    if save.values().any(|v| !v.is_empty()) {
-        seen.report.snapshot_age_s = info.snapshot_age_s(now_s);
-    }
-    Ok(seen)
-}
-
 /// Whether it says of itself that it has no maxmemory.
 fn unlimited(report: &Report) -> bool {
     !report.version.is_empty() && report.max_memory_bytes == 0
-}
-
-/// What CLUSTER INFO says against a cluster.
-fn cluster_fails(said: &str) -> Option<String> {
-    let told = Info::read(said);
-    (told.text("cluster_state") != "ok").then(|| {
-        let (state, slots) = (told.text("cluster_state"), told.text("cluster_slots_ok"));
-        format!("cluster_state is {state}, {slots} of 16384 slots are served")
-    })
-}
-
-impl Info<'_> {
-    /// Replicas that keep up, where writes are refused when those are too few.
-    fn good_replicas(&self) -> Option<u64> {
-        (self.text("role") == "master").then(|| self.text("min_slaves_good_slaves").parse().ok())?
-    }
-
-    /// Whether memory that is used up is taken from other keys, and not refused to new ones.
-    fn evicts(&self) -> bool {
-        match self.text("maxmemory_policy") {
-            // Without a limit nothing is evicted, whatever the policy.
-            _ if self.number("maxmemory") == 0 => false,
-            "" | "noeviction" => false,
-            // Nothing else than keys that go by themselves one day.
-            policy if policy.starts_with("volatile-") => self.expiring() > 0,
-            _ => true,
-        }
-    }
-
-    /// Age of the last snapshot; none where it does not say.
-    fn snapshot_age_s(&self, now_s: i64) -> Option<u64> {
-        let saved: i64 = self.text("rdb_last_save_time").parse().ok()?;
-        u64::try_from(now_s.saturating_sub(saved)).ok()
-    }
-
-    fn seen(&self) -> Seen {
-        let (hits, misses) = (self.number("keyspace_hits"), self.number("keyspace_misses"));
-        let asked = hits.saturating_add(misses);
-        let valkey = !self.text("valkey_version").is_empty();
-        let report = Report {
-            version: match valkey {
-                true => self.text("valkey_version"),
-                false => self.text("redis_version"),
-            }
-            .to_owned(),
-            flavour: if valkey { "valkey" } else { "redis" }.to_owned(),
-            role: self.text("role").to_owned(),
-            uptime_s: self.number("uptime_in_seconds"),
-            used_memory_bytes: self.number("used_memory"),
-            max_memory_bytes: self.number("maxmemory"),
-            resident_bytes: self.number("used_memory_rss"),
-            eviction_policy: self.text("maxmemory_policy").to_owned(),
-            evicted_keys: self.number("evicted_keys"),
-            clients: self.number("connected_clients"),
-            max_clients: self.number("maxclients"),
-            blocked_clients: self.number("blocked_clients"),
-            rejected_connections: self.number("rejected_connections"),
-            operations_per_s: self.number("instantaneous_ops_per_sec"),
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            hit_percent: (asked > 0).then(|| hits as f64 * 100.0 / asked as f64),
-            keys: self.keys(),
-            unsaved_changes: self.number("rdb_changes_since_last_save"),
-            append_only: self.text("aof_enabled") == "1",
-            replicas: u32::try_from(self.number("connected_slaves")).unwrap_or(u32::MAX),
-            replication: self.replication(),
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            fragmentation_percent: (self.number("used_memory") > 0
-                && self.number("used_memory_rss") > 0)
-                .then(|| {
-                    let told = self.text("mem_fragmentation_ratio").parse::<f64>().ok();
-                    let (part, whole) =
-                        (self.number("used_memory_rss"), self.number("used_memory"));
-                    told.unwrap_or(part as f64 / whole as f64) * 100.0
-                }),
-            snapshot_status: self.text("rdb_last_bgsave_status").to_owned(),
-            append_status: match self.text("aof_enabled") {
-                "1" => self.text("aof_last_write_status").to_owned(),
-                _ => String::new(),
-            },
-            ..Report::default()
-        };
-
-        Seen {
-            report,
-            master_down: (self.text("master_link_status") == "down")
-                .then(|| (self.master(), self.text("master_sync_in_progress") == "1")),
-            evicts: self.evicts(),
-            pid: self.text("process_id").to_owned(),
-            ..Seen::default()
-        }
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of memory and of clients")]
@@ -477,7 +265,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
             None => "what its host has left is not seen from here: when it runs out cannot be told"
                 .to_owned(),
         };
-        found(Status::Ok, "memory", summary, &why, "redis config 'maxmemory*'");
+        found(Status::Ok, "memory", summary, &why, &config("maxmemory*"));
     }
     let mib = report.used_memory_bytes as f64 / f64::from(1 << 20);
     let summary = match report.version.is_empty() {

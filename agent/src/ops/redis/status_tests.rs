@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    super::{info::Info, seen::cluster_fails},
+    *,
+};
 use crate::operation::completed;
 
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:60\r\n# Memory\r\n\
@@ -25,8 +28,9 @@ fn fragmentation_and_what_persists_are_told_and_every_bound_can_be_moved() {
     };
     let found = |request: &RedisStatusRequest| {
         let answer = judge("main", seen(), request);
-        let told = answer.findings.into_iter().map(|f| (f.subject.clone(), f));
-        told.collect::<std::collections::BTreeMap<_, _>>()
+        // That it has no maxmemory is no trouble.
+        let bad = answer.findings.into_iter().filter(|f| f.status() != Status::Ok);
+        bad.map(|f| (f.subject.clone(), f)).collect::<std::collections::BTreeMap<_, _>>()
     };
     let report = judge("main", seen(), &request()).data;
     assert_eq!(report.fragmentation_percent, Some(200.0));
@@ -117,18 +121,6 @@ fn a_server_that_refuses_keys_or_writes_for_others_sake_is_critical() {
     let short = judge("main", short, &request());
     assert_eq!(short.status, Status::Critical);
     assert!(short.summary.contains("0 good replicas, and 1 are needed"), "{}", short.summary);
-    assert_eq!(Info::read(INFO).good_replicas(), None, "it asks for none");
-    let text = INFO.to_owned() + "min_slaves_good_slaves:2\r\n";
-    assert_eq!(Info::read(&text).good_replicas(), Some(2));
-}
-
-#[test]
-fn what_is_not_said_has_no_age_and_no_number_is_too_large() {
-    assert_eq!(Info::read(INFO).snapshot_age_s(1000), None);
-    assert_eq!(Info::read("rdb_last_save_time:400\r\n").snapshot_age_s(1000), Some(600));
-    let most = u64::MAX;
-    let text = format!("keyspace_hits:{most}\r\nkeyspace_misses:{most}\r\n");
-    assert_eq!(Info::read(&text).seen().report.hit_percent, Some(100.0));
 }
 
 #[test]
