@@ -55,11 +55,17 @@ pub(super) fn in_order(
     Ok(())
 }
 
-/// The parameters from which on something is a warning, each with that from which on it is critical.
+/// The parameters from which on something is a warning, each with that from which on it is critical:
+/// `x-warning` and `x-critical`, `x-s` and `x-critical-s`; and what has one bound only, with `critical-s`.
 fn pairs(spec: &OperationSpec) -> impl Iterator<Item = (&Parameter, &Parameter)> {
-    let other = |p: &Parameter| spec.parameter(&p.name.replace("warning", "critical"));
-    let warnings = spec.parameters.iter().filter(|p| p.name.contains("warning"));
-    warnings.filter_map(move |p| Some((p, other(p)?)))
+    let other = |p: &Parameter| match p.name.strip_suffix("-s") {
+        _ if p.name.contains("critical") => None,
+        _ if p.name.contains("warning") => spec.parameter(&p.name.replace("warning", "critical")),
+        Some("wait" | "long") => spec.parameter("critical-s"),
+        Some(span) => spec.parameter(&format!("{span}-critical-s")),
+        None => None,
+    };
+    spec.parameters.iter().filter_map(move |p| Some((p, other(p)?)))
 }
 
 #[cfg(test)]
@@ -97,11 +103,13 @@ mod tests {
                 pairs("celery.queues", &["warning"]),
                 pairs("disk.usage", &["warning-percent"]),
                 pairs("host.resources", &resources.each_ref().map(String::as_str)),
+                pairs("postgres.activity", &["long-s"]),
                 pairs(
                     "postgres.connections",
-                    &["warning-percent", "xid-warning", "multixact-warning"]
+                    &["warning-percent", "idle-s", "xid-warning", "multixact-warning"]
                 ),
-                pairs("postgres.ping", &["slot-warning-bytes"]),
+                pairs("postgres.locks", &["wait-s"]),
+                pairs("postgres.ping", &["lag-s", "slot-warning-bytes"]),
                 pairs("redis.status", &["memory-warning-percent", "clients-warning-percent"]),
             ]
         );
