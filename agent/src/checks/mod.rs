@@ -99,6 +99,8 @@ struct State {
     /// What ends each check that runs.
     ends: BTreeMap<String, CancellationToken>,
     memory: Memory,
+    /// What is left of the runs of each check, also where it is another one meanwhile.
+    left: BTreeMap<String, Lingering>,
     /// The last result of each check that ran since the start.
     seen: BTreeMap<String, Seen>,
     /// Counts up with every result.
@@ -146,8 +148,8 @@ impl Checks {
         }
         let saved = watch::Sender::new(memory.last());
         let checks = checks.into_iter().map(Arc::new).collect();
-        let (ends, seen) = (BTreeMap::new(), BTreeMap::new());
-        let state = Mutex::new(State { checks, renewals: 0, ends, memory, seen, runs: 0 });
+        let (ends, left, seen) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(State { checks, renewals: 0, ends, left, memory, seen, runs: 0 });
         let inner = Inner {
             dispatcher,
             clock,
@@ -200,7 +202,7 @@ impl Checks {
         let spread = SETTLE.min(check.pace.interval);
         let wait = spread.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
         let mut due = Instant::now() + wait;
-        let left = Lingering::default();
+        let left = self.state().left.entry(check.name.to_string()).or_default().clone();
         loop {
             tokio::time::sleep_until(due).await;
             let (slots, holds_up) = match check.deadline >= MINUTES {

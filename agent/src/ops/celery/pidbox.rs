@@ -122,7 +122,10 @@ impl Mailbox {
         let mut published = Pipeline::new();
         published.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
         published.cmd("PUBLISH").arg(&channel).arg(&message);
-        self.server.note(&format!("PUBLISH {channel} {method}, and BRPOP of the answers"));
+        self.server.note(&format!(
+            "SADD of a binding for the answers, PUBLISH {channel} {method}, BRPOP of the answers; SREM and \
+             DEL of both"
+        ));
         let began = Instant::now();
         let (subscribed,): (usize,) = self.server.pipeline(&published).await?;
         let mut answers = Answers { subscribed, ..Answers::default() };

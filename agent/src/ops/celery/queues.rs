@@ -18,6 +18,7 @@ use crate::{
     amount,
     bounds::{Bound, Bounds},
     host::{
+        blocking,
         past::Past,
         redis::{Server, Trouble},
     },
@@ -115,7 +116,7 @@ async fn look(app: &mut Broker<'_>, cx: &Context) -> Result<(Report, Answers), T
     let state_dir = &cx.host.policy.state_dir;
     let past = Past::of(state_dir, <CeleryQueues as Operation>::NAME, app.name, Duration::ZERO);
     let there: Vec<String> = heads.keys().cloned().collect();
-    let since = tokio::task::spawn_blocking(move || past.since(there.into_iter(), now_us));
+    let since = blocking(move || Ok(past.since(there.into_iter(), now_us)));
     for (head, since_us) in since.await.unwrap_or_default() {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of some months")]
         let waited = (now_us - since_us) as f64 / 1e6;

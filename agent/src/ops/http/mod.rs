@@ -22,7 +22,7 @@ pub(crate) fn place(url: &str) -> Option<Place> {
 /// A URL as people may see it. One of another form than `http.check` takes may hold a password anywhere
 /// before its last `@`.
 pub(super) fn shown(url: &str) -> String {
-    let spec = Catalogue::embedded().get(<HttpCheck as Operation>::NAME).ok();
+    let spec = Catalogue::bare().get(<HttpCheck as Operation>::NAME).ok();
     let form = spec.and_then(|spec| spec.parameter("url")).and_then(|url| url.pattern.as_ref());
     match form.is_some_and(|form| form.is_match(url)) {
         true => url.to_owned(),

@@ -192,7 +192,8 @@ fn judge(name: &str, mut report: Report, request: &PostgresConnectionsRequest) -
         name: "connections_used".into(),
         value: share,
         unit: "percent".into(),
-        limit: Some(100.0),
+        // That they run out is foreseen from their number.
+        limit: None,
         ..Figure::default()
     };
     let mut answer = Answer::ok(summary, report);
@@ -281,7 +282,7 @@ mod tests {
         let answer = judge("main", report(50, 1.0), &request());
         assert_eq!(answer.data.used_percent, 50.0);
         let figure = answer.figures.iter().find(|f| f.name == "connections_used").expect("one");
-        assert_eq!((figure.value, figure.limit), (50.0, Some(100.0)));
+        assert_eq!((figure.value, figure.limit), (50.0, None));
     }
 
     #[test]
