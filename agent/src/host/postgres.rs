@@ -248,14 +248,7 @@ impl Session {
         if let Some(file) = &entry.password_file {
             options = options.password(&files::password(file).await.map_err(Trouble::Stack)?);
         }
-        let address = match options.get_socket() {
-            Some(socket) => format!("{}:{}", socket.display(), options.get_port()),
-            None => format!("{}:{}", options.get_host(), options.get_port()),
-        };
-        let place = match options.get_socket() {
-            Some(socket) => format!("{}, database {}", socket.display(), database(&options)),
-            None => format!("{address}, database {}", database(&options)),
-        };
+        let (address, place) = (place_of(&options).to_string(), shown(&options));
         let turn = timeout(TURN, turns(&address).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(Trouble::Taken) };
         let began = Instant::now();
@@ -345,6 +338,11 @@ pub fn place_of(options: &PgConnectOptions) -> Place {
         Some(directory) => Place::Socket(directory.join(format!(".s.PGSQL.{port}"))),
         None => Place::at(host, port),
     }
+}
+
+/// Where a server is and which of its databases is meant, for people.
+pub fn shown(options: &PgConnectOptions) -> String {
+    format!("{}, database {}", place_of(options), database(options))
 }
 
 fn database(options: &PgConnectOptions) -> &str {

@@ -119,6 +119,6 @@ async fn a_server_is_reached_by_its_socket_as_the_stack_file_names_it() {
     let port = server().rsplit(':').next().expect("a port").to_owned();
     let url = format!("postgres://hostler@/postgres?host={directory}&port={port}");
     let session = Session::open(&entry(url), "postgres.ping").await.expect("a session");
-    assert_eq!(session.place, format!("{directory}, database postgres"));
+    assert_eq!(session.place, format!("{directory}/.s.PGSQL.{port}, database postgres"));
     session.close().await;
 }

@@ -39,6 +39,7 @@ fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
         })
         .chain([format!(
             "[[plugin]]\nname = \"wrapped\"\ncommand = [\"/bin/sh\", \"-c\", \"stat {DEAD}/x; exit 0\"]\n\
+             [check.mounted]\noperation = \"disk.usage\"\nparameters = {{ mount = [\"{DEAD}\"] }}\n\
              [check.\"plugin:wrapped\"]\ninterval = \"5s\"\nretry = \"5s\"\n"
         )])
         .collect();
@@ -51,7 +52,7 @@ fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
     let fleet = fleet_with(&lab, &hanging);
 
     within(Duration::from_secs(60), "the disk's check tells it", || {
-        let disk = state(&fleet, "disk");
+        let disk = state(&fleet, "mounted");
         disk["findings"].to_string().contains(&format!("{DEAD} did not answer within 3 s"))
     });
     lab.exec("h1", &["systemctl", "stop", "nginx"]);
@@ -71,7 +72,7 @@ fn a_mount_whose_server_is_gone_is_told_and_holds_up_nothing_else() {
         let now = self::tasks(&lab);
         assert!(now <= tasks + 4, "{check}: {tasks} tasks, then {now}");
     }
-    assert!(state(&fleet, "disk")["summary"].to_string().contains("did not answer"));
+    assert!(state(&fleet, "mounted")["summary"].to_string().contains("did not answer"));
 
     let tree = on(&fleet, "h1", &["disk", "tree", "/srv"], 0);
     assert!(tree["data"]["other_filesystems"].to_string().contains(DEAD), "{tree}");

@@ -18,7 +18,7 @@ use hostler_proto::wire::{Failure, Finding, Status};
 use crate::{
     host::{
         Host,
-        postgres::{Session, Trouble, options, whereabouts},
+        postgres::{Session, Trouble, options, shown, whereabouts},
     },
     operation::{Answer, Unmeasured},
     stack::{Postgres, named},
@@ -77,21 +77,10 @@ fn log(entry: &Postgres) -> String {
     }
 }
 
-/// Host, port and database of a URL, which may hold more than an address; nothing of one that cannot
-/// be read, since nobody knows what stands where in it.
+/// Where the server of a URL is, which may hold more than that; nothing of one that cannot be read, since
+/// nobody knows what stands where in it.
 fn place(url: &str) -> String {
-    let Ok(options) = options(url) else {
-        return "a url that cannot be read".to_owned();
-    };
-    let port = options.get_port();
-    let at = match options.get_socket() {
-        Some(socket) => format!("{}:{port}", socket.display()),
-        None => format!("{}:{port}", options.get_host()),
-    };
-    match options.get_database() {
-        Some(database) => format!("{at}, database {database}"),
-        None => at,
-    }
+    options(url).map_or_else(|_| "a url that cannot be read".to_owned(), |read| shown(&read))
 }
 
 /// Adds what the server was really asked.
