@@ -32,16 +32,26 @@ fn on_a_healthy_host_nothing_is_wrong() {
     healthy(&fleet(&lab), &lab);
 }
 
-/// Waits until the diagnosis is one that says this, and gives it.
+/// Whether a finding is about the processors: other tests run at the same time, and keep them busy.
+fn busy(finding: &Value) -> bool {
+    finding["subject"] == "cpu" || finding["subject"] == "steal"
+}
+
+/// Waits until the diagnosis is one that says this, and gives it, without what the processors add.
 fn until(fleet: &Fleet, service: &[&str], words: &str) -> Value {
     let mut last = Value::Null;
     let args = [&["diagnose", "h1"], service, &["-o", "json"]].concat();
     eventually(&format!("the diagnosis says \"{words}\""), || {
-        let said = fleet.ctl(&args).json();
-        let found = said[0]["summary"].as_str().is_some_and(|s| s.contains(words));
-        last = said[0].clone();
+        last = fleet.ctl(&args).json()[0].take();
+        if let Some(findings) = last["findings"].as_array_mut() {
+            findings.retain(|finding| !busy(finding));
+        }
+        if let Some(first) = last["findings"].get(0) {
+            last["summary"] = first["summary"].clone();
+        }
+        let found = last["summary"].as_str().is_some_and(|s| s.contains(words));
         if !found {
-            eprintln!("{}", said[0]["summary"]);
+            eprintln!("{}", last["summary"]);
         }
         found
     });
@@ -58,7 +68,6 @@ fn well(fleet: &Fleet, service: &[&str]) {
     eventually("nothing is wrong", || {
         let said = fleet.ctl(&args).json();
         let findings = said[0]["findings"].as_array().cloned().unwrap_or_default();
-        let busy = |f: &Value| f["subject"] == "cpu" || f["subject"] == "steal";
         said[0]["status"] != "failed" && findings.iter().all(busy)
     });
 }
