@@ -437,18 +437,17 @@ pub fn checks(
     drafts.0.into_iter().map(|(name, draft)| check(name, draft, catalogue)).collect()
 }
 
-/// What the check of that name asks of its probe, as the stack file has it; what such a check asks by default
-/// where it is switched off, or runs something else.
+/// What the check of that name in a list asks of its probe; what such a check asks by default where it is
+/// switched off, or runs something else.
 ///
 /// # Errors
-/// When the stack file makes no list of checks.
+/// When the catalogue has no such operation, or it cannot be asked without parameters.
 pub fn asked<O: Operation>(
-    stack: &Stack,
+    list: &[Check],
     name: &str,
     catalogue: &Catalogue,
 ) -> Result<O::Request, InvalidCheck> {
     let wrong = |problem: String| InvalidCheck::Check { name: name.to_owned(), problem };
-    let list = checks(stack, has_systemd(), catalogue)?;
     let own = list.iter().find(|c| c.name.as_str() == name && c.operation == O::NAME);
     let request = match own {
         Some(check) => check.request.clone(),

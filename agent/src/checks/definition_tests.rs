@@ -20,8 +20,8 @@ fn a_host_without_a_stack_file_has_checks() {
 fn who_looks_beside_a_check_asks_what_the_check_asks() {
     use hostler_proto::operation::DiskUsage;
     let bounds = |text: &str| {
-        let stack: Stack = toml::from_str(text).expect(text);
-        let request = asked::<DiskUsage>(&stack, "disk", Catalogue::embedded()).expect(text);
+        let list = read(text).expect(text);
+        let request = asked::<DiskUsage>(&list, "disk", Catalogue::embedded()).expect(text);
         (request.warning_percent, request.critical_percent)
     };
     assert_eq!(bounds(""), (85, 95));

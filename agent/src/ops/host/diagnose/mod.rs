@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::target::{Target, targets};
 use crate::{
-    checks::definition::{self, InvalidCheck},
+    checks::definition::{self, Check, InvalidCheck, has_systemd},
     operation::{Answer, Context, Probe, completed, severity},
     ops::systemd::full_name,
 };
@@ -62,6 +62,8 @@ impl Probe for HostDiagnose {
 /// What was looked at, and what was found.
 struct Search<'c> {
     cx: &'c Context,
+    /// The host's own checks.
+    checks: Vec<Check>,
     steps: Vec<DiagnosisStep>,
     /// Causes; the first of the worst is the answer.
     causes: Vec<Finding>,
@@ -81,16 +83,21 @@ struct Search<'c> {
 
 impl<'c> Search<'c> {
     fn new(cx: &'c Context) -> Self {
-        let (steps, causes, unknown) = (Vec::new(), Vec::new(), Vec::new());
+        let (steps, causes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         let (seen, running, proof) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let list = definition::checks(&cx.host.stack, has_systemd(), Catalogue::bare());
+        let checks = list.unwrap_or_else(|error| {
+            unknown.push(Finding::new(Status::Unknown, "checks", error.to_string()));
+            Vec::new()
+        });
         let longest = cx.time_to_look(LONGEST);
         let (give_up, late) = (Instant::now() + longest, Vec::new());
-        Self { cx, steps, causes, unknown, seen, running, proof, longest, give_up, late }
+        Self { cx, checks, steps, causes, unknown, seen, running, proof, longest, give_up, late }
     }
 
     /// What the host's own check of that name asks: what is bad to it is bad here.
     fn as_checked<P: Probe>(&mut self, check: &str) -> Option<P::Request> {
-        let asked = definition::asked::<P>(&self.cx.host.stack, check, Catalogue::bare());
+        let asked = definition::asked::<P>(&self.checks, check, Catalogue::bare());
         let failed = |error: &InvalidCheck| Finding::new(Status::Unknown, check, error.to_string());
         asked.inspect_err(|error| self.unknown.push(failed(error))).ok()
     }
