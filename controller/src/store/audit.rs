@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hostler_proto::name::HostName;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use super::{Store, StoreError};
 use crate::audit::Record;
@@ -79,27 +79,42 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn append_audit(&self, records: &[Record]) -> Result<(), StoreError> {
+        // One statement is whole by itself: two ways to the database and back less, for whoever waits.
+        if records.len() <= BATCH {
+            let _writer = self.write().await;
+            let mut connection = self.writes.acquire().await?;
+            return self.insert_audit(records, &mut connection).await;
+        }
         let mut transaction = self.begin().await?;
         for batch in records.chunks(BATCH) {
-            let text = insertion(batch.len(), !self.sqlite);
-            let mut query = sqlx::query(&text).persistent(batch.len() == BATCH);
-            for r in batch {
-                query = query
-                    .bind(number(r.seq))
-                    .bind(r.time_us)
-                    .bind(r.kind.as_str())
-                    .bind(r.principal.as_str())
-                    .bind(r.role.as_str())
-                    .bind(r.invocation.as_str())
-                    .bind(r.operation.as_str())
-                    .bind(r.subject.as_str())
-                    .bind(r.outcome.as_str())
-                    .bind(r.detail.as_str())
-                    .bind(r.hash.as_str());
-            }
-            query.execute(&mut *transaction).await?;
+            self.insert_audit(batch, &mut transaction).await?;
         }
-        transaction.commit().await?;
+        transaction.commit().await
+    }
+
+    async fn insert_audit(
+        &self,
+        records: &[Record],
+        connection: &mut AnyConnection,
+    ) -> Result<(), StoreError> {
+        let text = insertion(records.len(), !self.sqlite);
+        let often = records.len() == 1 || records.len() == BATCH;
+        let mut query = sqlx::query(&text).persistent(often);
+        for r in records {
+            query = query
+                .bind(number(r.seq))
+                .bind(r.time_us)
+                .bind(r.kind.as_str())
+                .bind(r.principal.as_str())
+                .bind(r.role.as_str())
+                .bind(r.invocation.as_str())
+                .bind(r.operation.as_str())
+                .bind(r.subject.as_str())
+                .bind(r.outcome.as_str())
+                .bind(r.detail.as_str())
+                .bind(r.hash.as_str());
+        }
+        query.execute(connection).await?;
         Ok(())
     }
 
