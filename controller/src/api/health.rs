@@ -121,10 +121,10 @@ impl Api {
     /// Refuses the name of a check that a host does not have.
     fn known_check(&self, host: &HostName, check: &str) -> Result<(), Status> {
         let health = self.0.health.host(host).unwrap_or_default();
-        if health.checks.contains_key(check) {
+        if health.checks.contains(check) {
             return Ok(());
         }
-        let near = nearest(check, health.checks.keys().map(String::as_str));
+        let near = nearest(check, health.checks.iter().map(|(name, _)| name));
         let hint = match near {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("its checks are listed by: hostlerctl health {host}"),
@@ -171,7 +171,7 @@ impl Health for Api {
         let now_us = self.0.clock.now().as_microsecond();
         let health = self.0.health.host(&row.name).unwrap_or_default();
         let up = row.connection == Connection::Up;
-        let check = |standing: crate::health::Standing| CheckHealth {
+        let check = |standing: &crate::health::Standing| CheckHealth {
             stale: !up || standing.stale(now_us),
             state: Some(standing.state()),
         };
@@ -181,7 +181,7 @@ impl Health for Api {
             host: row.name.to_string(),
             connection: connection(&row, absences.get(&row.name)).into(),
             heard_us: health.heard_us,
-            checks: health.checks.into_values().map(check).collect(),
+            checks: health.checks.values().map(check).collect(),
             problems: found.into_iter().map(wire::Problem::from).collect(),
             now_us,
             outlooks: self.outlooks_of(std::slice::from_ref(&row)),

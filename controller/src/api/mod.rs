@@ -303,7 +303,7 @@ impl Api {
                     _ => word(Health::Unknown),
                 };
                 let checks = health.get(&host.name)?.checks.iter();
-                let words = checks.map(|(name, s)| (name.clone(), status(s).to_owned()));
+                let words = checks.map(|(name, s)| (name.to_owned(), status(s).to_owned()));
                 Some((host.name.clone(), words.collect()))
             };
             hosts.iter().filter_map(words).collect()

@@ -140,7 +140,7 @@ impl Fleet {
             if complete {
                 turns.extend(standing.untold(&summary, at_us));
             }
-            known.checks.insert(name, standing);
+            known.checks.insert(&name, standing);
         }
         let gone = gone.into_iter().map(|standing| standing.state().check).collect();
         (changed || !turns.is_empty()).then(|| News { gone, turns, ..known.news(host) })
@@ -163,7 +163,7 @@ impl Fleet {
                 continue;
             }
             let mut turns = Vec::new();
-            for (name, standing) in &mut known.checks {
+            for (name, standing) in known.checks.iter_mut() {
                 let told = standing.told;
                 if !late(standing) || told.0 == Status::Unknown || told.0 == Status::Unspecified {
                     continue;
@@ -174,7 +174,7 @@ impl Fleet {
                     false => "nothing was heard of it in time, though its agent tells of others",
                 };
                 turns.push(Turn {
-                    check: name.clone(),
+                    check: name.to_owned(),
                     was: told.0.into(),
                     became: Status::Unknown.into(),
                     hard: true,
@@ -218,9 +218,7 @@ impl Host {
 
     /// Takes out the checks that are not among those; gives them.
     fn forget_others(&mut self, told: &[CheckState]) -> Vec<Standing> {
-        let is_told = |name: &String| told.iter().any(|c| c.check == *name);
-        let gone: Vec<String> = self.checks.keys().filter(|n| !is_told(n)).cloned().collect();
-        gone.iter().filter_map(|name| self.checks.remove(name)).collect()
+        self.checks.take_others(|name| told.iter().any(|check| check.check == name))
     }
 }
 

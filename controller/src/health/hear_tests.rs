@@ -83,7 +83,7 @@ fn a_check_that_was_not_heard_of_in_time_is_unknown() {
     let fleet = Fleet::default();
     fleet.hear(&web(), report(vec![state("disk", Status::Ok)], vec![], true), 0);
     let host = fleet.host(&web()).expect("known");
-    let disk = &host.checks["disk"];
+    let disk = host.checks.get("disk").expect("a check");
     assert_eq!(disk.hard(4 * MINUTE), Status::Ok);
     assert_eq!(disk.hard(4 * MINUTE + 1), Status::Unknown);
 }
@@ -98,7 +98,7 @@ fn what_an_agent_tells_is_held_to_what_can_be_kept() {
     fleet.hear(&web(), report(checks, vec![], true), 1);
     let host = fleet.host(&web()).expect("known");
     assert_eq!(host.checks.len(), MOST);
-    assert_eq!(host.checks["c0"].state().summary.len(), TEXT);
+    assert_eq!(host.checks.get("c0").expect("a check").state().summary.len(), TEXT);
 }
 
 fn told(news: &News) -> Vec<(&str, Status, Status, i64)> {
@@ -154,7 +154,10 @@ fn what_an_agent_forgot_stands_until_it_is_known_anew() {
     let never = unseen("disk", Status::Unspecified);
     let news = fleet.hear(&web(), anew(never, true), 2).expect("news");
     assert!(news.turns.is_empty());
-    assert_eq!(fleet.host(&web()).expect("known").checks["disk"].hard(2), Status::Critical);
+    assert_eq!(
+        fleet.host(&web()).expect("known").checks.get("disk").expect("a check").hard(2),
+        Status::Critical
+    );
     let first =
         CheckState { attempt: 1, status: Status::Critical.into(), ..state("disk", Status::Ok) };
     assert!(fleet.hear(&web(), anew(first, false), 3).expect("news").turns.is_empty());
@@ -174,7 +177,7 @@ fn what_was_seen_of_a_standing_problem_is_kept_until_its_check_ran_again() {
     fleet.hear(&web(), report(vec![full], vec![turn(1, true)], true), 1);
     let restarted = report(vec![unseen("disk", Status::Critical)], vec![], true);
     assert!(fleet.hear(&web(), restarted, 2).is_none(), "nothing changed");
-    let kept = fleet.host(&web()).expect("known").checks["disk"].state();
+    let kept = fleet.host(&web()).expect("known").checks.get("disk").expect("a check").state();
     assert_eq!((kept.summary.as_str(), kept.findings.len()), ("/ is full", 1));
     assert_eq!((kept.hard(), kept.checked_us), (Status::Critical, 1));
 }
@@ -182,7 +185,9 @@ fn what_was_seen_of_a_standing_problem_is_kept_until_its_check_ran_again() {
 #[test]
 fn a_check_has_no_state_until_its_first_results_are_sure() {
     let fleet = Fleet::default();
-    let pending = |fleet: &Fleet| fleet.host(&web()).expect("known").checks["disk"].pending();
+    let pending = |fleet: &Fleet| {
+        fleet.host(&web()).expect("known").checks.get("disk").expect("a check").pending()
+    };
     fleet.hear(&web(), report(vec![unseen("disk", Status::Unspecified)], vec![], true), 1);
     assert!(pending(&fleet));
     let bad = Status::Critical.into();
@@ -208,8 +213,16 @@ fn flapping_is_told_with_its_begin_and_its_end() {
     fleet.hear(&web(), report(vec![flaps(true)], vec![], false), 3);
     fleet.hear(&web(), report(vec![flaps(true)], vec![], false), 9);
     let host = fleet.host(&web()).expect("known");
-    assert_eq!(host.checks["disk"].shown(9), Status::Warning, "it is not well");
-    assert_eq!(host.checks["disk"].state().flapping_since_us, 3, "since it began");
+    assert_eq!(
+        host.checks.get("disk").expect("a check").shown(9),
+        Status::Warning,
+        "it is not well"
+    );
+    assert_eq!(
+        host.checks.get("disk").expect("a check").state().flapping_since_us,
+        3,
+        "since it began"
+    );
 }
 
 #[test]

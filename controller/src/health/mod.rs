@@ -17,9 +17,10 @@ pub mod problems;
 pub mod recorder;
 pub mod silence;
 mod standing;
+mod standings;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,7 +30,7 @@ use hostler_proto::{
 };
 
 pub(crate) use self::hear::harmless;
-pub use self::standing::Standing;
+pub use self::{standing::Standing, standings::Standings};
 
 /// How every check of every host stands. A clone is the same fleet.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +54,7 @@ pub struct Host {
     /// Whether it was told that its agent tells nothing of its checks, though it is linked.
     pub silent: bool,
     /// The checks by name.
-    pub checks: BTreeMap<String, Standing>,
+    pub checks: Standings,
 }
 
 /// Whether an agent said that it is being stopped.

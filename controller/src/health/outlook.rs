@@ -107,7 +107,7 @@ mod tests {
     use hostler_proto::wire::{CheckState, Status};
 
     use super::*;
-    use crate::health::Standing;
+    use crate::health::{Standing, Standings};
 
     const DAY_S: f64 = 86_400.0;
     const NOW: i64 = 1_000_000_000_000;
@@ -125,7 +125,7 @@ mod tests {
 
     fn health(host: &HostName, hard: Status) -> HashMap<HostName, Host> {
         let state = CheckState { hard: hard.into(), interval_s: 60, ..CheckState::default() };
-        let checks = [("disk".to_owned(), Standing::new(state, NOW))].into();
+        let checks = Standings::from_iter([("disk", Standing::new(state, NOW))]);
         HashMap::from([(host.clone(), Host { checks, ..Host::default() })])
     }
 

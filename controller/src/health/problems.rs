@@ -356,7 +356,7 @@ fn own(host: &HostName, state: &CheckState, name: &str) -> Option<String> {
 fn of_checks(host: &HostName, health: &Host, now_us: i64) -> Vec<Problem> {
     let mut found: BTreeMap<&str, Problem> = BTreeMap::new();
     let mut follows: Vec<(&str, &str)> = Vec::new();
-    for (name, standing) in &health.checks {
+    for (name, standing) in health.checks.iter() {
         let status = standing.shown(now_us);
         if severity(status) == 0 {
             continue;
@@ -390,7 +390,7 @@ pub fn root<'h>(health: &'h Host, name: &'h str, bad: &dyn Fn(&Standing) -> u8) 
     for _ in 0..health.checks.len() {
         let Some(standing) = health.checks.get(at) else { return name };
         let own = bad(standing).max(1);
-        let needed = standing.after.iter().filter_map(|n| health.checks.get_key_value(n));
+        let needed = standing.after.iter().filter_map(|n| health.checks.named(n));
         match needed.into_iter().find(|(_, needed)| bad(needed) >= own) {
             Some((needed, _)) if needed == name => return name,
             Some((needed, _)) => at = needed,

@@ -132,9 +132,9 @@ fn a_cause_that_is_not_sure_yet_is_told_as_what_is_being_confirmed() {
             checked_us: NOW,
             attempt: 1,
             attempts: 3,
-            ..web.checks[name].state()
+            ..web.checks.get(name).expect("a check").state()
         };
-        web.checks.insert(name.into(), Standing::new(soft, NOW));
+        web.checks.insert(name, Standing::new(soft, NOW));
     }
     let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
     assert_eq!(found.len(), 1, "{found:?}");
@@ -152,8 +152,8 @@ fn what_to_type_next_is_what_the_finding_says_that_is_so_bad() {
         of(Status::Warning, "disk usage"),
         of(Status::Critical, "logs tail /opt/omnidoc/logs/*.log"),
     ];
-    let state = CheckState { findings, ..web.checks["logs"].state() };
-    web.checks.insert("logs".into(), Standing::new(state, NOW));
+    let state = CheckState { findings, ..web.checks.get("logs").expect("a check").state() };
+    web.checks.insert("logs", Standing::new(state, NOW));
     let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
     let next = "hostlerctl logs tail '/opt/omnidoc/logs/*.log' --on web-1";
     assert_eq!(found[0].next, next);
@@ -206,9 +206,9 @@ fn a_check_that_flaps_is_a_problem_also_while_it_is_well() {
         flapping_since_us: 77,
         status: Status::Critical.into(),
         checked_us: NOW,
-        ..web.checks["disk"].state()
+        ..web.checks.get("disk").expect("a check").state()
     };
-    web.checks.insert("disk".into(), Standing::new(state, NOW));
+    web.checks.insert("disk", Standing::new(state, NOW));
     let found = seen(&[row("web-1", Connection::Up)], &[("web-1", web)], &Known::default());
     assert_eq!((found[0].status, found[0].flapping), (Status::Warning, true));
     let said = "it changes again and again; last: critical: disk is not well";

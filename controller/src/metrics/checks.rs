@@ -97,14 +97,14 @@ pub(super) fn register(
     // How those of the others stand nobody knows.
     let up = all.iter().filter(|host| host.connection == Connection::Up).map(|host| &host.name);
     for (host, health) in up.filter_map(|name| hosts.get_key_value(name)) {
-        for (name, standing) in &health.checks {
+        for (name, standing) in health.checks.iter() {
             let status = standing.shown(now_us);
             let shown_as = if standing.pending() { PENDING } else { word(status) };
             checks.get_or_create(&ChecksOf { status: shown_as }).inc();
             if severity(status) > 0 {
                 told += 1;
                 if told <= PROBLEMS {
-                    let of = ProblemOf { host: host.to_string(), check: name.clone() };
+                    let of = ProblemOf { host: host.to_string(), check: name.to_owned() };
                     problems.get_or_create(&of).set(severity(status).into());
                 }
             }
@@ -116,7 +116,7 @@ pub(super) fn register(
             for figure in standing.state().figures.into_iter().take(room) {
                 let of = FigureOf {
                     host: host.to_string(),
-                    check: name.clone(),
+                    check: name.to_owned(),
                     figure: Foreign(figure.name),
                     subject: Foreign(figure.subject),
                     unit: Foreign(figure.unit),

@@ -41,10 +41,10 @@ pub(super) fn waits(health: &Host, check: &str, began_us: i64, now_us: i64) -> b
 /// Checks that are not well with this one, hard or not.
 pub(super) fn followers(health: &Host, check: &str, now_us: i64) -> Vec<String> {
     let bad = |standing: &Standing| severity(standing.worst(now_us));
-    let follows = |(name, standing): &(&String, &Standing)| {
+    let follows = |(name, standing): &(&str, &Standing)| {
         *name != check && bad(standing) > 0 && root(health, name, &bad) == check
     };
-    health.checks.iter().filter(follows).map(|(name, _)| name.clone()).collect()
+    health.checks.iter().filter(follows).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Everything that a check needs, and what that needs.

@@ -230,7 +230,7 @@ impl Postman {
         let health = self.office.health.host(&host.name);
         // Of a check that is not there any more only the end is told.
         let gone = !notice.check.is_empty()
-            && health.as_ref().is_some_and(|h| !h.checks.contains_key(&notice.check));
+            && health.as_ref().is_some_and(|h| !h.checks.contains(&notice.check));
         // Links and what is told over them are written down by two. Its agent was linked anew before
         // this came to be written, and nothing will tell the end of it.
         let speaks = notice.check.is_empty()
