@@ -1,34 +1,16 @@
 //! TCP connections with the bytes that went through each, as the kernel counts them for every
-//! socket (sock_diag(7), `tcp_info`). It takes no root.
+//! socket (`tcp_info`).
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use hostler_proto::wire::{ErrorCode, Failure};
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
-};
-use rustix::{
-    io::Errno,
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect,
-        netlink::{SOCK_DIAG, SocketAddrNetlink},
-        recv, send, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use hostler_proto::wire::Failure;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags, nlas::Nla};
+
+use super::sock_diag::{self, tcp};
 
 /// Where `tcp_info` has the bytes that the other side acknowledged, and after them those that came
 /// in: since Linux 4.1. What follows differs from kernel to kernel.
 const BYTES: usize = 120;
-/// Most that the kernel puts into one message.
-const MESSAGE: usize = 64 << 10;
-/// The kernel answers at once; this is for what nobody has thought of.
-const LONGEST: Duration = Duration::from_secs(5);
 
 /// A connection at one moment.
 #[derive(Debug, Clone)]
@@ -55,75 +37,12 @@ pub struct Connection {
 /// # Errors
 /// When the kernel does not tell.
 pub fn each(mut each: impl FnMut(Connection) -> bool) -> Result<(), Failure> {
-    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        match dump(family, any, &mut each) {
-            Ok(true) => {}
-            Ok(false) => break,
-            // A host without IPv6.
-            Err(Errno::NOENT) if family == AF_INET6 => {}
-            Err(e) => {
-                let message = format!("the kernel does not list connections: {e}");
-                return Err(Failure::new(ErrorCode::HostFault, message)
-                    .hint("its module tcp_diag is needed"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whether more are wanted.
-fn dump(
-    family: u8,
-    socket_id: SocketId,
-    each: &mut impl FnMut(Connection) -> bool,
-) -> Result<bool, Errno> {
-    let flags = SocketFlags::CLOEXEC;
-    let kernel = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(SOCK_DIAG))?;
-    set_socket_timeout(&kernel, Timeout::Recv, Some(LONGEST))?;
-    // Only the kernel is heard.
-    connect(&kernel, &SocketAddrNetlink::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     // One that listens has no bytes, and one that only waits for late packets no owner.
     let idle = StateFlags::LISTEN | StateFlags::TIME_WAIT | StateFlags::CLOSE;
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
-        states: StateFlags::all() - idle,
-        socket_id,
-    });
-    let mut request = NetlinkMessage::new(header, request.into());
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    send(&kernel, &bytes, SendFlags::empty())?;
-    let mut buffer = vec![0; MESSAGE];
-    loop {
-        let (_, length) = recv(&kernel, &mut buffer[..], RecvFlags::empty())?;
-        let mut rest = buffer.get(..length).ok_or(Errno::MSGSIZE)?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
-            let message = message.map_err(|_| Errno::PROTO)?;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(true),
-                NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(Errno::from_raw_os_error(error.raw_code().abs()));
-                }
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    if let Some(connection) = read(&response)
-                        && !each(connection)
-                    {
-                        return Ok(false);
-                    }
-                }
-                _ => {}
-            }
-            // Messages begin at multiples of four.
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length.max(4)..).unwrap_or_default();
-        }
-    }
+    tcp(StateFlags::all() - idle, ExtensionFlags::INFO, 0, |response| {
+        read(&response).is_none_or(&mut each)
+    })
+    .map_err(sock_diag::refused)
 }
 
 fn read(response: &InetResponse) -> Option<Connection> {

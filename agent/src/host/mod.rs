@@ -1,6 +1,7 @@
 //! The one door to the machine. Operations reach files, programs and the clock through it, and it
 //! holds them to the host's policy.
 
+pub mod backlog;
 pub mod connections;
 pub mod exec;
 pub mod files;
@@ -13,6 +14,7 @@ pub mod place;
 pub mod postgres;
 pub mod processes;
 pub mod redis;
+pub mod sock_diag;
 
 use std::sync::Arc;
 

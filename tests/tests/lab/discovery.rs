@@ -68,3 +68,47 @@ fn an_agent_starts_and_tells_of_a_mount_whose_server_is_gone_though_a_process_na
     dead.ended();
     std::fs::remove_file(log).expect("its log");
 }
+
+#[test]
+fn a_service_that_is_active_and_serves_nobody_is_critical_though_nothing_is_known_of_it() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let program =
+        "import socket, time\nsocket.create_server(('127.0.0.1', 8099))\ntime.sleep(1000)\n";
+    // What nobody holds is closed at once.
+    lab.write("h1", "/srv/deaf.py", &program.replace("socket.create", "s = socket.create"));
+    let unit = "[Service]\nExecStart=python3 /srv/deaf.py\n[Install]\nWantedBy=multi-user.target\n";
+    lab.write("h1", "/etc/systemd/system/deaf.service", unit);
+    lab.exec("h1", &["systemctl", "enable", "--now", "deaf"]);
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    // What was found begins to be checked within some seconds of the agent's start.
+    let restarted = || lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    restarted();
+    eventually("nobody has called", || state(&fleet, "unit:deaf")["hard"] == "ok");
+    let call =
+        "import socket, time; s = socket.create_connection(('127.0.0.1', 8099)); time.sleep(1000)";
+    lab.exec("h1", &["systemd-run", "--quiet", "--unit=caller", "python3", "-c", call]);
+    lab.exec("h1", &["systemctl", "kill", "--signal=STOP", "nginx"]);
+    restarted();
+    let told =
+        "deaf.service is active and takes no connections at 127.0.0.1:8099: one has waited for 2 s";
+    let says = |check: &str, words: &str| {
+        let state = state(&fleet, check);
+        state["status"] == "critical" && state["findings"].to_string().contains(words)
+    };
+    eventually("both are told", || {
+        says("unit:deaf", told) && says("unit:nginx", "nginx.service is hung: its process")
+    });
+    lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "nginx"]);
+    let found = fleet.ctl(&["diagnose", "h1", "deaf", "-o", "json"]).json();
+    assert!(found[0]["summary"].as_str().is_some_and(|s| s.starts_with(told)), "{found}");
+    assert_eq!(found[0]["findings"][0]["next"], "systemd restart deaf.service", "{found}");
+    lab.exec("h1", &["systemctl", "restart", "deaf"]);
+    fleet.ctl(&["systemd", "status", "deaf", "nginx", "--on", "h1"]).exits(0);
+    for unit in ["caller", "deaf"] {
+        lab.exec("h1", &["sh", "-c", &format!("systemctl stop {unit} || true")]);
+    }
+    lab.exec("h1", &["systemctl", "disable", "--quiet", "deaf"]);
+    lab.exec("h1", &["rm", "/etc/systemd/system/deaf.service"]);
+    lab.exec("h1", &["systemctl", "daemon-reload"]);
+}

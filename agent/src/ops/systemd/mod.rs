@@ -6,6 +6,7 @@ mod judgement;
 mod particulars;
 mod reload;
 mod restart;
+mod serving;
 mod start;
 mod status;
 mod stop;
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 use hostler_proto::wire::{ErrorCode, Failure};
 
 pub(crate) use particulars::{Particulars, particulars};
+pub(crate) use serving::stopped;
 
 /// How long systemd may take to say that the host goes down: the agent is being stopped meanwhile.
 const FAREWELL: Duration = Duration::from_secs(2);

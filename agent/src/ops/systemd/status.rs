@@ -12,6 +12,7 @@ use super::{
     bus::Bus,
     full_name,
     judgement::{judge, stands_for, sum_up, worst_first},
+    serving::serving,
     unit::Unit,
 };
 use crate::operation::{Answer, Context, Probe};
@@ -28,9 +29,9 @@ impl Probe for SystemdStatus {
         let now = cx.host.clock.now().as_microsecond();
         let named: BTreeSet<String> = request.unit.iter().map(|n| full_name(n)).collect();
         let mut answer = Answer::ok("", Report::default());
+        let except: Vec<_> = request.except.iter().map(|n| full_name(n)).collect();
         let mut units = match named.is_empty() {
             true => {
-                let except: Vec<_> = request.except.iter().map(|n| full_name(n)).collect();
                 let mut units = troubled(&bus, now, &request).await?;
                 units.retain(|unit| !except.contains(&unit.status.name));
                 units
@@ -54,10 +55,20 @@ impl Probe for SystemdStatus {
         for unit in units.iter_mut().filter(|u| by_name && u.status.active_state == "inactive") {
             unit.triggered = waited_for(&bus, unit).await;
         }
+        let well =
+            |unit: &&Unit| unit.status.active_state == "active" && judge(unit, &request).is_none();
+        let active: Vec<_> = units.iter().filter(well).collect();
+        let serving = serving(cx, &request, &active, &except).await;
+        for finding in &serving.findings {
+            if !units.iter().any(|unit| unit.status.name == finding.subject) {
+                units.push(bus.unit(&finding.subject, now).await?);
+            }
+        }
         worst_first(&mut units, &request);
         // Two names of one unit are one unit.
         units.dedup_by(|a, b| a.status.name == b.status.name);
-        let findings: Vec<_> = units.iter().filter_map(|u| judge(u, &request)).collect();
+        let findings = units.iter().filter_map(|u| judge(u, &request));
+        let findings: Vec<_> = findings.chain(serving.findings).collect();
         answer.summary = sum_up(&units, &findings);
         answer = findings.into_iter().fold(answer, Answer::finding);
         let listed = || format!("ListUnitsFiltered {} running", TROUBLE.join(" "));
@@ -65,7 +76,8 @@ impl Probe for SystemdStatus {
         asked.extend(units.iter().map(|unit| format!("LoadUnit, GetAll {}", unit.object)));
         answer.data.units = units.into_iter().map(|unit| unit.status).collect();
         let asked = asked.into_iter().map(|what| format!("org.freedesktop.systemd1: {what}"));
-        Ok(asked.fold(answer, |answer, what| answer.evidence("dbus", what)))
+        let answer = asked.fold(answer, |answer, what| answer.evidence("dbus", what));
+        Ok(serving.asked.iter().fold(answer, |answer, (kind, what)| answer.evidence(*kind, what)))
     }
 }
 

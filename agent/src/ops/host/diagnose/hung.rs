@@ -7,6 +7,7 @@ use hostler_proto::wire::{Finding, Status};
 use crate::{
     host::{blocking, processes},
     operation::Context,
+    ops::systemd::stopped,
 };
 
 /// Looks at a process that waits for a disk, before it counts as one that does not come back.
@@ -31,26 +32,14 @@ pub(super) async fn hung(cx: &Context, unit: &str, pid: u32) -> Option<Finding> 
 }
 
 fn judge(unit: &str, pid: u32, state: char) -> Option<Finding> {
-    let (said, why, next) = match state {
-        'T' => (
-            "is stopped",
-            "a signal stopped it; SIGCONT lets it go on",
-            format!("systemd restart {unit}"),
-        ),
-        't' => (
-            "is held by a debugger",
-            "it goes on when the debugger lets it",
-            "host processes --by cpu".to_owned(),
-        ),
-        'D' => (
-            "waits for a disk or a network file system that does not answer",
-            "no signal ends it before that answers",
-            "disk usage".to_owned(),
-        ),
-        _ => return None,
-    };
-    let summary = format!("{unit} is hung: its process {pid} {said}");
-    Some(Finding::new(Status::Critical, unit, summary).why(why).next(next))
+    if state != 'D' {
+        return stopped(unit, pid, state);
+    }
+    let summary = format!(
+        "{unit} is hung: its process {pid} waits for a disk or a network file system that does not answer"
+    );
+    let finding = Finding::new(Status::Critical, unit, summary);
+    Some(finding.why("no signal ends it before that answers").next("disk usage"))
 }
 
 #[cfg(test)]
