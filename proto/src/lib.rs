@@ -14,6 +14,7 @@ pub mod failure;
 pub mod finding;
 pub mod name;
 pub mod operation;
+mod report;
 
 /// Messages that all operations share: events, outcomes, failures.
 #[allow(missing_docs, clippy::doc_markdown, clippy::unwrap_used)]

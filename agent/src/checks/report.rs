@@ -35,7 +35,9 @@ impl Checks {
                         host_stopping: self.0.host_stopping.load(Ordering::Relaxed),
                         ..self.report(told, run, false).0
                     };
-                    let _ = reports.send(last).await;
+                    for part in last.parts() {
+                        let _ = reports.send(part).await;
+                    }
                     return;
                 }
                 () = reports.closed() => return,
@@ -45,8 +47,10 @@ impl Checks {
             // Which checks are there no more can be told by all that are.
             let renewals = self.state().renewals;
             let (report, runs, last) = self.report(told, run, list != Some(renewals));
-            if reports.send(report).await.is_err() {
-                return;
+            for part in report.parts() {
+                if reports.send(part).await.is_err() {
+                    return;
+                }
             }
             (told, run, list) = (last, runs, Some(renewals));
         }
@@ -71,6 +75,7 @@ impl Checks {
             host_stopping: false,
             last_turn: state.memory.last(),
             now_us: self.0.clock.now().as_microsecond(),
+            others: Vec::new(),
         };
         (report, state.runs, until.max(told))
     }

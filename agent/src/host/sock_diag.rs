@@ -119,7 +119,8 @@ fn dump(
                     return Err(Errno::from_raw_os_error(error.raw_code().abs()));
                 }
                 NetlinkPayload::InnerMessage(socket) => {
-                    if !each(socket) {
+                    let more = each(socket);
+                    if !more {
                         return Ok(false);
                     }
                 }

@@ -36,7 +36,7 @@ const SILENT: &str = "its agent is linked and tells nothing of its checks any mo
 
 impl Fleet {
     /// Takes in what an agent tells; gives what is to be written down, if anything is.
-    pub fn hear(&self, host: &HostName, report: HealthReport, now_us: i64) -> Option<News> {
+    pub fn hear(&self, host: &HostName, mut report: HealthReport, now_us: i64) -> Option<News> {
         let memory: String =
             report.memory.chars().filter(char::is_ascii_graphic).take(MEMORY).collect();
         let mut fleet = self.lock();
@@ -73,7 +73,7 @@ impl Fleet {
         // When checks began to flap.
         let mut flaps: HashMap<String, i64> = HashMap::new();
         let last = known.last_turn;
-        for turn in report.turns.into_iter().filter(|t| t.number > last) {
+        for turn in std::mem::take(&mut report.turns).into_iter().filter(|t| t.number > last) {
             known.last_turn = known.last_turn.max(turn.number);
             changed = true;
             let Some(mut turn) = believed_turn(turn, &ours) else { continue };
@@ -94,7 +94,7 @@ impl Fleet {
         }
         let mut gone = Vec::new();
         if report.whole {
-            gone = known.forget_others(&report.checks);
+            gone = known.checks.take_others(|check| report.has(check));
             changed |= !gone.is_empty();
             turns.extend(gone.iter().filter_map(|standing| ended(standing, now_us)));
         }
@@ -214,11 +214,6 @@ impl Host {
             untold: Vec::new(),
             gone: Vec::new(),
         }
-    }
-
-    /// Takes out the checks that are not among those; gives them.
-    fn forget_others(&mut self, told: &[CheckState]) -> Vec<Standing> {
-        self.checks.take_others(|name| told.iter().any(|check| check.check == name))
     }
 }
 

@@ -334,3 +334,47 @@ fn the_name_of_a_memory_fits_into_a_key() {
     let news = fleet.hear(&web(), strange, 1).expect("news");
     assert_eq!(news.memory.len(), MEMORY);
 }
+
+#[test]
+fn a_report_that_comes_in_parts_is_heard_like_one() {
+    let names: Vec<String> = (0..40).map(|n| format!("check-{n:02}")).collect();
+    let long = |name: &String| CheckState { summary: "x".repeat(200), ..state(name, Status::Ok) };
+    let told = |names: &[String], turns| report(names.iter().map(long).collect(), turns, true);
+    let heard = |report: HealthReport, parts: bool| {
+        let fleet = Fleet::default();
+        let hear = |report, at| fleet.hear(&web(), report, at);
+        hear(told(&names, vec![]), 1);
+        let all = if parts { report.parts() } else { vec![report] };
+        assert_eq!(all.len() > 2, parts);
+        let news: Vec<News> = all.into_iter().filter_map(|part| hear(part, 2)).collect();
+        let turns: Vec<_> = news.iter().flat_map(|news| news.turns.clone()).collect();
+        let gone: Vec<_> = news.into_iter().flat_map(|news| news.gone).collect();
+        let host = fleet.host(&web()).expect("known");
+        let stands: Vec<_> = host.checks.values().map(Standing::state).collect();
+        (turns, gone, stands, fleet.request(&web()).after)
+    };
+    let fewer: Vec<String> = names.iter().skip(1).step_by(2).cloned().collect();
+    let of = |number: u64| Turn { check: fewer[number as usize].clone(), ..turn(number, true) };
+    let mut report = told(&fewer, (1..4).map(of).collect());
+    report.last_turn = 3;
+    for check in &mut report.checks[1..4] {
+        check.hard = Status::Critical.into();
+    }
+    let whole = heard(report.clone(), false);
+    assert_eq!((whole.0.len(), whole.1.len(), whole.2.len(), whole.3), (3, 20, 20, 3));
+    assert_eq!(heard(report, true), whole);
+}
+
+#[test]
+fn what_is_told_of_a_check_before_it_is_known_is_told_once_though_it_comes_in_a_later_part() {
+    let names: Vec<String> = (0..40).map(|n| format!("check-{n:02}")).collect();
+    let fleet = Fleet::default();
+    let mut checks: Vec<_> = names.iter().map(|name| state(name, Status::Ok)).collect();
+    checks.iter_mut().for_each(|check| check.summary = "x".repeat(200));
+    checks[39].hard = Status::Critical.into();
+    let turns = vec![Turn { check: names[39].clone(), ..turn(1, true) }];
+    let report = HealthReport { last_turn: 1, ..report(checks, turns, true) };
+    let news = report.parts().into_iter().filter_map(|part| fleet.hear(&web(), part, 1));
+    assert_eq!(news.map(|news| news.turns.len()).sum::<usize>(), 1);
+    assert_eq!(fleet.host(&web()).expect("known").checks.len(), 40);
+}

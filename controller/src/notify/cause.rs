@@ -51,7 +51,7 @@ pub(super) fn followers(health: &Host, check: &str, now_us: i64) -> Vec<String> 
 fn needed<'h>(health: &'h Host, check: &'h str) -> Vec<&'h Standing> {
     let mut names = vec![check];
     let mut at = 0;
-    while let Some(standing) = names.get(at).map(|name| health.checks.get(*name)) {
+    while let Some(standing) = names.get(at).map(|name| health.checks.get(name)) {
         for name in standing.into_iter().flat_map(|s| &s.after) {
             if !names.contains(&name.as_str()) {
                 names.push(name);

@@ -177,9 +177,10 @@ impl Agent for Own {
                 _ => checks.beat,
             };
             tokio::time::sleep(wait).await;
-            Some((Ok(checks.report(number, beat)), beat + 1))
+            let parts = checks.report(number, beat).parts();
+            Some((stream::iter(parts.into_iter().map(Ok)), beat + 1))
         });
-        Ok(Response::new(told.boxed()))
+        Ok(Response::new(told.flatten().boxed()))
     }
 
     async fn invocation(

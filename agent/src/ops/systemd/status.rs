@@ -77,7 +77,7 @@ impl Probe for SystemdStatus {
         answer.data.units = units.into_iter().map(|unit| unit.status).collect();
         let asked = asked.into_iter().map(|what| format!("org.freedesktop.systemd1: {what}"));
         let answer = asked.fold(answer, |answer, what| answer.evidence("dbus", what));
-        Ok(serving.asked.iter().fold(answer, |answer, (kind, what)| answer.evidence(*kind, what)))
+        Ok(serving.asked.iter().fold(answer, |answer, (kind, what)| answer.evidence(kind, what)))
     }
 }
 
