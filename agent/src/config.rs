@@ -149,7 +149,7 @@ impl Config {
     /// When it is there and cannot be used.
     pub async fn checked(&self, catalogue: &Catalogue) -> Result<Checked, program::Error> {
         if !self.stack.exists() {
-            return Ok(Checked::at_start(&self.state_dir, catalogue).await?);
+            return Ok(Checked::at_start(&self.state_dir, &self.policy, catalogue).await?);
         }
         let stack: Stack = config::read(&self.stack)?;
         let checks = definition::checks(&stack, definition::has_systemd(), catalogue)?;

@@ -1,9 +1,12 @@
 //! What runs on this host, as a stack file could say it: found from processes, their units, their
-//! directories and their sockets. Nothing is asked over the network, and no password is looked for.
+//! directories and their sockets. No password is looked for, and nobody is asked over the network but a
+//! Redis of this host with which workers of Celery are connected: whether it is their broker.
 
 mod applications;
 mod around;
+mod brokers;
 pub mod checked;
+mod connected;
 mod differences;
 pub mod keeper;
 mod remembered;
@@ -15,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::served::Served;
+use self::{brokers::Broker, connected::Connection, served::Served};
 use crate::{
     host::{
         files,
@@ -59,6 +62,10 @@ pub struct Found {
     pub redis_names: BTreeMap<String, String>,
     /// Applications of Celery workers.
     pub celery: BTreeMap<String, Workers>,
+    /// What those are connected with.
+    connections: Vec<Connection>,
+    /// Workers whose broker is certain.
+    brokers: BTreeSet<Broker>,
     /// Homes of PM2 daemons, with the unit.
     pub pm2: BTreeMap<String, String>,
     /// The unit of nginx, where it runs; empty where it runs in none.
@@ -84,6 +91,8 @@ pub struct Workers {
     pub app: String,
     /// How their own tool is asked, where their command line tells it.
     pub tool: Option<Tool>,
+    /// Their processes, with the unit of each: one application may have several.
+    pub processes: BTreeMap<u32, String>,
 }
 
 /// Celery's own tool, as a stack file names it.
@@ -128,6 +137,7 @@ impl Found {
             found.frontends.extend(applications::frontends(checkout));
         }
         found.backups = applications::backups(&found.git).collect();
+        found.connect();
         // Without the kernel's list nothing is suggested.
         let mut listeners = net::listening().unwrap_or_default();
         // A container may share this host's network.
@@ -180,8 +190,9 @@ impl Found {
                 // Several applications may have the same beginning.
                 let other = self.celery.get(name).is_some_and(|there| there.app != app);
                 let name = if other { app } else { name };
-                let workers = Workers { unit: unit.clone(), app: app.to_owned(), tool };
-                self.celery.insert(name.to_owned(), workers);
+                let workers = self.celery.entry(name.to_owned()).or_default();
+                workers.processes.insert(seen.pid, unit.clone());
+                (workers.unit, workers.app, workers.tool) = (unit.clone(), app.to_owned(), tool);
             }
             _ => {}
         }
@@ -332,6 +343,8 @@ mod tests {
             found.celery.iter().map(|(n, w)| (n.as_str(), w.unit.as_str())).collect();
         assert_eq!(apps, [("app", "a.service"), ("src.b.app", "b.service")]);
         assert_eq!(found.celery["app"].app, "src.a.app");
+        let units: Vec<&String> = found.celery["app"].processes.values().collect();
+        assert_eq!(units, ["a.service"]);
     }
 
     #[test]

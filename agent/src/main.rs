@@ -94,7 +94,8 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
             Ok(())
         }
         Command::Discover { check: false } => {
-            std::io::stdout().lock().write_all(Found::look().to_toml().as_bytes())?;
+            let found = Found::look().asked(|_| true).await;
+            std::io::stdout().lock().write_all(found.to_toml().as_bytes())?;
             Ok(())
         }
         Command::Discover { check: true } => {

@@ -26,7 +26,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     checks::{Checks, Renewed},
     config::Config,
-    discover::{checked::Checked, keeper},
+    discover::{
+        checked::{Checked, asks_workers},
+        keeper,
+    },
     dispatch::Dispatcher,
     enroll,
     host::Host,
@@ -77,7 +80,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     if discovers {
         let (checks, dispatcher, running) = (checks.clone(), dispatcher.clone(), tasks.clone());
         let (host, stopped) = (enrolled.host.clone(), stop.clone());
-        let found = move |stack: Stack| match Checked::new(stack, catalogue) {
+        let (policy, asks) = (config.policy.clone(), asks_workers(&config.policy));
+        let found = move |stack: Stack| match Checked::new(stack, &policy, catalogue) {
             Ok(found) => {
                 found.warn(&left_out);
                 left_out = found.left_out;
@@ -95,7 +99,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             }
             Err(error) => tracing::warn!(%error, "what was found cannot be checked"),
         };
-        tasks.spawn(keeper::keep_looking(config.state_dir.clone(), stop.clone(), found));
+        tasks.spawn(keeper::keep_looking(config.state_dir.clone(), asks, stop.clone(), found));
     }
     for address in addresses.iter().filter(|_| config.dial) {
         let rng = SmallRng::from_os_rng();

@@ -165,6 +165,21 @@ pub struct Redis {
     pub after: Vec<String>,
 }
 
+impl Redis {
+    /// A server at an address that lets everybody in.
+    pub(crate) fn at(name: &str, address: &str, db: i64, after: Vec<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: format!("redis://{address}/{db}"),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            replica: None,
+            after,
+        }
+    }
+}
+
 /// A Celery application: its broker is a `[[redis]]`, or Celery's own tool is asked.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -217,6 +232,12 @@ pub enum Way<'s> {
 }
 
 impl Celery {
+    /// An application over a `[[redis]]`, with everything else as it is by default.
+    pub(crate) fn over(name: &str, broker: &str, after: Vec<String>) -> Self {
+        let (name, broker) = (name.to_owned(), Some(broker.to_owned()));
+        Self { name, broker, exchange: celery(), after, ..Self::default() }
+    }
+
     /// How its workers are asked.
     ///
     /// # Errors

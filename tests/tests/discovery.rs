@@ -1,11 +1,100 @@
 //! What `hostler-agent discover` finds of real servers, and what it says against a stack file.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use hostler_tests::{
-    process::{built, command},
-    servers::{Postgres, Redis},
+    process::{Process, built, command, eventually},
+    servers::{Postgres, RabbitMq, Redis, named, unprivileged},
 };
+use rustix::process::Signal;
+
+/// An application of Celery; its broker and where it puts results stand in its environment.
+const APP: &str = r#"
+import os
+from celery import Celery
+
+app = Celery(broker=os.environ["BROKER"], backend=os.environ["RESULTS"])
+
+@app.task
+def done():
+    return 1
+"#;
+
+/// A program of Celery's for an application of that name, in the directory in which it is.
+fn celery(at: &Path, program: &str, app: &str, broker: &str, results: &str) -> Command {
+    fs::write(at.join(format!("{app}.py")), APP).expect("written");
+    let program = PathBuf::from(named("HOSTLER_TEST_CELERY")).with_file_name(program);
+    let (mut celery, _) = unprivileged(&program.display().to_string());
+    celery.current_dir(at).env("BROKER", broker).env("RESULTS", results);
+    celery.env("PYTHONDONTWRITEBYTECODE", "1");
+    celery
+}
+
+#[test]
+fn a_redis_that_workers_take_their_tasks_from_is_told_from_one_that_holds_their_results() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = directory.path();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).expect("readable");
+    let (_, program) = Redis::programs().remove(0);
+    let redis = Redis::start(&program, &at.join("redis"), &[]);
+    let rabbit = RabbitMq::start(&at.join("rabbitmq"));
+    let rabbit = format!("amqp://guest:guest@127.0.0.1:{}//", rabbit.port);
+    let results = format!("redis://127.0.0.1:{}/3", redis.port);
+    let config = at.join("agent.toml");
+    fs::write(&config, format!("state_dir = \"{}\"\n", at.join("state").display()))
+        .expect("written");
+    let found = || {
+        let mut agent = command(built("hostler-agent"));
+        let output = agent.arg("--config").arg(&config).arg("discover").output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Whether the entry of an application names this server, and says nothing beside that.
+    let certain = |found: &str, app: &str| {
+        ["main", &format!("127.0.0.1:{}", redis.port)].iter().any(|name| {
+            found.contains(&format!("\n[[celery]]\nname = \"{app}\"\nbroker = \"{name}\"\n"))
+        })
+    };
+    // What else runs on this machine has other names.
+    let [shop, wiki] = ["shop", "wiki"].map(|app| format!("{app}{}", redis.port));
+    let worker = |app: &str, broker: &str| {
+        let mut worker = celery(at, "celery", app, broker, &results);
+        worker.args(["-A", app, "worker", "-c", "1", "-P", "threads"]);
+        Process::start(&mut worker, &at.join(format!("{app}.log")))
+    };
+
+    let _wiki = worker(&wiki, &rabbit);
+    let sent = format!("import {wiki}; {wiki}.done.delay()");
+    let mut send = celery(at, "python", &wiki, &rabbit, &results);
+    assert!(send.args(["-c", &sent]).status().expect("python").success());
+    let keys = |pattern: &str| redis.cli(&["-n", "3", "keys", pattern]);
+    eventually("it is connected with the Redis of its results", || {
+        keys("celery-task-meta-*").contains("celery-task-meta-")
+    });
+    let name = "\u{6}\u{16}\u{6}\u{16}celery@here.celery.pidbox";
+    redis.cli(&["-n", "3", "sadd", "_kombu.binding.celery.pidbox", name]);
+    let text = found();
+    assert!(text.contains(&wiki) && !certain(&text, &wiki), "of former times: {text}");
+
+    let mut shop_runs = worker(&shop, &results);
+    eventually("the broker of the other one is certain", || certain(&found(), &shop));
+    let text = found();
+    assert!(!certain(&text, &wiki), "{text}");
+    assert!(text.contains(&format!("url = \"{results}\"")), "{text}");
+    redis.cli(&["config", "set", "requirepass", "closed"]);
+    assert!(!certain(&found(), &shop), "it asks for a password");
+    redis.cli(&["-a", "closed", "config", "set", "requirepass", ""]);
+    assert!(certain(&found(), &shop));
+    let log = shop_runs.log();
+    assert!(!log.contains("hostler") && !log.contains("ERROR"), "it is not disturbed: {log}");
+    shop_runs.signal(Signal::TERM);
+    shop_runs.ended();
+    assert!(!found().contains(&results), "nobody is subscribed there any more");
+}
 
 #[test]
 fn servers_are_found_however_they_were_started_and_however_the_stack_file_names_them() {

@@ -3,18 +3,25 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use hostler_proto::{args, catalogue::Catalogue};
+use hostler_proto::{
+    args,
+    catalogue::Catalogue,
+    operation::{CeleryQueues, CeleryWorkers, Operation},
+};
 
 use super::Found;
 use crate::{
     checks::definition::{self, Check, InvalidCheck, of_unit},
-    stack::{Stack, Unit},
+    policy::Policy,
+    stack::{Redis, Stack, Unit},
 };
 
 /// How long the agent's start waits for what was found before.
 const START: Duration = Duration::from_secs(3);
 /// Redis servers of one host that are checked.
 const SERVERS: usize = 100;
+/// Applications of Celery that are.
+const APPLICATIONS: usize = 20;
 
 /// What is on a host, and how it is checked.
 #[derive(Debug)]
@@ -32,7 +39,14 @@ impl Checked {
     ///
     /// # Errors
     /// When nevertheless it makes no list of checks.
-    pub fn new(found: Stack, catalogue: &Catalogue) -> Result<Self, InvalidCheck> {
+    pub fn new(
+        mut found: Stack,
+        policy: &Policy,
+        catalogue: &Catalogue,
+    ) -> Result<Self, InvalidCheck> {
+        if !asks_workers(policy) {
+            found.celery.clear();
+        }
         Self::on(found, definition::has_systemd(), catalogue)
     }
 
@@ -64,6 +78,20 @@ impl Checked {
             let fits = names.len() < SERVERS && can(alone) && names.insert(redis.name.clone());
             keep(format!("redis:{}", redis.name), fits)
         });
+        let mut names = BTreeSet::new();
+        found.celery.retain_mut(|celery| {
+            celery.after.retain(|check| is_there(&found.units, check));
+            let is_broker = |redis: &&Redis| celery.broker.as_ref() == Some(&redis.name);
+            let redis: Vec<Redis> = found.redis.iter().filter(is_broker).cloned().collect();
+            let after: Vec<&String> =
+                redis.iter().flat_map(|redis| &redis.after).chain(&celery.after).collect();
+            let units = found.units.iter().filter(|unit| after.contains(&&of_unit(&unit.name)));
+            let (units, celery) = (units.cloned().collect(), celery.clone());
+            let name = celery.name.clone();
+            let alone = Stack { units, redis, celery: vec![celery], ..Stack::default() };
+            let fits = names.len() < APPLICATIONS && can(alone) && names.insert(name.clone());
+            keep(format!("celery:{name}"), fits)
+        });
         let checks = definition::checks(&found, systemd, catalogue)?;
         Ok(Self { stack: found, checks, left_out })
     }
@@ -73,13 +101,18 @@ impl Checked {
     ///
     /// # Errors
     /// When not even a host on which nothing was found can be checked.
-    pub async fn at_start(state_dir: &Path, catalogue: &Catalogue) -> Result<Self, InvalidCheck> {
+    pub async fn at_start(
+        state_dir: &Path,
+        policy: &Policy,
+        catalogue: &Catalogue,
+    ) -> Result<Self, InvalidCheck> {
         let directory = state_dir.to_owned();
-        Self::beginning(move || Found::before(&directory).stack(), catalogue).await
+        Self::beginning(move || Found::before(&directory).stack(), policy, catalogue).await
     }
 
     async fn beginning(
         before: impl FnOnce() -> Stack + Send + 'static,
+        policy: &Policy,
         catalogue: &Catalogue,
     ) -> Result<Self, InvalidCheck> {
         let read = tokio::task::spawn_blocking(before);
@@ -100,9 +133,9 @@ impl Checked {
                 Stack::default()
             }
         };
-        let checked = Self::new(found, catalogue).or_else(|error| {
+        let checked = Self::new(found, policy, catalogue).or_else(|error| {
             tracing::warn!(%error, "what was found here before cannot be checked");
-            Self::new(Stack::default(), catalogue)
+            Self::new(Stack::default(), policy, catalogue)
         })?;
         checked.warn(&BTreeSet::new());
         Ok(checked)
@@ -120,11 +153,18 @@ impl Checked {
     }
 }
 
+/// Whether the host's owner lets workers of Celery be asked. What is found by itself is no reason to do what
+/// a policy denies, and to be told so.
+pub fn asks_workers(policy: &Policy) -> bool {
+    [CeleryWorkers::NAME, CeleryQueues::NAME].iter().all(|name| policy.operation(name).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::mpsc};
 
     use super::*;
+    use crate::stack::Celery;
 
     fn checked(units: &[&str], redis: &[(&str, &str, &str)]) -> Checked {
         let mut found = Found { units: BTreeSet::new(), ..Found::default() };
@@ -172,6 +212,50 @@ mod tests {
     }
 
     #[test]
+    fn an_application_of_celery_is_checked_after_its_workers_and_its_broker_is() {
+        let of = |name: &str, broker: &str| {
+            let unit = |name: &str| Unit { name: format!("{name}.service"), after: Vec::new() };
+            let redis = Redis::at("main", "127.0.0.1:6379", 3, vec!["unit:redis".into()]);
+            let after = vec!["unit:shop".to_owned(), "unit:gone".to_owned()];
+            let celery = vec![Celery::over(name, broker, after)];
+            let units = vec![unit("redis"), unit("shop")];
+            let found = Stack { units, redis: vec![redis], celery, ..Stack::default() };
+            Checked::on(found, true, Catalogue::embedded()).expect("checks")
+        };
+        let shop = of("shop", "main");
+        let check = |name: &str| {
+            let check = shop.checks.iter().find(|check| check.name.as_str() == name);
+            check.map(|check| check.after.clone()).expect(name)
+        };
+        assert_eq!(check("celery:shop"), ["redis:main", "unit:shop"]);
+        assert_eq!(check("celery-queues:shop"), ["redis:main", "unit:shop", "celery:shop"]);
+        assert_eq!(shop.left_out.len(), 0);
+        for (name, broker) in [("a b", "main"), ("shop", "gone")] {
+            let none = of(name, broker);
+            assert_eq!(names(&none), ["redis:main", "unit:redis", "unit:shop"]);
+            assert_eq!(none.left_out, [format!("celery:{name}")].into());
+        }
+    }
+
+    #[test]
+    fn what_the_policy_denies_is_found_and_not_checked() {
+        let of = |deny: &str| {
+            let found = Stack {
+                redis: vec![Redis::at("main", "127.0.0.1:6379", 0, Vec::new())],
+                celery: vec![Celery::over("shop", "main", Vec::new())],
+                ..Stack::default()
+            };
+            let policy = Policy { deny: vec![deny.to_owned()], ..Policy::default() };
+            let checked = Checked::new(found, &policy, Catalogue::embedded()).expect("checks");
+            let names = checked.checks.iter().map(|check| check.name.to_string());
+            let found = ["celery:shop", "celery-queues:shop"];
+            names.filter(|name| found.contains(&name.as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(of("disk.usage"), ["celery-queues:shop", "celery:shop"]);
+        assert!(of("celery.queues").is_empty());
+    }
+
+    #[test]
     fn more_units_than_a_list_holds_are_left_to_the_check_of_all() {
         let units: Vec<String> = (0..300).map(|n| format!("u{n:03}.service")).collect();
         let units: Vec<&str> = units.iter().map(String::as_str).collect();
@@ -183,7 +267,8 @@ mod tests {
     async fn an_agent_starts_with_what_was_found_before() {
         let unit = Unit { name: "a.service".into(), after: Vec::new() };
         let before = Stack { units: vec![unit], ..Stack::default() };
-        let checked = Checked::beginning(move || before, Catalogue::embedded()).await;
+        let checked =
+            Checked::beginning(move || before, &Policy::default(), Catalogue::embedded()).await;
         assert_eq!(names(&checked.expect("checks")), ["unit:a"]);
     }
 
@@ -194,7 +279,9 @@ mod tests {
             let _ = gone.recv();
             Stack::default()
         };
-        let starting = tokio::spawn(Checked::beginning(hangs, Catalogue::embedded()));
+        let starting = tokio::spawn(async move {
+            Checked::beginning(hangs, &Policy::default(), Catalogue::embedded()).await
+        });
         tokio::task::yield_now().await;
         tokio::time::advance(START * 2).await;
         let checked = starting.await.expect("ends").expect("checks");

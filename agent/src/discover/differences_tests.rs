@@ -31,7 +31,7 @@ fn celery(apps: &[(&str, &str)]) -> Found {
     let workers = |unit: &str, app: &str| Workers {
         unit: unit.to_owned(),
         app: format!("{app}.app"),
-        tool: None,
+        ..Workers::default()
     };
     let apps = apps.iter().map(|(app, unit)| ((*app).to_owned(), workers(unit, app)));
     Found { celery: apps.collect(), ..Found::default() }

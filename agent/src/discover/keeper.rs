@@ -17,8 +17,13 @@ const AGAIN: Duration = Duration::from_secs(30);
 const HANGS: Duration = Duration::from_secs(60);
 
 /// Looks at the host, now and then some minutes after the agent's start and each hour, until `stop`. Each
-/// time `found` is told what is to be checked.
-pub async fn keep_looking(state_dir: PathBuf, stop: CancellationToken, found: impl FnMut(Stack)) {
+/// time `found` is told what is to be checked. With `asks` servers are asked whether they are brokers.
+pub async fn keep_looking(
+    state_dir: PathBuf,
+    asks: bool,
+    stop: CancellationToken,
+    found: impl FnMut(Stack),
+) {
     let directory = state_dir.clone();
     let look = move || Found::look().with_remembered(&directory);
     let save = move |found: &Found| {
@@ -26,14 +31,20 @@ pub async fn keep_looking(state_dir: PathBuf, stop: CancellationToken, found: im
             tracing::warn!(%error, "what was found on this host is not remembered");
         }
     };
+    // At a server that is not checked there is nothing to ask for.
+    let ask = |seen: Found| {
+        let at_boot = seen.at_boot.clone();
+        seen.asked(move |unit| asks && at_boot.contains(unit))
+    };
     tokio::select! {
-        () = keep(look, save, found) => {}
+        () = keep(look, ask, save, found) => {}
         () = stop.cancelled() => {}
     }
 }
 
-async fn keep(
+async fn keep<F: Future<Output = Found>>(
     look: impl Fn() -> Found + Clone + Send + 'static,
+    ask: impl Fn(Found) -> F,
     save: impl Fn(&Found) + Clone + Send + 'static,
     mut found: impl FnMut(Stack),
 ) {
@@ -47,6 +58,7 @@ async fn keep(
             seen = again;
         }
         at_boot.clone_from(&seen.at_boot);
+        let seen = ask(seen).await;
         let (stack, save) = (seen.stack(), save.clone());
         if apart(move || save(&seen)).await.is_none() {
             return;
@@ -108,7 +120,9 @@ mod tests {
             let units = stack.units.into_iter().map(|unit| unit.name).collect();
             told.push((began.elapsed().as_secs(), units));
         };
-        tokio::time::timeout(until, keep(look, |_| {}, found)).await.expect_err("goes on");
+        tokio::time::timeout(until, keep(look, std::future::ready, |_| {}, found))
+            .await
+            .expect_err("goes on");
         told
     }
 

@@ -10,10 +10,14 @@ use std::{
 use hostler_core::durable;
 use serde::{Deserialize, Serialize};
 
-use super::{Found, is_service, redis_name};
+use super::{
+    Found,
+    brokers::{self, Broker},
+    is_service, redis_name,
+};
 use crate::{
     checks::definition::of_unit,
-    stack::{Nginx, Pm2, Redis, Stack, Unit},
+    stack::{Celery, Nginx, Pm2, Redis, Stack, Unit},
 };
 
 /// Where systemd is told what starts at boot (systemd.unit(5)).
@@ -40,6 +44,8 @@ struct Remembered {
     daemons: BTreeMap<String, String>,
     /// The unit of nginx.
     proxy: Option<String>,
+    /// Workers of Celery whose broker is certain.
+    brokers: BTreeSet<Broker>,
 }
 
 impl Found {
@@ -74,19 +80,26 @@ impl Found {
         // Its configuration can be tested by root alone.
         let root = rustix::process::geteuid().is_root();
         let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(Nginx::default);
+        let name = |address: &str| {
+            self.redis_names.get(address).cloned().unwrap_or_else(|| address.to_owned())
+        };
+        let brokers = self.brokers.iter().filter(|b| own(&b.unit) && own(&b.served_by));
+        let applications = brokers::certain(brokers.filter(|b| self.serves(b)));
         let redis = self.redis.iter().filter(|(_, unit)| own(unit));
-        let redis = redis.map(|(address, unit)| Redis {
-            name: self.redis_names.get(address).cloned().unwrap_or_else(|| address.clone()),
-            url: format!("redis://{address}/0"),
-            username: None,
-            password_file: None,
-            ca_file: None,
-            replica: None,
-            after: is_service(unit).then(|| of_unit(unit)).into_iter().collect(),
+        let redis = redis.map(|(address, unit)| {
+            let after = is_service(unit).then(|| of_unit(unit)).into_iter().collect();
+            let of = applications.iter().find(|application| application.server == address);
+            // No check is called by its database: it stays the same when a broker is found there.
+            Redis::at(&name(address), address, of.map_or(0, |application| application.db), after)
+        });
+        let celery = applications.iter().map(|application| {
+            let after = application.units.iter().map(|unit| of_unit(unit)).collect();
+            Celery::over(application.name, &name(application.server), after)
         });
         Stack {
             units: self.at_boot.iter().map(unit).collect(),
             redis: redis.collect(),
+            celery: celery.collect(),
             pm2,
             nginx,
             ..Stack::default()
@@ -106,6 +119,9 @@ impl Found {
                 self.redis.insert(address, unit);
             }
         }
+        // Another server has other workers.
+        let stays = |b: &Broker| starts(&b.unit) && self.serves(b);
+        self.brokers = before.brokers.into_iter().filter(stays).collect();
         let own = self.redis.iter().filter(|(_, unit)| self.at_boot.contains(*unit));
         let own: Vec<&String> = own.map(|(address, _)| address).collect();
         let name = |address: &String| {
@@ -123,6 +139,11 @@ impl Found {
         }
     }
 
+    /// Whether the server of a broker is the one that it was.
+    fn serves(&self, broker: &Broker) -> bool {
+        self.redis.get(&broker.server) == Some(&broker.served_by)
+    }
+
     fn remembered(&self) -> Remembered {
         Remembered {
             units: self.units.clone(),
@@ -130,6 +151,7 @@ impl Found {
             redis_names: self.redis_names.clone(),
             daemons: self.pm2.clone(),
             proxy: self.nginx.clone(),
+            brokers: self.brokers.clone(),
         }
     }
 }
@@ -184,9 +206,9 @@ mod tests {
         let before = Remembered {
             units: set(&["app.service", "gone.service", "pm2-x.service"]),
             redis: [("127.0.0.1:6379".to_owned(), "redis-server.service".to_owned())].into(),
-            redis_names: BTreeMap::new(),
             daemons: [("/home/x/.pm2".to_owned(), "pm2-x.service".to_owned())].into(),
             proxy: Some("nginx.service".to_owned()),
+            ..Remembered::default()
         };
         let starts = |unit: &str| !["gone.service", "adhoc.service"].contains(&unit);
         let mut found = Found { units: set(&["db.service", "adhoc.service"]), ..Found::default() };
@@ -247,6 +269,60 @@ mod tests {
         let before = look(&[("a.service", "127.0.0.1:6379")], &Found::default());
         let after = look(&[("a.service", "127.0.0.1:6380")], &before);
         assert_eq!(servers(&after), [server("main", "127.0.0.1:6380")]);
+    }
+
+    /// Applications with their brokers, the databases of those, and what they are after.
+    fn applications(found: &Found) -> Vec<(String, String, Vec<String>)> {
+        let stack = found.stack();
+        let url = |broker: Option<String>| {
+            let of = stack.redis.iter().find(|redis| Some(&redis.name) == broker.as_ref());
+            of.map(|redis| redis.url.clone()).unwrap_or_default()
+        };
+        stack
+            .celery
+            .iter()
+            .map(|c| (c.name.clone(), url(c.broker.clone()), c.after.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn workers_that_are_down_have_their_broker_still_until_they_start_at_boot_no_more() {
+        let server = ("redis.service", "127.0.0.1:6379");
+        let broker = |app: &str, unit: &str| Broker {
+            app: app.to_owned(),
+            name: app.to_owned(),
+            unit: unit.to_owned(),
+            server: server.1.to_owned(),
+            served_by: server.0.to_owned(),
+            db: 3,
+        };
+        let mut up = look(&[server], &Found::default());
+        assert_eq!(servers(&up), [(String::from("main"), "redis://127.0.0.1:6379/0".into())]);
+        up.brokers = [broker("shop", "shop.service"), broker("wiki", "session-1.scope")].into();
+        up.units.insert("shop.service".into());
+        let up = look(&[server], &up);
+        let shop = || {
+            let after = vec!["unit:shop".to_owned()];
+            vec![("shop".to_owned(), "redis://127.0.0.1:6379/3".to_owned(), after)]
+        };
+        assert_eq!(applications(&up), shop(), "the check of the server is called as before");
+        assert_eq!(up.stack().redis[0].name, "main");
+        let directory = tempfile::tempdir().expect("a directory");
+        up.save(directory.path()).expect("saved");
+        let before = read(&path(directory.path()));
+        let mut down = Found::default();
+        down.remember(before.clone(), &|unit| unit.ends_with(".service"));
+        assert_eq!(applications(&down), shop(), "neither came up");
+
+        let mut disabled = Found::default();
+        disabled.remember(before.clone(), &|unit| unit == server.0);
+        assert_eq!((applications(&disabled), disabled.stack().redis.len()), (vec![], 1));
+        for other in [("other.service", server.1), (server.0, "127.0.0.1:6380")] {
+            let mut found = tests::found(&[(other.0, &format!("redis-server {}", other.1))]);
+            let old = if other.0 == server.0 { "" } else { server.0 };
+            found.remember(before.clone(), &|unit| unit.ends_with(".service") && unit != old);
+            assert_eq!(applications(&found), [], "another server: {other:?}");
+        }
     }
 
     #[test]

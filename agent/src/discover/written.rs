@@ -1,6 +1,10 @@
 //! What was found, as a stack file that somebody can go through.
 
-use super::{Found, Tool, Workers, applications, is_service, redis_name, served};
+use super::{
+    Found, Tool, Workers, applications,
+    brokers::{self, Application},
+    is_service, redis_name, served,
+};
 use crate::checks::definition::of_unit;
 
 impl Found {
@@ -25,18 +29,22 @@ impl Found {
                 after(unit)
             ));
         }
+        let certain = brokers::certain(self.brokers.iter());
         for (address, unit) in &self.redis {
+            let broker = certain.iter().find(|application| application.server == address);
+            let db = broker.map_or(0, |application| application.db);
             let name = redis_name(address, self.redis.len() == 1);
             add(format!(
                 "\n[[redis]]\nname = {}\nurl = {}\n\
                  # password_file = \"/etc/hostler/redis.password\"   # where it asks for one\n{}",
                 quoted(&name),
-                quoted(&format!("redis://{address}/0")),
+                quoted(&format!("redis://{address}/{db}")),
                 after(unit)
             ));
         }
         for (app, workers) in &self.celery {
-            add(self.workers(app, workers));
+            let broker = certain.iter().find(|application| application.name == app);
+            add(self.workers(app, workers, broker));
         }
         if !self.pm2.is_empty() {
             add(
@@ -73,9 +81,13 @@ impl Found {
     }
 
     /// Workers: as a comment where nobody but people can tell how they are asked.
-    fn workers(&self, app: &str, workers: &Workers) -> String {
+    fn workers(&self, app: &str, workers: &Workers, broker: Option<&Application<'_>>) -> String {
         let (name, unit) = (quoted(app), after(&workers.unit));
         let entry = |how: &str| format!("[[celery]]\nname = {name}\n{how}{unit}");
+        if let Some(broker) = broker {
+            let broker = quoted(&redis_name(broker.server, self.redis.len() == 1));
+            return format!("\n{}", entry(&format!("broker = {broker}\n")));
+        }
         let tool = workers.tool.as_ref().map(|tool| tool.lines().concat());
         match (self.redis.len(), tool) {
             (0, Some(tool)) => format!("\n{}", entry(&tool)),
@@ -140,6 +152,7 @@ mod tests {
         checks::definition,
         discover::{
             around::Around,
+            brokers::Broker,
             tests::{omnidoc, seen},
         },
         host::processes::Seen,
@@ -147,7 +160,7 @@ mod tests {
     };
 
     fn shop() -> Workers {
-        Workers { unit: "shop.service".into(), app: "shop.app".into(), tool: None }
+        Workers { unit: "shop.service".into(), app: "shop.app".into(), ..Workers::default() }
     }
 
     fn checked(stack: &Stack) {
@@ -239,6 +252,40 @@ mod tests {
             let block = block.split("command").next().expect("its beginning");
             let text = format!("{before}[[celery]]\n{block}");
             checked(&toml::from_str(&text).expect(&text));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_is_certain_is_written_with_its_database_and_without_a_word() {
+        let tool = Tool {
+            command: "/opt/x/bin/celery".into(),
+            app: "shop.app".into(),
+            directory: "/opt/x".into(),
+            user: "shop".into(),
+        };
+        for servers in [&["127.0.0.1:6379"][..], &["127.0.0.1:6379", "127.0.0.1:6380"]] {
+            let mut found = Found::default();
+            found.units.insert("shop.service".into());
+            for server in servers {
+                found.redis.insert((*server).to_owned(), String::new());
+            }
+            let tool = Some(tool.clone());
+            found.celery.insert("shop".into(), Workers { tool, ..shop() });
+            found.brokers.insert(Broker {
+                app: "shop.app".into(),
+                name: "shop".into(),
+                unit: "shop.service".into(),
+                server: "127.0.0.1:6379".into(),
+                served_by: String::new(),
+                db: 3,
+            });
+            let text = found.to_toml();
+            let stack: Stack = toml::from_str(&text).expect(&text);
+            checked(&stack);
+            let broker = stack.celery[0].broker.as_deref().expect("a broker");
+            let server = stack.redis.iter().find(|redis| redis.name == broker).expect("a server");
+            assert_eq!(server.url, "redis://127.0.0.1:6379/3");
+            assert!(!text.contains("its broker") && !text.contains("# command"), "{text}");
         }
     }
 

@@ -127,6 +127,17 @@ pub fn sockets() -> HashMap<u64, Vec<u32>> {
     holders
 }
 
+/// The sockets that one process holds, by inode; of another user's process only root sees them.
+pub fn sockets_of(pid: u32) -> Vec<u64> {
+    let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
+    let files = process.and_then(|process| process.fd().ok()).into_iter().flatten().flatten();
+    let socket = |target| match target {
+        FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    };
+    files.filter_map(|file| socket(file.target)).collect()
+}
+
 /// A file without a name that a process still holds open.
 #[derive(Debug, Clone)]
 pub struct Deleted {

@@ -1,7 +1,7 @@
 //! The operations, one file each: `ops/<domain>/<verb>.rs`.
 
 mod apt;
-mod celery;
+pub(crate) mod celery;
 mod disk;
 mod git;
 mod host;

@@ -112,3 +112,65 @@ fn a_service_that_is_active_and_serves_nobody_is_critical_though_nothing_is_know
     lab.exec("h1", &["rm", "/etc/systemd/system/deaf.service"]);
     lab.exec("h1", &["systemctl", "daemon-reload"]);
 }
+
+/// h1 with a Redis that lets everybody in, for as long as a scene needs it.
+struct Unlocked<'l>(&'l Lab);
+
+const REDIS: &str = "/etc/redis/redis.conf";
+const APPLICATION: &str = "/opt/omnidoc/.env";
+
+impl<'l> Unlocked<'l> {
+    fn new(lab: &'l Lab) -> Self {
+        for file in [REDIS, APPLICATION] {
+            lab.exec("h1", &["cp", "--preserve", file, &format!("{file}.locked")]);
+        }
+        let this = Self(lab);
+        lab.exec("h1", &["sed", "-i", "/^requirepass /d", REDIS]);
+        lab.exec("h1", &["sed", "-i", "s/:redis-pw@//", APPLICATION]);
+        this.again();
+        this
+    }
+
+    fn again(&self) {
+        self.0.exec("h1", &["systemctl", "restart", "redis-server", "omnidoc-celery"]);
+    }
+}
+
+impl Drop for Unlocked<'_> {
+    fn drop(&mut self) {
+        for file in [REDIS, APPLICATION] {
+            self.0.exec("h1", &["mv", &format!("{file}.locked"), file]);
+        }
+        self.0.exec("h1", &["systemctl", "enable", "--quiet", "omnidoc-celery"]);
+        self.again();
+    }
+}
+
+#[test]
+fn workers_whose_broker_is_certain_are_checked_without_a_stack_file() {
+    let lab = Lab::take();
+    let fleet = fleet(&lab);
+    let unlocked = Unlocked::new(&lab);
+    lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
+    eventually("the worker is subscribed", || {
+        lab.exec("h1", &["redis-cli", "client", "list", "type", "pubsub"]).contains("psub=1")
+    });
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    for check in ["celery:app", "celery-queues:app", "redis:main"] {
+        within(Duration::from_secs(60), check, || state(&fleet, check)["hard"] == "ok");
+    }
+
+    // As after a boot at which the worker did not come up.
+    lab.exec("h1", &["systemctl", "stop", "omnidoc-celery", "hostler-agent"]);
+    lab.exec("h1", &["systemctl", "start", "hostler-agent"]);
+    within(Duration::from_secs(180), "it is missed", || {
+        let workers = state(&fleet, "celery:app");
+        workers["hard"] == "critical" && workers.to_string().contains("has no worker")
+    });
+    lab.exec("h1", &["systemctl", "disable", "--quiet", "omnidoc-celery"]);
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    within(Duration::from_secs(60), "it is missed no more", || {
+        state(&fleet, "celery:app").is_null() && !state(&fleet, "redis:main").is_null()
+    });
+    drop(unlocked);
+}

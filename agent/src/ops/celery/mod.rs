@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 use hostler_proto::wire::Failure;
 use serde_json::{Value, json};
 
+pub(crate) use self::pidbox::is_broker;
 use self::{
     pidbox::{Answers, Mailbox},
     tool::Tool,

@@ -26,6 +26,9 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Answers that are taken; a fleet's workers at one broker are fewer.
 const MOST: usize = 10_000;
 
+/// Whom no worker is called like: all of their names have an @.
+const NOBODY: &str = "hostler";
+
 /// The mailbox of an application's workers.
 pub(super) struct Mailbox {
     pub(super) server: Server,
@@ -116,7 +119,8 @@ impl Mailbox {
         longest: Duration,
     ) -> Result<Answers, Trouble> {
         let ticket = self.clock.id().to_string();
-        let message = request(&self.exchange, reply, address, &ticket, method, &arguments);
+        let message =
+            request(&self.exchange, reply, address, &ticket, method, &arguments, &Value::Null);
         let channel = format!("/{}.{}.pidbox", self.server.db, self.exchange);
         // Bound first, in the same breath: no answer comes before its list is there.
         let mut published = Pipeline::new();
@@ -156,6 +160,27 @@ impl Mailbox {
         }
         Ok(answers)
     }
+}
+
+/// Whether a database of a server is the broker of workers that hear what is said to all of them. It is said
+/// to one that nobody is, so that none does or answers anything. Nothing is written.
+///
+/// # Errors
+/// Why there is no answer.
+pub(crate) async fn is_broker(server: &mut Server, db: i64) -> Result<bool, Trouble> {
+    const EXCHANGE: &str = "celery";
+    let _: String = server.ask(&["SELECT", &db.to_string()]).await?;
+    let bound: bool = server.ask(&["EXISTS", &format!("_kombu.binding.{EXCHANGE}.pidbox")]).await?;
+    if !bound {
+        return Ok(false);
+    }
+    // Workers whose channels have another prefix than kombu's own would never be heard of.
+    let reply = Reply::of(EXCHANGE, NOBODY);
+    let message = request(EXCHANGE, &reply, NOBODY, NOBODY, "ping", &json!({}), &json!([NOBODY]));
+    let mut publish = Cmd::new();
+    publish.arg("PUBLISH").arg(format!("/{db}.{EXCHANGE}.pidbox")).arg(message);
+    let heard: usize = server.query(&publish).await?;
+    Ok(heard > 0)
 }
 
 /// What one request leaves at the broker until it is cleared away. A binding that stays would be
@@ -217,9 +242,10 @@ fn request(
     ticket: &str,
     method: &str,
     arguments: &Value,
+    destination: &Value,
 ) -> String {
     let body = json!({
-        "method": method, "arguments": arguments, "destination": null, "pattern": null,
+        "method": method, "arguments": arguments, "destination": destination, "pattern": null,
         "matcher": null, "ticket": ticket,
         "reply_to": { "exchange": reply.exchange, "routing_key": address },
     });
@@ -279,7 +305,7 @@ mod tests {
     fn a_request_says_where_its_answers_go() {
         let reply = Reply::of("celery", "me");
         assert_eq!(reply.binding, "me\x06\x16\x06\x16me.reply.celery.pidbox");
-        let text = request("celery", &reply, "me", "t1", "ping", &json!({}));
+        let text = request("celery", &reply, "me", "t1", "ping", &json!({}), &json!([NOBODY]));
         let message: Value = serde_json::from_str(&text).expect("json");
         let body = BASE64.decode(message["body"].as_str().expect("text").as_bytes()).expect("b64");
         let body: Value = serde_json::from_slice(&body).expect("json");
