@@ -2,6 +2,7 @@
 //! directories and their sockets. No password is looked for, and nobody is asked over the network but a
 //! Redis of this host with which workers of Celery are connected: whether it is their broker.
 
+mod access_log;
 mod applications;
 mod around;
 mod brokers;
@@ -70,6 +71,10 @@ pub struct Found {
     pub pm2: BTreeMap<String, String>,
     /// The unit of nginx, where it runs; empty where it runs in none.
     pub nginx: Option<String>,
+    /// Main processes of nginx.
+    masters: Vec<u32>,
+    /// Whether it writes its requests where and as the probe reads them, where that can be told.
+    requests: Option<bool>,
     /// Checkouts from which processes run.
     pub git: BTreeSet<PathBuf>,
     /// Python environments from which processes run, and those of checkouts.
@@ -138,6 +143,7 @@ impl Found {
         }
         found.backups = applications::backups(&found.git).collect();
         found.connect();
+        found.requests = access_log::is_read(&found.masters);
         // Without the kernel's list nothing is suggested.
         let mut listeners = net::listening().unwrap_or_default();
         // A container may share this host's network.
@@ -174,6 +180,7 @@ impl Found {
             }
             _ if title.starts_with("nginx: master") && counts(&unit, self.nginx.as_ref()) => {
                 self.nginx = Some(unit.clone());
+                self.masters.push(seen.pid);
             }
             _ if title.starts_with("PM2 ") => {
                 let home = pm2::home(&title, seen.uid).map(ToOwned::to_owned);

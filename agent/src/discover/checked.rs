@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use hostler_proto::{
     args,
     catalogue::Catalogue,
-    operation::{CeleryQueues, CeleryWorkers, Operation},
+    operation::{CeleryQueues, CeleryWorkers, NginxAccessReport, Operation},
 };
 
 use super::Found;
@@ -46,6 +46,9 @@ impl Checked {
     ) -> Result<Self, InvalidCheck> {
         if !asks_workers(policy) {
             found.celery.clear();
+        }
+        if policy.operation(NginxAccessReport::NAME).is_err() {
+            found.nginx.iter_mut().for_each(|nginx| nginx.access_log = None);
         }
         Self::on(found, definition::has_systemd(), catalogue)
     }
@@ -164,7 +167,7 @@ mod tests {
     use std::{collections::BTreeMap, sync::mpsc};
 
     use super::*;
-    use crate::stack::Celery;
+    use crate::stack::{Celery, Nginx};
 
     fn checked(units: &[&str], redis: &[(&str, &str, &str)]) -> Checked {
         let mut found = Found { units: BTreeSet::new(), ..Found::default() };
@@ -243,16 +246,19 @@ mod tests {
             let found = Stack {
                 redis: vec![Redis::at("main", "127.0.0.1:6379", 0, Vec::new())],
                 celery: vec![Celery::over("shop", "main", Vec::new())],
+                nginx: Some(Nginx { access_log: Some("/a.log".into()), ..Nginx::default() }),
                 ..Stack::default()
             };
             let policy = Policy { deny: vec![deny.to_owned()], ..Policy::default() };
             let checked = Checked::new(found, &policy, Catalogue::embedded()).expect("checks");
             let names = checked.checks.iter().map(|check| check.name.to_string());
-            let found = ["celery:shop", "celery-queues:shop"];
+            let found = ["celery:shop", "celery-queues:shop", "nginx-config", "nginx-requests"];
             names.filter(|name| found.contains(&name.as_str())).collect::<Vec<_>>()
         };
-        assert_eq!(of("disk.usage"), ["celery-queues:shop", "celery:shop"]);
-        assert!(of("celery.queues").is_empty());
+        let (celery, config) = (["celery-queues:shop", "celery:shop"], ["nginx-config"]);
+        assert_eq!(of("disk.usage"), [&celery[..], &config, &["nginx-requests"]].concat());
+        assert_eq!(of("celery.queues"), ["nginx-config", "nginx-requests"]);
+        assert_eq!(of("nginx.access-*"), [&celery[..], &config].concat());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hostler_core::durable;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Found,
+    Found, access_log,
     brokers::{self, Broker},
     is_service, redis_name,
 };
@@ -44,6 +44,8 @@ struct Remembered {
     daemons: BTreeMap<String, String>,
     /// The unit of nginx.
     proxy: Option<String>,
+    /// Its requests stand where they can be read.
+    requests: bool,
     /// Workers of Celery whose broker is certain.
     brokers: BTreeSet<Broker>,
 }
@@ -79,7 +81,10 @@ impl Found {
         let pm2 = self.pm2.values().any(own).then(|| Pm2 { apps: Vec::new() });
         // Its configuration can be tested by root alone.
         let root = rustix::process::geteuid().is_root();
-        let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(Nginx::default);
+        let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(|| Nginx {
+            status_url: None,
+            access_log: (self.requests == Some(true)).then(|| access_log::STANDARD.to_owned()),
+        });
         let name = |address: &str| {
             self.redis_names.get(address).cloned().unwrap_or_else(|| address.to_owned())
         };
@@ -132,6 +137,8 @@ impl Found {
         if before.proxy.as_deref().is_some_and(starts) && by_hand(self.nginx.as_ref()) {
             self.nginx = before.proxy;
         }
+        // While it is down, and in the moment after a rotation, nothing tells.
+        self.requests = self.requests.or(Some(before.requests));
         for (home, unit) in before.daemons {
             if starts(&unit) && by_hand(self.pm2.get(&home)) {
                 self.pm2.insert(home, unit);
@@ -151,6 +158,7 @@ impl Found {
             redis_names: self.redis_names.clone(),
             daemons: self.pm2.clone(),
             proxy: self.nginx.clone(),
+            requests: self.requests == Some(true),
             brokers: self.brokers.clone(),
         }
     }
@@ -344,6 +352,18 @@ mod tests {
         assert_eq!(judged(&look("web.service")), (true, root));
         for unit in ["session-1.scope", "docker-1.scope", "other.service", ""] {
             assert_eq!(judged(&look(unit)), (false, false), "{unit}");
+        }
+        let mut read = look("web.service");
+        let log = |found: &Found| found.stack().nginx.and_then(|nginx| nginx.access_log);
+        assert_eq!(log(&read), None);
+        read.requests = Some(true);
+        let standard = root.then(|| access_log::STANDARD.to_owned());
+        assert_eq!(log(&read), standard);
+        for (told, still) in [(None, true), (Some(false), false)] {
+            let mut later = look("web.service");
+            later.requests = told;
+            later.remember(read.remembered(), &|unit| unit == "web.service");
+            assert_eq!(log(&later), standard.clone().filter(|_| still), "{told:?}");
         }
         // Started anew by hand it is still the one that is to come back at boot.
         let mut by_hand = look("session-1.scope");

@@ -9,7 +9,7 @@ pub(crate) mod http;
 mod journal;
 mod logs;
 pub(crate) mod net;
-mod nginx;
+pub(crate) mod nginx;
 mod pip;
 mod plugin;
 pub(crate) mod pm2;

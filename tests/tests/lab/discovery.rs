@@ -147,7 +147,8 @@ impl Drop for Unlocked<'_> {
 }
 
 #[test]
-fn workers_whose_broker_is_certain_are_checked_without_a_stack_file() {
+fn workers_whose_broker_is_certain_and_requests_that_can_be_read_are_checked_without_a_stack_file()
+{
     let lab = Lab::take();
     let fleet = fleet(&lab);
     let unlocked = Unlocked::new(&lab);
@@ -155,8 +156,9 @@ fn workers_whose_broker_is_certain_are_checked_without_a_stack_file() {
     eventually("the worker is subscribed", || {
         lab.exec("h1", &["redis-cli", "client", "list", "type", "pubsub"]).contains("psub=1")
     });
+    lab.exec("h1", &["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1/"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
-    for check in ["celery:app", "celery-queues:app", "redis:main"] {
+    for check in ["celery:app", "celery-queues:app", "redis:main", "nginx-requests"] {
         within(Duration::from_secs(60), check, || state(&fleet, check)["hard"] == "ok");
     }
 

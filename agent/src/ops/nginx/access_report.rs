@@ -2,18 +2,17 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-use hostler_proto::{
-    operation::{NginxAccessReport, Operation},
-    ops::{NginxAccessReport as Report, NginxAccessReportRequest, PathCount, StatusCount},
-    wire::{ErrorCode, Failure, Finding, Status},
-};
-use jiff::Timestamp;
-
+use super::form::{Request, read};
 use crate::{
     bounds::{Bound, Bounds},
     host::{blocking, logs},
     operation::{Answer, Context, Probe},
     ops::logs::backwards::Backwards,
+};
+use hostler_proto::{
+    operation::{NginxAccessReport, Operation},
+    ops::{NginxAccessReport as Report, NginxAccessReportRequest, PathCount, StatusCount},
+    wire::{ErrorCode, Failure, Finding, Status},
 };
 
 /// Paths that are told apart.
@@ -64,33 +63,6 @@ impl Probe for NginxAccessReport {
         let answer = judge(seen, &request, now);
         Ok(answer.evidence("file", format!("{}, the last {} s", request.path, request.since_s)))
     }
-}
-
-struct Request<'l> {
-    at: i64,
-    path: &'l str,
-    status: u16,
-    bytes: u64,
-    took_ms: Option<f64>,
-}
-
-/// `ADDRESS - USER [TIME] "METHOD PATH PROTOCOL" STATUS BYTES "REFERER" "AGENT" [SECONDS]`
-fn read(line: &str, timed: bool) -> Option<Request<'_>> {
-    let (_, rest) = line.split_once('[')?;
-    let (time, rest) = rest.split_once("] \"")?;
-    let (words, rest) = rest.split_once("\" ")?;
-    let mut numbers = rest.split(' ');
-    let status = numbers.next()?.parse().ok()?;
-    let bytes = numbers.next()?.parse().unwrap_or(0);
-    let target = words.split(' ').nth(1).unwrap_or(words);
-    let took_ms = match timed {
-        true => rest.rsplit(' ').next()?.parse::<f64>().ok().map(|s| s * 1000.0),
-        false => None,
-    };
-    let time = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", time).ok()?;
-    let at: Timestamp = time.to_timestamp().ok()?;
-    let path = target.split('?').next().unwrap_or(target);
-    Some(Request { at: at.as_second(), path, status, bytes, took_ms })
 }
 
 #[derive(Debug, Default)]
