@@ -116,18 +116,21 @@ fn descriptors(
 }
 
 /// Protobuf's own description of itself without all that only tools for descriptors ask for: the two
-/// messages that our options extend are left. It would be two thirds of what a domain needs.
+/// messages that our options extend are left, and that of messages, which every map has. It would be two
+/// thirds of what a domain needs. What has options whose message is not here costs as much again: the
+/// library then builds all of its well-known types.
 fn extended(file: &mut DynamicMessage) -> Result<&DynamicMessage, Box<dyn Error>> {
     file.clear_field_by_name("enum_type");
+    file.clear_field_by_name("options");
     let messages = file.get_field_by_name_mut("message_type").and_then(Value::as_list_mut);
     let messages = messages.ok_or("a descriptor without messages")?;
     messages.retain(|message| {
         let name = message.as_message().and_then(|m| m.get_field_by_name("name"));
         let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or_default();
-        ["MethodOptions", "FieldOptions"].contains(&name)
+        ["MethodOptions", "FieldOptions", "MessageOptions"].contains(&name)
     });
     for message in messages.iter_mut().filter_map(Value::as_message_mut) {
-        for part in ["field", "nested_type", "enum_type", "oneof_decl"] {
+        for part in ["field", "nested_type", "enum_type", "oneof_decl", "options"] {
             message.clear_field_by_name(part);
         }
     }

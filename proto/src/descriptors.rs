@@ -51,3 +51,31 @@ pub fn set() -> Vec<u8> {
     let files = std::iter::once(&DESCRIPTOR).chain(own);
     Set { file: files.map(|f| f.encoded(true)).collect() }.encode_to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::prost_types::FileDescriptorProto;
+
+    use super::*;
+
+    #[test]
+    fn no_file_has_options_for_which_the_library_would_build_all_of_its_own_types() {
+        let files = SHARED.iter().chain(OWN).chain(DOMAINS.iter().map(|d| &d.file));
+        let files = files.map(|file| file.encoded(false)).chain([EXTENDED.to_vec()]);
+        for file in files {
+            let file = FileDescriptorProto::decode(&*file).expect("a file");
+            let name = file.name();
+            assert!(file.options.is_none(), "{name}");
+            assert!(file.service.iter().all(|s| s.options.is_none()), "{name}");
+            let nested = file.message_type.iter().flat_map(|m| &m.nested_type);
+            for message in file.message_type.iter().chain(nested) {
+                assert!(message.oneof_decl.iter().all(|o| o.options.is_none()), "{name}");
+                assert!(message.enum_type.iter().all(|e| e.options.is_none()), "{name}");
+            }
+            for of in &file.enum_type {
+                let values = of.value.iter().all(|v| v.options.is_none());
+                assert!(of.options.is_none() && values, "{name}");
+            }
+        }
+    }
+}
