@@ -39,9 +39,18 @@ fn has_finding(answer: &Value, subject: &str, status: &str) -> bool {
     findings.iter().any(|f| f["subject"] == subject && f["status"] == status)
 }
 
-/// What is wrong with a server, or with an application.
+/// What is wrong with a server, or with an application; without what the disks add, which other tests fill
+/// at the same time.
 fn diagnosed(fleet: &Fleet, service: &str) -> Value {
-    fleet.ctl(&["diagnose", "db-1", service, "-o", "json"]).json()[0].clone()
+    let mut found = fleet.ctl(&["diagnose", "db-1", service, "-o", "json"]).json()[0].take();
+    let findings = found["findings"].as_array_mut().expect("findings");
+    let before = findings.len();
+    findings.retain(|finding| !finding["next"].to_string().contains("disk tree"));
+    if findings.len() < before {
+        found["summary"] =
+            findings.first().map(|first| first["summary"].clone()).unwrap_or_default();
+    }
+    found
 }
 
 #[test]
