@@ -102,16 +102,28 @@ fn what_people_say_of_a_problem_ends_when_its_time_is_over() {
     let flexible =
         ["downtime", "add", "--on", "web-1", "--for", "1h", "--lasting", "8s", "--comment", "move"];
     fleet.ctl(&flexible).exits(0);
-    fs::remove_file(&file).expect("removed");
     let handled = |fleet: &Fleet| {
         let found = problems(fleet).into_iter().find(|p| p["check"] == "plugin:file");
         found.map(|p| p["handled"].as_str().unwrap_or_default().to_owned())
     };
-    let begins = |with: &str| handled(&fleet).is_some_and(|h| h.starts_with(with));
-    eventually("the downtime begins with it", || begins("in downtime"));
+    let listed = |fleet: &Fleet| fleet.ctl(&["downtime", "list", "-o", "json"]).exits(0).json();
+    let begins = |fleet: &Fleet, with: &str| handled(fleet).is_some_and(|h| h.starts_with(with));
+    assert_eq!(listed(&fleet)[0]["waiting"], 1);
+    fs::remove_file(&file).expect("removed");
+    eventually("the downtime begins with it", || begins(&fleet, "in downtime"));
+    eventually("that is written down", || listed(&fleet)[0]["running"] == 1);
     eventually("and ends", || handled(&fleet).as_deref() == Some(""));
+    assert_eq!(listed(&fleet), Value::Array(Vec::new()), "it is used up");
+    fs::write(&file, "").expect("written");
+    eventually("it recovers", || handled(&fleet).is_none());
+    fleet.take_controller().kill();
+    fleet.start_controller();
+    fleet.wait_for("web-1", "up");
+    fs::remove_file(&file).expect("removed");
+    eventually("it comes again", || handled(&fleet).is_some());
+    assert_eq!(handled(&fleet).as_deref(), Some(""), "it began once, and that was before");
     fleet.ctl(&["ack", "web-1", "plugin:file", "--comment", "on it", "--for", "4s"]).exits(0);
-    assert!(begins("acknowledged by admin: on it"));
+    assert!(begins(&fleet, "acknowledged by admin: on it"));
     eventually("it expires", || handled(&fleet).as_deref() == Some(""));
 }
 

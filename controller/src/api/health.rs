@@ -20,7 +20,7 @@ use crate::{
     health::{
         absence::{Absence, absences, connection},
         problems::{Known, Problem, problems, severity},
-        silence::{Acknowledgement, Checks, Downtime},
+        silence::{Acknowledgement, Checks, Course, Downtime},
     },
     selector::Selector,
     store::{Connection, HostRow, TurnRow},
@@ -65,7 +65,7 @@ impl From<Problem> for wire::Problem {
     }
 }
 
-fn record(downtime: Downtime) -> DowntimeRecord {
+fn record(downtime: Downtime, course: Course) -> DowntimeRecord {
     DowntimeRecord {
         id: downtime.id,
         on: downtime.hosts.to_string(),
@@ -75,7 +75,26 @@ fn record(downtime: Downtime) -> DowntimeRecord {
         lasts_s: u32::try_from(downtime.lasts_us.unwrap_or(0) / SECOND_US).unwrap_or(u32::MAX),
         made_by: downtime.made_by,
         comment: downtime.comment,
+        running: course.running,
+        running_until_us: course.until_us,
+        waiting: course.waiting,
     }
+}
+
+/// A downtime as it is listed; none when it is flexible and used up on all of its hosts.
+fn listed(downtime: Downtime, hosts: &[Arc<HostRow>], now_us: i64) -> Option<DowntimeRecord> {
+    if downtime.lasts_us.is_none() || now_us < downtime.begins_us {
+        return Some(record(downtime, Course::default()));
+    }
+    let of = |host: &&Arc<HostRow>| {
+        host.connection != Connection::Revoked && downtime.hosts.matches(&host.candidate())
+    };
+    let mut of = hosts.iter().filter(of).map(|host| &host.name).peekable();
+    // Hosts that it is for may be enrolled yet.
+    let any = of.peek().is_some();
+    let course = downtime.course(of, now_us);
+    let open = if any { course != Course::default() } else { now_us < downtime.ends_us };
+    open.then(|| record(downtime, course))
 }
 
 fn comment(text: String) -> Result<String, Status> {
@@ -323,6 +342,7 @@ impl Health for Api {
             begins_us,
             ends_us: begins_us.saturating_add(i64::from(request.window_s) * SECOND_US),
             lasts_us: (request.lasts_s > 0).then(|| i64::from(request.lasts_s) * SECOND_US),
+            begun: HashMap::new(),
             made_by: caller.name.to_string(),
             comment: comment(request.comment)?,
         };
@@ -332,7 +352,7 @@ impl Health for Api {
         });
         let work = async { self.0.store.add_downtime(&downtime).await.map_err(unstored) };
         self.change(&caller, "downtime.add", &downtime.id, detail, work).await?;
-        Ok(Response::new(record(downtime)))
+        Ok(Response::new(record(downtime, Course::default())))
     }
 
     async fn downtimes(
@@ -343,7 +363,8 @@ impl Health for Api {
         self.look(&caller, "downtime.list", "").await?;
         let now = self.0.clock.now().as_microsecond();
         let downtimes = self.0.store.downtimes(now).await.map_err(unstored)?;
-        let downtimes = downtimes.into_iter().map(record).collect();
+        let hosts = self.0.store.hosts().await.map_err(unstored)?;
+        let downtimes = downtimes.into_iter().filter_map(|d| listed(d, &hosts, now)).collect();
         Ok(Response::new(DowntimesReply { downtimes }))
     }
 

@@ -188,6 +188,7 @@ fn what_somebody_knows_of_comes_last() {
             begins_us: 0,
             ends_us: i64::MAX,
             lasts_us: None,
+            begun: HashMap::new(),
             made_by: "eve".into(),
             comment: "new disk".into(),
         }],

@@ -1,6 +1,9 @@
 //! What people know already: downtimes that were announced, problems that somebody works on.
 
+use std::collections::HashMap;
+
 use globset::{Glob, GlobMatcher};
+use hostler_proto::name::HostName;
 
 use crate::{authz::Candidate, selector::Selector};
 
@@ -17,8 +20,10 @@ pub struct Downtime {
     pub begins_us: i64,
     /// When it ends; of a flexible one, until when a problem may begin.
     pub ends_us: i64,
-    /// How long a flexible one lasts from the beginning of a problem.
+    /// How long a flexible one lasts on a host from its first problem, once.
     pub lasts_us: Option<i64>,
+    /// When it began where it did.
+    pub begun: HashMap<HostName, i64>,
     /// Who announced it.
     pub made_by: String,
     /// Why.
@@ -59,13 +64,49 @@ impl Downtime {
         let in_time = match self.lasts_us {
             None => self.begins_us <= now_us && now_us < self.ends_us,
             Some(lasts) => {
+                // A problem of which nothing was written down yet is the first.
+                let begun_us = self.begun.get(host.name).copied().unwrap_or(since_us);
                 self.begins_us <= since_us
-                    && since_us < self.ends_us
-                    && now_us < since_us.saturating_add(lasts)
+                    && begun_us < self.ends_us
+                    && now_us < begun_us.saturating_add(lasts)
             }
         };
-        in_time && self.checks.matches(check) && self.hosts.matches(host)
+        in_time && self.is_for(host, check)
     }
+
+    /// Whether it is for a check of a host.
+    pub fn is_for(&self, host: &Candidate<'_>, check: &str) -> bool {
+        self.checks.matches(check) && self.hosts.matches(host)
+    }
+
+    /// How a flexible one whose window has begun stands on its hosts.
+    pub fn course<'h>(&self, hosts: impl Iterator<Item = &'h HostName>, now_us: i64) -> Course {
+        let mut course = Course::default();
+        for host in hosts {
+            match self.begun.get(host) {
+                None => course.waiting += u32::from(now_us < self.ends_us),
+                Some(begun_us) => {
+                    let until_us = begun_us.saturating_add(self.lasts_us.unwrap_or(0));
+                    if now_us < until_us {
+                        course.running += 1;
+                        course.until_us = course.until_us.max(until_us);
+                    }
+                }
+            }
+        }
+        course
+    }
+}
+
+/// How a flexible downtime stands. Where it is neither of both it is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Course {
+    /// Hosts on which it has begun.
+    pub running: u32,
+    /// When it will have ended on all of them.
+    pub until_us: i64,
+    /// Hosts on which it waits for a problem.
+    pub waiting: u32,
 }
 
 /// Somebody knows of a problem.
@@ -99,8 +140,6 @@ impl Acknowledgement {
 mod tests {
     use std::collections::BTreeMap;
 
-    use hostler_proto::name::HostName;
-
     use super::*;
 
     fn downtime(checks: &str, lasts_us: Option<i64>) -> Downtime {
@@ -111,6 +150,7 @@ mod tests {
             begins_us: 100,
             ends_us: 200,
             lasts_us,
+            begun: HashMap::new(),
             made_by: "eve".into(),
             comment: String::new(),
         }
@@ -142,6 +182,23 @@ mod tests {
         assert!(!covers(&flexible, "web-1", "disk", 190, 240));
         assert!(!covers(&flexible, "web-1", "disk", 99, 110), "it was there before");
         assert!(!covers(&flexible, "web-1", "disk", 200, 210), "it came too late");
+    }
+
+    #[test]
+    fn a_flexible_downtime_lasts_once_on_each_host_however_often_problems_come() {
+        let mut flexible = downtime("*", Some(50));
+        let name = |name: &str| name.parse::<HostName>().expect("name");
+        flexible.begun = HashMap::from([(name("web-1"), 180)]);
+        assert!(covers(&flexible, "web-1", "disk", 229, 229), "it got worse");
+        assert!(covers(&flexible, "web-1", "http", 210, 229), "another check, after the window");
+        assert!(!covers(&flexible, "web-1", "disk", 229, 230), "it began at 180");
+        assert!(!covers(&flexible, "web-1", "disk", 99, 190), "it was there before");
+        assert!(covers(&flexible, "web-2", "disk", 190, 239), "there it has not begun yet");
+        let hosts = [name("web-1"), name("web-2")];
+        let of = |now_us| flexible.course(hosts.iter(), now_us);
+        assert_eq!(of(190), Course { running: 1, until_us: 230, waiting: 1 });
+        assert_eq!(of(200), Course { running: 1, until_us: 230, waiting: 0 });
+        assert_eq!(of(230), Course::default(), "it is over");
     }
 
     #[test]

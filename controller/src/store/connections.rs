@@ -174,6 +174,7 @@ impl Store {
                     }
                     for turn in &told {
                         turns::add(&mut transaction, host, turn).await?;
+                        self.begin_downtimes(&mut transaction, host, turn).await?;
                     }
                     // It was away for a moment, and nobody was told yet.
                     sqlx::query("DELETE FROM notices WHERE host = $1 AND check_name = ''")
@@ -204,6 +205,7 @@ impl Store {
                         let said = left.said().unwrap_or(reason);
                         let turn = of_host(Status::Ok, away(*left), said, *at_us);
                         turns::add(&mut transaction, host, &turn).await?;
+                        self.begin_downtimes(&mut transaction, host, &turn).await?;
                         // What was said of the host before was said of another problem.
                         sqlx::query(
                             "DELETE FROM acknowledgements \

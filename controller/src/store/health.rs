@@ -11,14 +11,8 @@ use prost::Message;
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError, notices, transaction::Transaction, turns};
-use crate::{
-    health::{
-        Host, Left, Standing,
-        problems::severity,
-        recorder::News,
-        silence::{Acknowledgement, Checks, Downtime},
-    },
-    selector::Selector,
+use crate::health::{
+    Host, Left, Standing, problems::severity, recorder::News, silence::Acknowledgement,
 };
 
 /// A column that holds a status.
@@ -58,6 +52,7 @@ impl Store {
             }
             for turn in &news.turns {
                 turns::add(&mut transaction, &news.host, turn).await?;
+                self.begin_downtimes(&mut transaction, &news.host, turn).await?;
                 end_acknowledgement(&mut transaction, &news.host, turn, news.heard_us).await?;
             }
             notices::write(&mut transaction, &self.targets, news).await?;
@@ -74,60 +69,6 @@ impl Store {
     pub async fn health(&self) -> Result<HashMap<HostName, Host>, StoreError> {
         let rows = sqlx::query("SELECT * FROM health").fetch_all(&self.pool).await?;
         Ok(self.readable(&rows, host)?.into_iter().collect())
-    }
-
-    /// Announces a downtime.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn add_downtime(&self, downtime: &Downtime) -> Result<(), StoreError> {
-        let _writer = self.write().await;
-        sqlx::query(
-            "INSERT INTO downtimes (id, hosts, checks, begins_us, ends_us, lasts_us, made_by, \
-             comment) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(downtime.id.as_str())
-        .bind(downtime.hosts.to_string())
-        .bind(downtime.checks.as_str())
-        .bind(downtime.begins_us)
-        .bind(downtime.ends_us)
-        .bind(downtime.lasts_us.unwrap_or(0))
-        .bind(downtime.made_by.as_str())
-        .bind(downtime.comment.as_str())
-        .execute(&self.writes)
-        .await?;
-        Ok(())
-    }
-
-    /// Downtimes that are not over, those that begin first first.
-    ///
-    /// # Errors
-    /// When the store refuses, or is damaged.
-    pub async fn downtimes(&self, now_us: i64) -> Result<Vec<Downtime>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT * FROM downtimes WHERE ends_us > $1 - lasts_us ORDER BY begins_us, id",
-        )
-        .bind(now_us)
-        .fetch_all(&self.pool)
-        .await?;
-        self.readable(&rows, downtime)
-    }
-
-    /// Takes a downtime back; false when there is none of that id that is not over.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn end_downtime(&self, id: &str, now_us: i64) -> Result<bool, StoreError> {
-        let _writer = self.write().await;
-        let done = sqlx::query(
-            "UPDATE downtimes SET ends_us = $2, lasts_us = 0 \
-             WHERE id = $1 AND ends_us > $2 - lasts_us",
-        )
-        .bind(id)
-        .bind(now_us)
-        .execute(&self.writes)
-        .await?;
-        Ok(done.rows_affected() == 1)
     }
 
     /// Writes down that somebody knows of a problem, in place of what was said of it before.
@@ -245,21 +186,4 @@ fn host(row: &AnyRow) -> Result<(HostName, Host), StoreError> {
         checks: report.checks.into_iter().map(standing).collect(),
     };
     Ok((name.parse().map_err(|_| damaged(String::new()))?, host))
-}
-
-fn downtime(row: &AnyRow) -> Result<Downtime, StoreError> {
-    let (hosts, checks): (String, String) = (row.try_get("hosts")?, row.try_get("checks")?);
-    let lasts: i64 = row.try_get("lasts_us")?;
-    let id: String = row.try_get("id")?;
-    let damaged = |what: &str| StoreError::Damaged(format!("the {what} of downtime {id}"));
-    Ok(Downtime {
-        hosts: Selector::printed(&hosts).map_err(|_| damaged("hosts"))?,
-        checks: Checks::new(&checks).map_err(|_| damaged("checks"))?,
-        id,
-        begins_us: row.try_get("begins_us")?,
-        ends_us: row.try_get("ends_us")?,
-        lasts_us: (lasts != 0).then_some(lasts),
-        made_by: row.try_get("made_by")?,
-        comment: row.try_get("comment")?,
-    })
 }

@@ -160,7 +160,7 @@ impl HostRow {
         }
     }
 
-    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let name: String = row.try_get("name")?;
         let revoked: i64 = row.try_get("revoked_us")?;
         let connection: String = row.try_get("connection")?;

@@ -29,6 +29,7 @@ on_both! {
             begins_us: 10,
             ends_us: 20,
             lasts_us: Some(5),
+            begun: HashMap::new(),
             made_by: "eve".into(),
             comment: "new disks".into(),
         };
@@ -55,6 +56,54 @@ on_both! {
         assert!(store.unacknowledge(&name("web-1"), "disk").await.expect("taken back"));
     }
 
+    async fn a_flexible_downtime_begins_once_with_the_first_problem_of_each_host(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        for host in ["web-1", "web-2", "db-1"] {
+            store.enroll("t", new_host(host, false), 1).await.expect("enrolled");
+            store.change_connections(&[linked(host, false, 2)]).await.expect("written");
+        }
+        let downtime = |id: &str, checks: &str| Downtime {
+            id: id.into(),
+            hosts: "web-* and role=web".parse().expect("selector"),
+            checks: Checks::new(checks).expect("pattern"),
+            begins_us: 100,
+            ends_us: 200,
+            lasts_us: Some(50),
+            begun: HashMap::new(),
+            made_by: "eve".into(),
+            comment: "x".into(),
+        };
+        store.add_downtime(&downtime("all", "*")).await.expect("added");
+        store.add_downtime(&downtime("http", "http:*")).await.expect("added");
+        let tell = |host: &'static str, check: &str, became: Status, at_us| {
+            let (check, hard) = (check.to_owned(), true);
+            let (was, became) = (Status::Ok.into(), became.into());
+            let turn = Turn { check, was, became, hard, at_us, ..Turn::default() };
+            async move { store.record_health(&[news(host, vec![turn])]).await.expect("written") }
+        };
+        tell("web-1", "disk", Status::Critical, 99).await;
+        tell("web-1", "disk", Status::Ok, 110).await;
+        tell("db-1", "disk", Status::Critical, 120).await;
+        tell("web-1", "disk", Status::Warning, 150).await;
+        tell("web-1", "disk", Status::Critical, 170).await;
+        // Told late, and before both.
+        tell("web-1", "units", Status::Warning, 140).await;
+        tell("web-1", "http:a", Status::Warning, 200).await;
+        let (host, reason, left) = (name("web-2"), "silent".to_owned(), Left::No);
+        let down = Change::Down { host, lost: Lost::Silent, reason, left, seen_us: 160, at_us: 160 };
+        store.change_connections(&[down]).await.expect("written");
+        let begun = async |now_us| {
+            let read = store.downtimes(now_us).await.expect("read");
+            let of = |d: Downtime| (d.id, d.begun.into_iter().collect::<BTreeMap<_, _>>());
+            read.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let all = BTreeMap::from([(name("web-1"), 140), (name("web-2"), 160)]);
+        let expected = [("all".to_owned(), all), ("http".to_owned(), BTreeMap::new())];
+        assert_eq!(begun(249).await, expected);
+        assert!(begun(250).await.is_empty());
+    }
+
     async fn a_damaged_row_is_left_out_and_the_others_count(fixture: Fixture) {
         let store = &fixture.store;
         let downtime = |id: &str, begins_us| Downtime {
@@ -64,6 +113,7 @@ on_both! {
             begins_us,
             ends_us: i64::MAX,
             lasts_us: Some(5),
+            begun: HashMap::new(),
             made_by: "eve".into(),
             comment: "x".into(),
         };
@@ -118,6 +168,7 @@ on_both! {
                 begins_us: 1,
                 ends_us: 9,
                 lasts_us: None,
+                begun: HashMap::new(),
                 made_by: "eve".into(),
                 comment: "x".into(),
             };

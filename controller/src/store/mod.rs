@@ -7,6 +7,7 @@ mod audit;
 mod claim;
 mod connections;
 mod days;
+mod downtimes;
 mod fates;
 mod figures;
 mod health;

@@ -1,6 +1,11 @@
 //! What the store promises, on SQLite and on a real PostgreSQL server alike.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use hostler_core::clock::{Clock, SystemClock};
 use hostler_proto::{

@@ -98,7 +98,7 @@ pub(super) fn commands() -> Vec<Command> {
                     .arg(span("in", "How long until it begins [default: now]"))
                     .arg(span(
                         "lasting",
-                        "Flexible: within that time it begins with a problem, and lasts so long",
+                        "Flexible: on each host it begins with the first problem within that time, and lasts so long, once",
                     ))
                     .arg(comment())
                     .arg(output()),
