@@ -18,6 +18,7 @@ pub mod config;
 pub mod discover;
 pub mod dispatch;
 pub mod dumps;
+pub mod ending;
 pub mod enroll;
 pub mod host;
 pub mod identity;

@@ -31,6 +31,7 @@ use crate::{
         keeper,
     },
     dispatch::Dispatcher,
+    ending::Book,
     enroll,
     host::Host,
     identity::Enrolled,
@@ -65,7 +66,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let dispatcher = Dispatcher::new(host, catalogue, journal);
     let memory = config.state_dir.join("checks.json");
     let checks = Checks::new(checks, dispatcher.clone(), memory, Arc::clone(&clock))?;
-    let hello = hello(&config, &*clock);
+    let (book, before) = Book::open(&config.state_dir);
+    let hello = HelloReply { before: before.into(), ..hello(&config, &*clock) };
     let server = Server::new(dispatcher.clone(), Arc::clone(&clock), hello, checks.clone());
     let dialler = Dialler { trust: trust.clone(), credentials: Arc::clone(&credentials) };
     let addresses = match config.controllers.is_empty() {
@@ -116,10 +118,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             TlsAcceptor::from(trust.accept(Protocol::Grpc, &credentials, Duration::ZERO)?);
         tasks.spawn(listen(listener, acceptor, trust, server, keepalive, stop.clone()));
     }
+    book.begins();
     tracing::info!(host = enrolled.host, fleet = enrolled.fleet, "the agent runs");
 
     stop.cancelled().await;
-    dispatcher.stop(config.stop).await;
+    // At once: what still runs may keep it until it is killed.
+    let written = async { book.stops(checks.stopped_with_host().await) };
+    tokio::join!(dispatcher.stop(config.stop), written);
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())
@@ -220,6 +225,7 @@ fn hello(config: &Config, clock: &dyn Clock) -> HelloReply {
         labels: config.labels.clone().into_iter().collect(),
         facts,
         operations: Vec::new(),
+        before: 0,
     }
 }
 

@@ -191,6 +191,31 @@ fn what_happened_while_the_controller_was_away_is_told_afterwards() {
 }
 
 #[test]
+fn who_was_stopped_while_the_controller_was_away_is_told_apart_from_who_was_killed() {
+    let mut fleet = Fleet::of(&[("web-1", "role=web"), ("web-2", "role=web")]);
+    fleet.take_controller().kill();
+    fleet.take_agent("web-1").stop();
+    fleet.take_agent("web-2").kill();
+    for host in ["web-1", "web-2"] {
+        fleet.start_agent(host);
+    }
+    fleet.start_controller();
+    let told = |host: &str| {
+        fleet.wait_for(host, "up");
+        let history = fleet.ctl(&["history", host, "-o", "json"]).exits(0).json();
+        let turns = history["turns"].as_array().cloned().unwrap_or_default();
+        let of_host = turns.iter().filter(|t| t["check"].as_str().unwrap_or_default().is_empty());
+        let of =
+            |t: &Value| (t["was"].clone(), t["summary"].as_str().unwrap_or_default().to_owned());
+        of_host.map(of).next().unwrap_or_default()
+    };
+    let (stopped, killed) = (told("web-1"), told("web-2"));
+    assert_eq!((&stopped.0, &killed.0), (&"warning".into(), &"critical".into()));
+    assert!(stopped.1.ends_with("; the agent had been stopped on purpose"), "{stopped:?}");
+    assert!(killed.1.ends_with("without saying so: it was killed or crashed"), "{killed:?}");
+}
+
+#[test]
 fn a_host_that_is_enrolled_anew_tells_nothing_twice() {
     let mut fleet = Fleet::new(Place::Loopback, "");
     let file = checked(&mut fleet, "web-1");

@@ -183,6 +183,12 @@ impl Checks {
         });
     }
 
+    /// Waits until it is stopped; whether that is with its whole host.
+    pub async fn stopped_with_host(&self) -> bool {
+        self.0.leaving.cancelled().await;
+        self.0.host_stopping.load(Ordering::Relaxed)
+    }
+
     fn begin(&self, check: Arc<Check>, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
         let (this, stop, seed) = (self.clone(), stop.child_token(), seed.to_owned());
         self.state().ends.insert(check.name.to_string(), stop.clone());

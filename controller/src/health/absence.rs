@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use hostler_proto::{name::HostName, wire};
+use hostler_proto::{
+    name::HostName,
+    wire::{self, hello_reply::Ending},
+};
 
 use super::{Host, Left};
 use crate::store::{Connection, HostRow};
@@ -76,6 +79,9 @@ pub enum Absence {
     Via(HostName),
     /// The controller started a moment ago.
     Returning,
+    /// It was not there when the controller was started, and is not back: how it went nobody saw. The place,
+    /// where that is so of all hosts there.
+    Missing(Option<String>),
 }
 
 impl Absence {
@@ -84,7 +90,9 @@ impl Absence {
         match self {
             Self::Stopped | Self::GoingDown => Some("stopped"),
             Self::Place(_) | Self::Via(_) => Some("unreachable"),
-            Self::ShutDown | Self::AgentDied | Self::Down | Self::Returning => None,
+            Self::ShutDown | Self::AgentDied | Self::Down | Self::Returning | Self::Missing(_) => {
+                None
+            }
         }
     }
 }
@@ -117,8 +125,11 @@ pub fn absences(
         let of = places.entry(place).or_default();
         of.up |= host.connection == Connection::Up;
         let away = host.connection == Connection::Down && left(host) == Left::No;
-        if away && silent(host) && !returning(host, now_us) {
-            of.silent.push(host.since_us);
+        match host.lost {
+            // That they were away when the controller was started says nothing of when they went.
+            Some(Lost::Restart) if away && !returning(host, now_us) => of.missing += 1,
+            Some(Lost::Silent | Lost::Broken) if away => of.silent.push(host.since_us),
+            _ => {}
         }
     }
     let why = |host: &HostRow| -> Absence {
@@ -144,11 +155,16 @@ pub fn absences(
         {
             return Absence::Via(via.name.clone());
         }
-        match place(host) {
-            Some(name) if places.get(&name).is_some_and(|p| p.gone_with(host)) => {
-                Absence::Place(name)
+        let place = place(host);
+        let of = place.as_ref().and_then(|name| places.get(name));
+        match host.lost {
+            Some(Lost::Restart) => {
+                Absence::Missing(place.filter(|_| of.is_some_and(|p| !p.up && p.missing > 1)))
             }
-            _ => Absence::Down,
+            _ => match place {
+                Some(name) if of.is_some_and(|p| p.gone_with(host)) => Absence::Place(name),
+                _ => Absence::Down,
+            },
         }
     };
     let away = hosts.iter().filter(|h| h.connection == Connection::Down);
@@ -161,6 +177,8 @@ struct Place {
     up: bool,
     /// When its hosts fell silent.
     silent: Vec<i64>,
+    /// Those that are not back since the controller was started.
+    missing: usize,
 }
 
 impl Place {
@@ -205,22 +223,37 @@ pub struct Told<'a> {
     pub instance: &'a str,
 }
 
-/// Where a host was that is back, in one sentence; none when that cannot be told.
-pub fn returned(lost: Option<Lost>, before: Told<'_>, now: Told<'_>) -> Option<&'static str> {
-    let missed = lost == Some(Lost::Restart);
-    match (before.boot_id.is_empty(), before.boot_id == now.boot_id) {
-        (true, _) => None,
-        (false, false) if missed => Some("it was down while there was no controller: it booted"),
-        (false, false) => Some("it is back; it was down: it booted meanwhile"),
-        (false, true) if before.instance == now.instance => match lost {
-            Some(Lost::Silent | Lost::Broken | Lost::Closed) => {
-                Some("it is back; it was only unreachable: its agent ran all the time")
-            }
-            _ => None,
-        },
-        (false, true) if missed => Some("its agent was started anew while there was no controller"),
-        (false, true) => Some("it is back; its agent was started anew, the host ran all the time"),
+/// Where a host was that is back, in one sentence; none when that cannot be told. How its agent ended
+/// counts where nobody was told of it before.
+pub fn returned(
+    lost: Option<Lost>,
+    before: Told<'_>,
+    now: Told<'_>,
+    ending: Ending,
+) -> Option<String> {
+    if before.boot_id.is_empty() {
+        return None;
     }
+    let booted = before.boot_id != now.boot_id;
+    if !booted && before.instance == now.instance {
+        let alive = matches!(lost, Some(Lost::Silent | Lost::Broken | Lost::Closed));
+        let said = "it is back; it was only unreachable: its agent ran all the time";
+        return alive.then(|| said.to_owned());
+    }
+    let said = match (booted, lost == Some(Lost::Restart)) {
+        (true, true) => "it was down while there was no controller: it booted",
+        (true, false) => "it is back; it was down: it booted meanwhile",
+        (false, true) => "its agent was started anew while there was no controller",
+        (false, false) => "it is back; its agent was started anew, the host ran all the time",
+    };
+    let why = match ending {
+        Ending::Unspecified => "",
+        Ending::HostStopped if booted => "; it had been shut down or booted anew on purpose",
+        Ending::Stopped | Ending::HostStopped => "; the agent had been stopped on purpose",
+        Ending::Sudden if booted => "; it had ended without saying so: it crashed or lost power",
+        Ending::Sudden => "; the agent had ended without saying so: it was killed or crashed",
+    };
+    Some(format!("{said}{why}"))
 }
 
 #[cfg(test)]
@@ -325,19 +358,51 @@ mod tests {
         assert_eq!((&all["off-1"], &all["off-2"]), (&Absence::GoingDown, &Absence::ShutDown));
         assert_eq!(all["stopped"], Absence::Stopped);
         assert_eq!(all["late"], Absence::Returning);
-        assert_eq!(all["missing"], Absence::Down);
+        assert_eq!(all["missing"], Absence::Missing(None), "how it went nobody saw");
+    }
+
+    #[test]
+    fn hosts_that_a_start_of_the_controller_missed_are_no_proof_that_their_place_fell_silent() {
+        let restart = Some(Lost::Restart);
+        let all = seen(
+            vec![
+                row("a-1", "10.0.1.1", restart, 0),
+                row("a-2", "10.0.1.2", restart, 0),
+                row("b-1", "10.0.2.1", restart, 0),
+                row("b-2", "10.0.2.2", restart, 0),
+                row("b-3", "10.0.2.3", None, 0),
+                row("c-1", "10.0.3.1", restart, 0),
+                row("c-2", "10.0.3.2", Some(Lost::Silent), 0),
+            ],
+            &[],
+        );
+        assert_eq!(all["a-1"], Absence::Missing(Some("10.0.1.0/24".into())));
+        assert_eq!(all["a-2"], all["a-1"]);
+        assert_eq!((&all["a-1"].state(), &all["b-1"]), (&None, &Absence::Missing(None)));
+        assert_eq!((&all["c-1"], &all["c-2"]), (&Absence::Missing(None), &Absence::Down));
     }
 
     #[test]
     fn one_that_comes_back_tells_where_it_was() {
         let told = |boot_id, instance| Told { boot_id, instance };
-        let of = |lost, now| returned(Some(lost), told("boot", "process"), now).unwrap_or_default();
+        let before = told("boot", "process");
+        let ended = |lost, now, ending| returned(Some(lost), before, now, ending);
+        let of = |lost, now| ended(lost, now, Ending::Unspecified).unwrap_or_default();
         let same = told("boot", "process");
         assert!(of(Lost::Silent, same).contains("only unreachable"));
         assert_eq!(of(Lost::Restart, same), "", "it was the controller that was away");
         assert!(of(Lost::Silent, told("boot 2", "new")).contains("was down"));
         assert!(of(Lost::Restart, told("boot 2", "new")).contains("while there was no controller"));
         assert!(of(Lost::Closed, told("boot", "new")).contains("the host ran all the time"));
-        assert_eq!(returned(None, told("", ""), same), None, "it was never there");
+        let none = returned(None, told("", ""), same, Ending::Unspecified);
+        assert_eq!(none, None, "it was never there");
+
+        let anew = |ending| ended(Lost::Restart, told("boot", "new"), ending).unwrap_or_default();
+        assert!(anew(Ending::Stopped).ends_with("; the agent had been stopped on purpose"));
+        assert!(anew(Ending::Sudden).ends_with("without saying so: it was killed or crashed"));
+        assert!(anew(Ending::Unspecified).ends_with("while there was no controller"));
+        let booted = |ending| ended(Lost::Restart, told("new", "new"), ending).unwrap_or_default();
+        assert!(booted(Ending::HostStopped).ends_with("shut down or booted anew on purpose"));
+        assert!(booted(Ending::Sudden).ends_with("it crashed or lost power"));
     }
 }

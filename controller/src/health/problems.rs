@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::Arc,
 };
 
@@ -158,30 +158,43 @@ fn first_away<'a>(via: &'a HostName, absences: &'a HashMap<HostName, Absence>) -
     first
 }
 
-/// Makes one problem of those of a place that cannot be reached.
+/// What is said of all hosts of a place that are away together.
+fn of_place(absence: &Absence) -> Option<String> {
+    match absence {
+        Absence::Place(place) => Some(format!(
+            "unreachable: all hosts of {place} fell silent together; the network to them or their \
+             power is gone"
+        )),
+        Absence::Missing(Some(place)) => Some(format!(
+            "down: no host of {place} was there when the controller was started, or is back since; how \
+             they went nobody saw"
+        )),
+        _ => None,
+    }
+}
+
+/// Makes one problem of those of a place whose hosts are away together.
 fn by_place(problems: Vec<Problem>, absences: &HashMap<HostName, Absence>) -> Vec<Problem> {
-    let mut places: BTreeMap<(&str, String), Problem> = BTreeMap::new();
+    let mut places: BTreeMap<(String, String), Problem> = BTreeMap::new();
     let mut others = Vec::with_capacity(problems.len());
     for problem in problems {
         let absence = problem.hosts.first().and_then(|host| absences.get(host));
-        let (Some(Absence::Place(place)), true) = (absence, problem.check.is_empty()) else {
+        let (Some(summary), true) = (absence.and_then(of_place), problem.check.is_empty()) else {
             others.push(problem);
             continue;
         };
-        match places.get_mut(&(place.as_str(), problem.handled.clone())) {
-            Some(all) => {
+        match places.entry((summary, problem.handled.clone())) {
+            Entry::Occupied(mut all) => {
+                let all = all.get_mut();
                 all.since_us = all.since_us.min(problem.since_us);
                 all.hosts.extend(problem.hosts);
                 all.follows.extend(problem.follows);
             }
-            None => drop(places.insert((place, problem.handled.clone()), problem)),
+            Entry::Vacant(place) => {
+                let summary = place.key().0.clone();
+                place.insert(Problem { summary, ..problem });
+            }
         }
-    }
-    for ((place, _), problem) in &mut places {
-        problem.summary = format!(
-            "unreachable: all hosts of {place} fell silent together; the network to them or their \
-             power is gone"
-        );
     }
     others.extend(places.into_values());
     others
@@ -277,6 +290,11 @@ fn of_host(host: &HostRow, absence: Option<&Absence>, now_us: i64) -> Option<Pro
                 Status::Unknown,
                 format!("unreachable: {via}, through which it is reached, is away"),
             ),
+            Some(Absence::Missing(_)) => {
+                let text = "down: it was not there when the controller was started, and is not back; \
+                            how it went nobody saw";
+                (Status::Critical, text.to_owned())
+            }
             Some(Absence::Place(_) | Absence::Down) | None => {
                 (Status::Critical, format!("down: {}", host.reason))
             }

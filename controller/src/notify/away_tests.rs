@@ -76,6 +76,8 @@ fn a_notice_says_why_its_host_is_away_and_what_it_shares_with_others() {
         (host("b-1"), Absence::Via(host("gw"))),
         (host("c-1"), Absence::Stopped),
         (host("d-1"), Absence::Down),
+        (host("e-1"), Absence::Missing(Some("site rome".into()))),
+        (host("f-1"), Absence::Missing(None)),
     ]);
     let told = |name: &str| {
         let mut notice = NoticeRow {
@@ -99,4 +101,8 @@ fn a_notice_says_why_its_host_is_away_and_what_it_shares_with_others() {
     assert_eq!(told("b-1").2.as_deref(), Some("via gw"));
     assert_eq!((told("c-1").0, told("c-1").2), (Status::Warning, None));
     assert_eq!(told("d-1"), (Status::Critical, "it fell silent".into(), None));
+    assert!(
+        told("e-1").1.starts_with("1 hosts of site rome, all that there are, did not come back")
+    );
+    assert_eq!((told("e-1").2.as_deref(), told("f-1").2), (Some("missing site rome"), None));
 }

@@ -98,6 +98,7 @@ fn reason(absence: Option<&Absence>) -> Option<String> {
     match absence? {
         Absence::Place(place) => Some(place.clone()),
         Absence::Via(via) => Some(format!("via {via}")),
+        Absence::Missing(place) => Some(format!("missing {}", place.as_ref()?)),
         _ => None,
     }
 }
@@ -120,9 +121,17 @@ fn explain(
         Some(Absence::Via(via)) => {
             notice.summary = format!("unreachable: {via}, through which it is reached, is away");
         }
-        Some(own @ Absence::Place(place)) => {
+        Some(own @ (Absence::Place(place) | Absence::Missing(Some(place)))) => {
             let all = absences.values().filter(|absence| *absence == own).count();
-            notice.summary = format!("{all} hosts of {place} fell silent together: unreachable");
+            notice.summary = match own {
+                Absence::Place(_) => {
+                    format!("{all} hosts of {place} fell silent together: unreachable")
+                }
+                _ => format!(
+                    "{all} hosts of {place}, all that there are, did not come back after the \
+                     controller did; how they went nobody saw"
+                ),
+            };
         }
         _ => {}
     }

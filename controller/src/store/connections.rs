@@ -2,7 +2,7 @@
 
 use hostler_proto::{
     name::HostName,
-    wire::{HelloReply, Status, Turn},
+    wire::{HelloReply, Status, Turn, hello_reply::Ending},
 };
 use sqlx::Row;
 
@@ -82,7 +82,7 @@ fn away(left: Left) -> Status {
 async fn came_back(
     transaction: &mut Transaction<'_>,
     host: &HostName,
-    (hello, left, silent): (&HelloReply, Left, bool),
+    (hello, mut left, silent): (&HelloReply, Left, bool),
     at_us: i64,
 ) -> Result<Vec<Turn>, StoreError> {
     let text = "SELECT lost, boot_id, instance, since_us, connection FROM hosts WHERE name = $1";
@@ -99,16 +99,25 @@ async fn came_back(
     let before = Told { boot_id: &boot_id, instance: &instance };
     let now = Told { boot_id: &hello.boot_id, instance: &hello.instance };
     let connection: String = row.try_get("connection")?;
-    let said = match returned(lost, before, now) {
+    // What its agent said before it ended is in history already.
+    let ending = if left == Left::No { hello.before() } else { Ending::Unspecified };
+    if missed && instance != hello.instance {
+        left = match ending {
+            Ending::Stopped => Left::Agent,
+            Ending::HostStopped => Left::Host,
+            Ending::Sudden | Ending::Unspecified => left,
+        };
+    }
+    let said = match returned(lost, before, now, ending) {
         Some(said) => said,
         // History has that it was away, so it must have the end of that.
-        None if connection == "down" && lost != Some(Lost::Restart) => AGAIN,
+        None if connection == "down" && lost != Some(Lost::Restart) => AGAIN.to_owned(),
         None if silent => return Ok(vec![of_host(Status::Unknown, Status::Ok, AGAIN, at_us)]),
         None => return Ok(Vec::new()),
     };
     let missing = "it was not there when the controller was started";
     let missing = missed.then(|| of_host(Status::Ok, away(left), missing, since_us));
-    Ok(missing.into_iter().chain([of_host(away(left), Status::Ok, said, at_us)]).collect())
+    Ok(missing.into_iter().chain([of_host(away(left), Status::Ok, &said, at_us)]).collect())
 }
 
 /// Ends in history that a host is away whose place another machine takes: with its row goes what its
