@@ -187,13 +187,19 @@ fn a_problem_and_its_end_reach_every_kind_of_receiver() {
     let targets = format!(
         "[[notify]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{hook_port}/x\"\ngap = \"0s\"\n\
          [[notify]]\nname = \"chat\"\nkind = \"slack\"\nurl = \"http://127.0.0.1:{slack_port}/\"\ngap = \"0s\"\n\
-         template = \"{{what}} is {{status}}\"\n\
+         template = \"<!here> {{what}} is {{status}}: {{summary}}\"\n\
          [[notify]]\nname = \"alerts\"\nkind = \"alertmanager\"\nurl = \"http://127.0.0.1:{alerts_port}\"\ngap = \"0s\"\n\
          [[notify]]\nname = \"mail\"\nkind = \"smtp\"\nurl = \"smtp://127.0.0.1:{mail_port}\"\ngap = \"0s\"\n\
          from = \"hostler@example.org\"\nto = [\"ops@example.org\"]\n"
     );
     let mut fleet = Fleet::new(Place::Loopback, &targets);
-    let file = checked(&mut fleet);
+    let file = fleet.path("file");
+    fs::write(&file, "").expect("written");
+    let script =
+        format!("test -e {} || {{ echo '<!channel> it is gone'; exit 1; }}", file.display());
+    joins(&mut fleet, &format!("\"/bin/sh\", \"-c\", \"{script}\""), 2);
+    // A label as operators may give it, and Prometheus does not take it.
+    fleet.ctl(&["host", "label", "web-1", "2nd=dc"]).exits(0);
     fs::remove_file(&file).expect("removed");
     let of = |status: &'static str| {
         move |n: &Value| n["check"] == "plugin:file" && n["status"] == status
@@ -201,8 +207,10 @@ fn a_problem_and_its_end_reach_every_kind_of_receiver() {
     eventually("the webhook is told", || hook.has(of("warning")));
     let next = "hostlerctl plugin run file --on web-1";
     assert!(hook.has(|n| n["next"] == next && n["labels"]["role"] == "web"));
-    eventually("the chat is told", || slack.has(|n| n["text"] == "web-1 plugin:file is warning"));
+    let said = "<!here> web-1 plugin:file is warning: &lt;!channel&gt; it is gone";
+    eventually("the chat is told", || slack.has(|n| n["text"] == said));
     eventually("alertmanager is told", || alerts()[0]["labels"]["check"] == "plugin:file");
+    assert_eq!(alerts()[0]["labels"]["_2nd"], "dc");
     eventually("mail comes", || {
         let text = mail.log();
         text.contains("WARNING web-1 plugin:file") && text.contains("ops@example.org")

@@ -18,7 +18,7 @@ use lettre::{
 use serde_json::{Value, json};
 
 use super::{
-    message::{Message, STANDARD},
+    message::{self, Message, STANDARD, escaped, plain},
     target::{Kind, Target},
 };
 
@@ -68,6 +68,7 @@ pub fn usable(target: &Target) -> Result<(), String> {
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(&target.url);
         transport.map_err(|e| format!("url cannot be used: {e}"))?;
     }
+    target.template.as_deref().map_or(Ok(()), message::usable)?;
     for (key, file) in
         [("token_file", &target.token_file), ("password_file", &target.password_file)]
     {
@@ -110,17 +111,20 @@ impl Sender {
         until_us: i64,
         now_us: i64,
     ) -> Result<(), Error> {
-        let text = || message.fill(target.template.as_deref().unwrap_or(STANDARD));
+        let template = target.template.as_deref().unwrap_or(STANDARD);
         match target.kind {
             Kind::Smtp => in_time(mail(target, message)).await,
-            Kind::Slack => self.post(target, &target.url, json!({ "text": text() })).await,
+            Kind::Slack => {
+                let text = message.fill(template, escaped);
+                self.post(target, &target.url, json!({ "text": text })).await
+            }
             Kind::Alertmanager => {
                 let goes_on = target.tells(message.became) || message.flapping;
                 self.alert(target, &message.to_alerts(goes_on, until_us, now_us)).await
             }
             Kind::Webhook => {
                 let mut body = message.to_json();
-                body["text"] = json!(text());
+                body["text"] = json!(message.fill(template, plain));
                 self.post(target, &target.url, body).await
             }
         }
@@ -173,7 +177,7 @@ async fn in_time(sending: impl Future<Output = Result<(), Error>>) -> Result<(),
 }
 
 async fn mail(target: &Target, message: &Message) -> Result<(), Error> {
-    let text = message.fill(target.template.as_deref().unwrap_or(STANDARD));
+    let text = message.fill(target.template.as_deref().unwrap_or(STANDARD), plain);
     let from = target.from.as_deref().ok_or("the target has no `from`")?;
     let status = crate::health::problems::word(message.became).to_uppercase();
     let subject: String = format!("{status} {}: {}", message.what(), message.summary)
@@ -219,6 +223,10 @@ mod tests {
             (
                 "kind = 'smtp'\nurl = 'smtp://m.example'\nfrom = 'nonsense'\nto = ['b@x.example']",
                 "\"nonsense\" is no address",
+            ),
+            (
+                "kind = 'slack'\nurl = 'https://x.example/'\ntemplate = '{foo}'",
+                "template has no place {foo}",
             ),
         ];
         for (text, why) in cases {

@@ -110,7 +110,15 @@ impl<'de> Deserialize<'de> for Quiet {
             || D::Error::custom(format!("\"{text}\" is no span of hours; write 22:00-06:00"));
         let (from, until) = text.split_once('-').ok_or_else(wrong)?;
         let time = |t: &str| Time::strptime("%H:%M", t.trim()).map_err(|_| wrong());
-        Ok(Self { from: time(from)?, until: time(until)? })
+        let (from, until) = (time(from)?, time(until)?);
+        if from == until {
+            let said = format!(
+                "quiet hours \"{text}\" end when they begin; write two times that differ, as in \
+                 22:00-06:00, or leave quiet out"
+            );
+            return Err(D::Error::custom(said));
+        }
+        Ok(Self { from, until })
     }
 }
 
@@ -370,12 +378,10 @@ mod tests {
 
     #[test]
     fn hours_that_are_none_are_refused() {
-        let text = "name = \"x\"\nkind = \"slack\"\nurl = \"http://x\"\nquiet = \"22-6\"";
-        assert!(
-            toml::from_str::<Target>(text)
-                .expect_err("no hours")
-                .to_string()
-                .contains("22:00-06:00")
-        );
+        for (hours, why) in [("22-6", "22:00-06:00"), ("05:00-05:00", "end when they begin")] {
+            let text = format!("name = 'x'\nkind = 'slack'\nurl = 'http://x'\nquiet = '{hours}'");
+            let said = toml::from_str::<Target>(&text).expect_err(hours).to_string();
+            assert!(said.contains(why), "{said}");
+        }
     }
 }
