@@ -77,6 +77,7 @@ pub(super) fn register(
     let checks = Family::<ChecksOf, Gauge>::default();
     let problems = Family::<ProblemOf, Gauge>::default();
     let figures = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
+    let limits = Family::<FigureOf, Gauge<f64, AtomicU64>>::default();
     let omitted = Gauge::<i64>::default();
     registry.register(
         "checks",
@@ -87,6 +88,8 @@ pub(super) fn register(
     registry.register("check_problem", text, problems.clone());
     let text = "Last figures of checks; ten thousand at most";
     registry.register("check_figure", text, figures.clone());
+    let text = "Where those of these figures end that have an end";
+    registry.register("check_figure_limit", text, limits.clone());
     let text = "Figures and problems that were left out";
     registry.register("check_figures_omitted", text, omitted.clone());
     let statuses = [Status::Ok, Status::Warning, Status::Unknown, Status::Critical];
@@ -121,6 +124,9 @@ pub(super) fn register(
                     subject: Foreign(figure.subject),
                     unit: Foreign(figure.unit),
                 };
+                if let Some(limit) = figure.limit {
+                    limits.get_or_create(&of).set(limit);
+                }
                 figures.get_or_create(&of).set(figure.value);
             }
         }
@@ -190,6 +196,29 @@ mod tests {
         assert_eq!((lines(&text, "check_figure{"), lines(&text, "check_problem{")), (10_000, 0));
         assert!(text.contains("\ncheck_figures_omitted 800\n"), "figures, and not their checks");
         assert!(text.contains("checks{status=\"ok\"} 1200\n"), "all are counted");
+    }
+
+    #[test]
+    fn the_end_of_a_figure_is_told_under_the_same_labels_and_only_where_there_is_one() {
+        let mut hosts = fleet(1, 1, 0, Status::Ok);
+        let host = hosts.values_mut().next().expect("a host");
+        let figure = |subject: &str, limit| Figure {
+            name: "used".into(),
+            subject: subject.into(),
+            value: 84.0,
+            unit: "bytes".into(),
+            limit,
+        };
+        let state = CheckState {
+            figures: vec![figure("/", Some(100.0)), figure("/srv", None)],
+            ..host.checks.get("c0").expect("a check").state()
+        };
+        host.checks.insert("c0", Standing::new(state, NOW));
+        let text = scraped(&hosts);
+        let labels = r#"{host="h0",check="c0",figure="used",subject="/",unit="bytes"}"#;
+        assert!(text.contains(&format!("check_figure{labels} 84.0\n")), "{text}");
+        assert!(text.contains(&format!("check_figure_limit{labels} 100.0\n")), "{text}");
+        assert_eq!((lines(&text, "check_figure{"), lines(&text, "check_figure_limit{")), (2, 1));
     }
 
     #[test]
