@@ -55,7 +55,7 @@ pub fn history(history: &HistoryReply, traits: Traits) -> String {
 fn series(series: &Series, plain: bool) -> Vec<Cell> {
     let runs_out = series.runs_out_s.map(|seconds| {
         let sure = series.confidence * 100.0;
-        format!("in {} ({sure:.0} % explained)", value::duration(seconds))
+        format!("in {} ({sure:.0} % sure)", value::duration(seconds))
     });
     vec![
         Cell::text(&series.check),

@@ -72,7 +72,7 @@ pub fn outlooks(outlooks: &[Outlook], traits: Traits) -> String {
     }
     let rows: Vec<_> = outlooks.iter().map(row).collect();
     let next = outlooks.iter().map(|o| o.next.as_str());
-    with_next(parts(&["RUNS OUT", "WHAT", "FIGURE", "EXPLAINED"], &rows, traits), next).concat()
+    with_next(parts(&["RUNS OUT", "WHAT", "FIGURE", "SURE"], &rows, traits), next).concat()
 }
 
 /// Rows with the command to type next below them: a line of its own, which can be copied.

@@ -1,7 +1,10 @@
-//! Where a figure goes: when it reaches its end, and how well the past explains that.
+//! Where a figure goes: when it reaches its end, and how sure that is.
 
 /// A trend needs so many points, and so much time.
 const LEAST: (usize, i64) = (6, 1_800_000_000);
+/// A line is as sure as it explains the past up to so many times its length ahead; further away the
+/// less, the further. From four times its length on it is a guess at most, below one half.
+const REACH: f64 = 2.0;
 /// Of a longer past every n-th point tells as much.
 const MOST: usize = 200;
 
@@ -19,7 +22,8 @@ pub struct Point {
 pub struct Trend {
     /// Seconds from the last point on.
     pub runs_out_s: f64,
-    /// Share of the variation that the line explains, 0 to 1.
+    /// How sure that is, 0 to 1: the share of the variation that the line explains, less where the end
+    /// is far away beside the past that was seen.
     pub confidence: f64,
 }
 
@@ -55,8 +59,10 @@ pub fn trend(points: impl ExactSizeIterator<Item = Point>, limit: f64) -> Option
     let mean = points.iter().map(|p| p.value).sum::<f64>() / points.len() as f64;
     let spread: f64 = points.iter().map(|p| (p.value - mean).powi(2)).sum();
     let error: f64 = points.iter().map(|p| (p.value - base - slope * seconds(p)).powi(2)).sum();
-    let confidence = if spread > 0.0 { (1.0 - error / spread).clamp(0.0, 1.0) } else { 0.0 };
-    Some(Trend { runs_out_s: (limit - last.value) / slope, confidence })
+    let explained = if spread > 0.0 { (1.0 - error / spread).clamp(0.0, 1.0) } else { 0.0 };
+    let runs_out_s = (limit - last.value) / slope;
+    let within_reach = (REACH * seconds(&last) / runs_out_s).min(1.0);
+    Some(Trend { runs_out_s, confidence: explained * within_reach })
 }
 
 fn median(values: &mut [f64]) -> Option<f64> {
@@ -103,6 +109,19 @@ mod tests {
         let long = towards(&line(0.000_01, &[0.0; 1_999])).expect("a trend");
         let left = 200.0 - 10.0 - 0.000_01 * 1_998.0 * 3600.0;
         assert!((long.runs_out_s - left / 0.000_01).abs() < 1.0, "{long:?}");
+    }
+
+    #[test]
+    fn half_an_hour_does_not_tell_what_is_in_six_days_however_straight_it_is() {
+        let minutes = |limit: f64| {
+            let point = |n: i32| Point { at_us: i64::from(n) * 60_000_000, value: f64::from(n) };
+            trend((0..31_i32).map(point), limit).expect("a trend")
+        };
+        let sure = |hours: f64| minutes(30.0 + hours * 60.0).confidence;
+        assert!(sure(0.5) > 0.999, "as far ahead as the past is long");
+        assert!(sure(1.0) > 0.999 && sure(1.5) < 0.7, "{} {}", sure(1.0), sure(1.5));
+        assert!(sure(2.5) < 0.5, "{}", sure(2.5));
+        assert!(sure(144.0) < 0.01, "{}", sure(144.0));
     }
 
     proptest! {
