@@ -50,15 +50,19 @@ impl Query {
     /// # Errors
     /// When it cannot be run.
     pub(super) async fn silence(&self) -> Result<Silence, Failure> {
-        let mut program = Program::new(JOURNALCTL)
+        self.why().output().await.map(|output| Silence::of(&output))
+    }
+
+    /// In the form for people: in all forms for programs, and in the bare one, journalctl keeps its hints to
+    /// itself.
+    fn why(&self) -> Program {
+        let program = Program::new(JOURNALCTL)
             .arg("--no-pager")
             .arg("--all")
-            .arg("--output=cat")
+            .arg("--output=short")
             .arg("--lines=1");
-        for unit in &self.units {
-            program = program.arg(format!("--unit={unit}"));
-        }
-        program.output().await.map(|output| Silence::of(&output))
+        let unit = |program: Program, unit| program.arg(format!("--unit={unit}"));
+        self.units.iter().fold(program, unit)
     }
 
     fn program(&self, from: &From) -> Program {
@@ -108,6 +112,8 @@ pub(super) enum Silence {
     NoJournal,
     /// The agent may not read all of it.
     Forbidden,
+    /// It has a file that journalctl cannot read, and nothing of these units in the others.
+    Damaged,
     /// It holds nothing of these units.
     NoUnit,
     /// It holds lines, and none that fits.
@@ -118,12 +124,15 @@ impl Silence {
     /// What journalctl's words mean; its locale is always the same.
     fn of(output: &Output) -> Self {
         let says = |text: &str| output.end.tail.iter().any(|line| line.contains(text));
+        // What is between dashes is about lines: that there are none, and which times there are.
+        let given = output.lines.iter().any(|line| !line.starts_with("-- "));
         match () {
             () if says("No journal files were found") => Self::NoJournal,
             () if says("insufficient permissions") || says("not seeing messages from other") => {
                 Self::Forbidden
             }
-            () if output.lines.iter().any(|line| line != "-- No entries --") => Self::NoneFits,
+            () if given => Self::NoneFits,
+            () if says("ignoring file") => Self::Damaged,
             () => Self::NoUnit,
         }
     }
@@ -140,6 +149,11 @@ impl Silence {
             Self::Forbidden => Some(
                 unknown("nothing can be told: the agent may not read the journal")
                     .why("it must run as root, or its user must be in the group systemd-journal"),
+            ),
+            Self::Damaged => Some(
+                unknown("nothing can be told: a file of the journal cannot be read")
+                    .why("it is damaged, as after a power failure, and the others hold no such line")
+                    .next("systemd status systemd-journald"),
             ),
             Self::NoUnit | Self::NoneFits => None,
         }
@@ -230,6 +244,12 @@ async fn spoken(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt as _,
+        path::Path,
+    };
+
     use super::*;
 
     /// A journalctl that prints that much on its two outputs.
@@ -249,6 +269,32 @@ mod tests {
         assert_eq!(silence(none, part).await, Silence::Forbidden);
         assert_eq!(silence(none, "").await, Silence::NoUnit);
         assert_eq!(silence("started\n", "").await, Silence::NoneFits);
+        let older = "%s Logs begin at Thu 2026-11-26 04:20:33 UTC. --\n%s No entries --\n";
+        assert_eq!(silence(&older.replace("%s", "--"), "").await, Silence::NoUnit);
+        let damaged = "Journal file /var/log/journal/x is truncated, ignoring file.\n";
+        assert_eq!(silence(none, damaged).await, Silence::Damaged);
+        assert_eq!(silence("started\n", damaged).await, Silence::NoneFits);
+    }
+
+    #[tokio::test]
+    async fn journalctl_itself_says_why_it_has_no_line() {
+        if !Path::new(JOURNALCTL).exists() {
+            return;
+        }
+        let directory = tempfile::tempdir().expect("directory");
+        let readable = Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), readable).expect("for everybody");
+        let query = Query { units: vec!["web.service".to_owned()], ..Query::default() };
+        let here = || query.why().arg(format!("--directory={}", directory.path().display()));
+        let why = async |program: Program| Silence::of(&program.output().await.expect("journalctl"));
+        assert_eq!(why(here()).await, Silence::NoJournal);
+        let file = directory.path().join("system.journal");
+        fs::write(&file, "").expect("a file without a journal in it");
+        assert_eq!(why(here()).await, Silence::Damaged);
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("for root alone");
+            assert_eq!(why(here().of_user(65534, 65534)).await, Silence::Forbidden);
+        }
     }
 
     #[tokio::test]
@@ -260,7 +306,7 @@ mod tests {
         for silence in [Silence::NoUnit, Silence::NoneFits] {
             assert_eq!(told("true", silence).await.expect("a journal"), []);
         }
-        for silence in [Silence::NoJournal, Silence::Forbidden] {
+        for silence in [Silence::NoJournal, Silence::Forbidden, Silence::Damaged] {
             let unread = told("true", silence).await.expect_err("nothing can be told");
             assert!(unread.message.starts_with("nothing can be told: "), "{unread:?}");
             assert!(!unread.hint.is_empty());
