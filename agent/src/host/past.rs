@@ -1,6 +1,6 @@
-//! Sizes that were measured before, so that one can tell how they grow, and since when something has been
-//! seen. A file for each thing in the agent's state directory, read when it is asked for: an idle agent
-//! holds none of it.
+//! Sizes that were measured before, so that one can tell how they grow, since when something has been
+//! seen, and what is known. A file for each thing in the agent's state directory, read when it is asked
+//! for: an idle agent holds none of it.
 
 use std::{
     collections::BTreeMap,
@@ -100,6 +100,42 @@ impl Past {
             tracing::warn!(%path, %error, "what is seen is not kept for the next time");
         }
         sizes.into_iter().map(|(n, f)| (n, i64::try_from(f).unwrap_or(now_us))).collect()
+    }
+
+    /// Keeps what is made of the look that is kept, and of no other: none when nobody looked. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn replace(&self, made: impl FnOnce(Option<Look>) -> Look) -> io::Result<()> {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = made(self.read().pop());
+        self.write(&[look])
+    }
+
+    /// Forgets what was kept longest ago of what the same operation looks at, this one excepted, where those
+    /// are more than so many. Blocks on the disk.
+    pub fn forget_others(&self, most: usize) {
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(((operation, _), directory)) = name.rsplit_once('-').zip(self.path.parent())
+        else {
+            return;
+        };
+        let same = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            *path != self.path && name.rsplit_once('-').is_some_and(|(of, _)| of == operation)
+        };
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let others = entries.map(|entry| entry.path()).filter(same);
+        let written = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+        let mut others: Vec<_> = others.map(|path| (written(&path), path)).collect();
+        others.sort();
+        for (_, path) in others.iter().rev().skip(most) {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "what was measured once is not forgotten");
+            }
+        }
     }
 
     /// Nothing when nobody looked, or when it was spoilt.
@@ -211,6 +247,34 @@ mod tests {
         assert_eq!(since(&["a", "b"], 30), [30, 20], "the clock was set back");
         assert_eq!(since(&[], 50), [] as [i64; 0]);
         assert_eq!(since(&["b"], 60), [60]);
+    }
+
+    #[test]
+    fn one_look_is_replaced_and_of_many_pasts_of_an_operation_the_oldest_are_forgotten() {
+        let directory = tempfile::tempdir().expect("directory");
+        let of = |n: u32| Past::of(directory.path(), "logs.errors", &n.to_string(), Duration::ZERO);
+        let other = past(directory.path(), "/");
+        other.look(look(1));
+        for n in 0..5 {
+            of(n)
+                .replace(|before| {
+                    assert_eq!(before, None);
+                    look(1)
+                })
+                .expect("kept");
+            of(n).forget_others(2);
+        }
+        let mut before = None;
+        of(4)
+            .replace(|kept| {
+                before = kept;
+                look(2)
+            })
+            .expect("kept");
+        assert_eq!((before, of(4).read()), (Some(look(1)), vec![look(2)]));
+        let files = fs::read_dir(directory.path().join("past")).expect("a directory");
+        assert_eq!(files.count(), 4, "three of this operation, and that of another one");
+        assert_eq!(other.read(), [look(1)]);
     }
 
     #[test]

@@ -152,7 +152,9 @@ impl Silence {
             ),
             Self::Damaged => Some(
                 unknown("nothing can be told: a file of the journal cannot be read")
-                    .why("it is damaged, as after a power failure, and the others hold no such line")
+                    .why(
+                        "it is damaged, as after a power failure, and the others hold no such line",
+                    )
                     .next("systemd status systemd-journald"),
             ),
             Self::NoUnit | Self::NoneFits => None,
@@ -286,7 +288,8 @@ mod tests {
         fs::set_permissions(directory.path(), readable).expect("for everybody");
         let query = Query { units: vec!["web.service".to_owned()], ..Query::default() };
         let here = || query.why().arg(format!("--directory={}", directory.path().display()));
-        let why = async |program: Program| Silence::of(&program.output().await.expect("journalctl"));
+        let why =
+            async |program: Program| Silence::of(&program.output().await.expect("journalctl"));
         assert_eq!(why(here()).await, Silence::NoJournal);
         let file = directory.path().join("system.journal");
         fs::write(&file, "").expect("a file without a journal in it");

@@ -1,11 +1,10 @@
 //! `logs.errors`: errors of log files, by kind of message.
 
 use std::{
-    collections::HashSet,
-    hash::{DefaultHasher, Hash, Hasher},
+    io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +17,8 @@ use hostler_proto::{
 };
 
 use super::{
-    counted::{Counted, KINDS, Kind},
+    counted::{Counted, Kind},
+    known::{self, New, News},
     packed::Packed,
     scan::scan,
     time::Times,
@@ -30,33 +30,10 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
-/// Sets of files of which it is remembered what was there.
-const REMEMBERED: usize = 64;
 /// Hours that are told.
 const HOURS: usize = 48;
 /// How often it is told how far it has come.
 const BEAT: Duration = Duration::from_millis(500);
-
-/// What was there when files were looked at last, and when that was, by a hash of what was asked for. It lasts
-/// as long as the agent runs.
-static LAST: Mutex<Vec<(u64, Last)>> = Mutex::new(Vec::new());
-
-/// A look.
-struct Last {
-    /// Microseconds since 1970.
-    at_us: i64,
-    /// Hashes of the templates that were known then.
-    known: HashSet<u64>,
-}
-
-/// What is new, and since which look.
-#[derive(Debug, Default)]
-struct News {
-    /// Hashes of templates.
-    kinds: HashSet<u64>,
-    /// When the same was asked for last, in microseconds since 1970; none the first time.
-    since_us: Option<i64>,
-}
 
 impl Probe for LogsErrors {
     async fn observe(request: LogsErrorsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -87,9 +64,19 @@ impl Probe for LogsErrors {
             return Err(Failure::new(ErrorCode::Cancelled, "logs.errors was cancelled"));
         }
         let now_us = cx.host.clock.now().as_microsecond();
-        let news = remember(&request, &counted, now_us);
+        let past = known::past(&cx.host.policy.state_dir, &request);
+        let compared = {
+            let request = request.clone();
+            blocking(move || {
+                let (news, kept) = known::remember(&past, &request, &counted, now_us);
+                Ok((counted, news, kept))
+            })
+        };
+        let (counted, news, kept) = compared.await?;
         let bytes = read.load(Ordering::Relaxed);
-        Ok(judge(&request, &opened, counted, unreadable, &news, bytes, now_us))
+        let mut findings: Vec<_> = unreadable.into_iter().map(unread).collect();
+        findings.extend(forgetful(news.since_us.is_none(), kept));
+        Ok(judge(&request, &opened, counted, findings, &news, bytes, now_us))
     }
 }
 
@@ -132,69 +119,61 @@ fn look(
     (opened, counted, unreadable)
 }
 
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+fn unread((path, why): (PathBuf, String)) -> Finding {
+    let path = path.display().to_string();
+    let summary = format!("{path} was not read to its end: {why}");
+    let finding = Finding::new(Status::Unknown, path, summary);
+    finding.why("errors may stand there that are not counted")
 }
 
-/// The templates that were not there when the same was asked for last; none the first time.
-fn remember(request: &LogsErrorsRequest, counted: &Counted, now_us: i64) -> News {
-    // A check and a person who look at the same files do not take each other's news away.
-    let asked = hash(&(&request.path, request.since_s, request.new_warning));
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = last.iter().position(|(key, _)| *key == asked).map(|at| last.remove(at).1);
-    let all = || counted.kinds.iter().map(|(template, kind)| (hash(template), kind.count));
-    let (news, known) = match before {
-        None => (News::default(), all().map(|(hash, _)| hash).collect()),
-        Some(Last { at_us, mut known }) => {
-            let kinds: HashSet<u64> =
-                all().map(|(hash, _)| hash).filter(|h| !known.contains(h)).collect();
-            // What is too rare to be told is still new when there is more of it.
-            let told = all().filter(|(_, count)| *count >= u64::from(request.new_warning));
-            known.extend(told.map(|(hash, _)| hash));
-            // Of an endless number of kinds those of now are the ones that count.
-            if known.len() > 2 * KINDS {
-                known = all().map(|(hash, _)| hash).collect();
-            }
-            (News { kinds, since_us: Some(at_us) }, known)
-        }
-    };
-    if last.len() == REMEMBERED {
-        last.remove(0);
-    }
-    last.push((asked, Last { at_us: now_us, known }));
-    news
+/// What is said where nothing can be kept, so that every look is the first one; one that is kept still
+/// serves when it cannot be replaced.
+fn forgetful(first: bool, kept: io::Result<()>) -> Option<Finding> {
+    let error = kept.err()?;
+    tracing::warn!(%error, "the kinds of errors are not kept for comparison");
+    first.then(|| {
+        let summary = format!("which errors are new cannot be told: {error}");
+        Finding::new(Status::Unknown, "new", summary)
+            .why("the kinds that are known are kept in the agent's state directory, which cannot be written")
+            .next("disk usage")
+    })
 }
 
 fn judge(
     request: &LogsErrorsRequest,
     paths: &[PathBuf],
     counted: Counted,
-    unreadable: Unreadable,
+    more: Vec<Finding>,
     news: &News,
     bytes: u64,
     now_us: i64,
 ) -> Answer<Report> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut kinds: Vec<(Vec<u8>, Kind)> = counted.kinds.into_iter().collect();
-    let new = |template: &Vec<u8>| news.kinds.contains(&hash(template));
+    let kinds =
+        counted.kinds.into_iter().map(|(template, kind)| (news.of(&template), template, kind));
+    let mut kinds: Vec<(Option<New>, Vec<u8>, Kind)> = kinds.collect();
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
     let ago = |at_us: i64| amount::span((now_us - at_us).max(0) as f64 / 1e6);
-    let ago = news.since_us.map(ago).unwrap_or_default();
+    let last = news.since_us.map(ago).unwrap_or_default();
     let bound =
         Bound::of(<LogsErrors as Operation>::NAME, "new-warning", request.new_warning.into());
     let bounds = Bounds::warning(bound, "");
-    kinds.sort_by(|(a, ka), (b, kb)| (new(b), kb.count, a).cmp(&(new(a), ka.count, b)));
+    kinds.sort_by(|(a, ta, ka), (b, tb, kb)| {
+        (b.is_some(), kb.count, ta).cmp(&(a.is_some(), ka.count, tb))
+    });
     let mut findings = Vec::new();
-    for (template, kind) in
-        kinds.iter().filter(|(t, k)| new(t) && k.count >= u64::from(request.new_warning))
-    {
+    for (new, template, kind) in &kinds {
+        let Some(New::Since(came_us)) = *new else { continue };
+        let why = match came_us == now_us {
+            true => format!("it was not there when these files were looked at last, {last} ago"),
+            // However rare it has become: it would come and go otherwise.
+            false => format!("it came up {} ago, and goes on", ago(came_us)),
+        };
         let template: String = text(template).chars().take(120).collect();
         let summary = format!("new, {} times: {template}", kind.count);
         let file = paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default();
         let finding = Finding::new(Status::Warning, &file, summary)
-            .why(format!("it was not there when these files were looked at last, {ago} ago"))
+            .why(why)
             .next(format!("logs tail {file} --match error"));
         #[expect(clippy::cast_precision_loss, reason = "a number of lines")]
         findings.push(bounds.told(finding, kind.count as f64, "lines"));
@@ -213,16 +192,11 @@ fn judge(
             .next(format!("logs tail {} --match error", request.path.join(" ")));
         findings.push(finding);
     }
-    for (path, why) in unreadable {
-        let path = path.display().to_string();
-        let summary = format!("{path} was not read to its end: {why}");
-        let finding = Finding::new(Status::Unknown, path, summary);
-        findings.push(finding.why("errors may stand there that are not counted"));
-    }
-    let told = kinds.iter().take(request.top as usize).map(|(template, kind)| ErrorKind {
+    findings.extend(more);
+    let told = kinds.iter().take(request.top as usize).map(|(new, template, kind)| ErrorKind {
         template: text(template),
         count: kind.count,
-        new: new(template),
+        new: new.is_some(),
         first: text(kind.first.as_ref().map_or(&[], |at| at.as_slice())),
         last: text(kind.last.as_ref().map_or(&[], |at| at.as_slice())),
         file: paths.get(kind.file).map(|p| p.display().to_string()).unwrap_or_default(),
@@ -292,18 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_since_the_last_look_comes_first_and_is_a_warning_when_it_is_frequent() {
+    fn what_is_new_comes_first_and_is_a_warning_while_it_goes_on() {
         let request = LogsErrorsRequest {
-            path: vec!["/only/for/this/test".into()],
+            path: vec!["/a.log".into()],
             top: 10,
             new_warning: 5,
+            new_for_s: 3600,
             ..LogsErrorsRequest::default()
         };
-        let now_us = std::cell::Cell::new(0);
+        let state = tempfile::tempdir().expect("directory");
+        let now_us = std::cell::Cell::new(1_700_000_000_000_000);
         let look = |templates: &[(&str, u64)]| {
             let counted = counted(templates);
             now_us.set(now_us.get() + 300_000_000);
-            let news = remember(&request, &counted, now_us.get());
+            let past = known::past(state.path(), &request);
+            let (news, kept) = known::remember(&past, &request, &counted, now_us.get());
+            kept.expect("kept");
             let paths = [PathBuf::from("/a.log")];
             judge(&request, &paths, counted, Vec::new(), &news, 0, now_us.get())
         };
@@ -316,15 +294,28 @@ mod tests {
             (Status::Warning, "new")
         );
         assert!(second.data.kinds[0].new && !second.data.kinds[1].new);
-        assert_eq!(second.data.new_since_s, Some(300.0));
+        #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+        let before = (now_us.get() - 300_000_000) as f64 / 1e6;
+        assert_eq!(second.data.new_since_s, Some(before));
         let found = &second.findings[0];
         assert!(found.why.ends_with("looked at last, 5 min ago"), "{}", found.why);
         assert_eq!(
             (found.value, found.warning, found.source.as_str()),
             (Some(7.0), Some(5.0), "default")
         );
-        assert_eq!(look(&[("old", 100), ("new", 9)]).status, Status::Ok);
-        assert_eq!(look(&[("old", 100), ("slow", 1)]).status, Status::Ok);
+        let third = look(&[("old", 100), ("new", 2)]);
+        assert_eq!(third.status, Status::Warning, "it goes on: {third:?}");
+        assert_eq!(third.findings[0].why, "it came up 5 min ago, and goes on");
+        assert_eq!(look(&[("old", 100), ("slow", 1)]).status, Status::Ok, "it is over");
         assert_eq!(look(&[("old", 100), ("slow", 9)]).status, Status::Warning, "it began slowly");
+    }
+
+    #[test]
+    fn where_nothing_can_be_kept_it_is_unknown_what_is_new() {
+        let denied = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        let first = forgetful(true, denied()).expect("a finding");
+        assert_eq!(first.status(), Status::Unknown);
+        assert_eq!(forgetful(false, denied()), None, "the older one serves");
+        assert_eq!(forgetful(true, Ok(())), None);
     }
 }

@@ -5,6 +5,7 @@ mod counted;
 mod ending;
 mod errors;
 mod follow;
+mod known;
 mod packed;
 mod scan;
 mod tail;
