@@ -127,6 +127,16 @@ impl<R> Answer<R> {
         self
     }
 
+    /// The same where the worst is that something is not known: what was seen beside it reads as if all were
+    /// well.
+    #[must_use]
+    pub fn unknown_first(self) -> Self {
+        match self.status {
+            Status::Unknown => self.summed_up(),
+            _ => self,
+        }
+    }
+
     /// Adds a number that is worth a history.
     #[must_use]
     pub fn figure(mut self, name: &str, subject: &str, value: f64, unit: &str) -> Self {
@@ -273,5 +283,26 @@ impl Context {
                 self.events.send(event).await.is_ok()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_said_first_where_nothing_is_worse() {
+        let of = |statuses: &[Status]| {
+            let findings = statuses
+                .iter()
+                .map(|status| Finding::new(*status, "t", format!("{status:?}").to_lowercase()));
+            let answer = Answer::ok("3 databases, 21 MiB", ());
+            findings.fold(answer, Answer::finding).unknown_first().summary
+        };
+        assert_eq!(of(&[]), "3 databases, 21 MiB");
+        assert_eq!(of(&[Status::Ok]), "3 databases, 21 MiB");
+        assert_eq!(of(&[Status::Unknown]), "unknown");
+        assert_eq!(of(&[Status::Ok, Status::Unknown]), "unknown, and 1 more findings");
+        assert_eq!(of(&[Status::Warning, Status::Unknown]), "3 databases, 21 MiB");
     }
 }

@@ -39,12 +39,14 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         .map(|(major, port)| {
             format!(
                 "[[postgres]]\nname = \"v{major}\"\nurl = \"postgres://probe@127.0.0.1:{port}/postgres\"\n\
-                 [[postgres]]\nname = \"blind{major}\"\nurl = \"postgres://blind@127.0.0.1:{port}/postgres\"\n"
+                 [[postgres]]\nname = \"blind{major}\"\nurl = \"postgres://blind@127.0.0.1:{port}/postgres\"\n\
+                 [[postgres]]\nname = \"barred{major}\"\nurl = \"postgres://probe@127.0.0.1:{port}/secret\"\n"
             )
         })
         .collect();
+    let gone = "[[postgres]]\nname = \"gone\"\nurl = \"postgres://probe@127.0.0.1:1/postgres\"\n";
     let file = fleet.path("stack.toml");
-    fs::write(&file, stack).expect("written");
+    fs::write(&file, stack + gone).expect("written");
     for (_, port) in &servers {
         psql(*port, "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION pgstattuple");
         psql(*port, "CREATE ROLE probe LOGIN; GRANT pg_monitor TO probe; CREATE ROLE blind LOGIN");
@@ -89,7 +91,9 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
             }
         }
     }
+    gone_servers(&fleet);
     for (major, port) in servers {
+        barred_roles(&fleet, major, port);
         growth(&fleet, major, port);
         hidden_databases(&fleet, major);
         blind_roles(&fleet, major);
@@ -143,9 +147,47 @@ fn blind_roles(fleet: &Fleet, major: u32) {
         assert_eq!(seen["status"], "unknown", "{major} {verb}: {seen}");
         let why = seen["findings"][0]["why"].as_str().unwrap_or_default();
         assert!(!why.is_empty(), "{major} {verb}: {seen}");
+        let (said, found) = (&seen["summary"], &seen["findings"]);
+        let said = said.as_str().expect("text").split(", and ").next().unwrap_or_default();
+        assert!(found.to_string().contains(&said.replace('"', "\\\"")), "{major} {verb}: {seen}");
     }
     let seen = ask(fleet, &["indexes", &server, "--scans", "0"], 3);
     assert!(seen["evidence"].to_string().contains("idx_scan <= 0 "), "{major}: {seen}");
+}
+
+const VERBS: [&str; 8] =
+    ["ping", "connections", "activity", "locks", "sizes", "bloat", "slow-queries", "indexes"];
+
+/// That a server is not there is one answer, with where it would be, whatever it is asked; what changes slowly
+/// is not known then.
+fn gone_servers(fleet: &Fleet) {
+    for (n, verb) in VERBS.iter().enumerate() {
+        let (code, status) = if n < 4 { (1, "critical") } else { (3, "unknown") };
+        let seen = ask(fleet, &[verb, "gone"], code);
+        assert_eq!((&seen["status"], &seen["data"]), (&status.into(), &Value::Null), "{seen}");
+        assert_eq!(seen["findings"][0]["next"], "systemd status postgresql", "{verb}: {seen}");
+        assert_eq!(seen["evidence"][0]["what"], "127.0.0.1:1, database postgres", "{seen}");
+    }
+}
+
+/// What the role may not do is UNKNOWN, with what to grant.
+fn barred_roles(fleet: &Fleet, major: u32, port: u16) {
+    for verb in VERBS {
+        let seen = ask(fleet, &[verb, &format!("barred{major}")], 3);
+        assert_eq!((&seen["status"], &seen["data"]), (&"unknown".into(), &Value::Null), "{seen}");
+        let why = seen["findings"][0]["why"].as_str().expect("text");
+        assert!(why.contains("GRANT CONNECT") && !why.contains("pg_monitor"), "{seen}");
+    }
+    psql(port, "REVOKE SELECT ON pg_catalog.pg_locks FROM PUBLIC");
+    for verb in ["locks", "sizes"] {
+        let seen = ask(fleet, &[verb, &format!("v{major}")], 3);
+        assert!(
+            seen["findings"][0]["why"].as_str().expect("text").contains("pg_monitor"),
+            "{seen}"
+        );
+        assert!(seen["evidence"].to_string().contains("pg_locks"), "it was asked: {seen}");
+    }
+    psql(port, "GRANT SELECT ON pg_catalog.pg_locks TO PUBLIC");
 }
 
 /// A limit of a role or of a database is none of the server.
@@ -241,6 +283,8 @@ fn locked_tables(fleet: &Fleet, major: u32, port: u16) {
         assert!(seen["data"]["tables"].to_string().contains("public.t"), "{major} {verb}: {seen}");
         let said = "locked and not looked at: public.locked";
         assert!(seen["findings"].to_string().contains(said), "{major} {verb}: {seen}");
+        // Of two things that are not known the summary names the first.
+        assert!(verb == "bloat" || seen["summary"] == said, "{major} {verb}: {seen}");
     }
     let seen = ask(fleet, &["indexes", &format!("v{major}")], 3);
     assert!(seen["findings"].to_string().contains("public.locked"), "{major}: {seen}");

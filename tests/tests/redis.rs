@@ -362,7 +362,7 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
         let file = fleet.path("password").display().to_string();
         let user = |user: &str| format!("username = \"{user}\"\npassword_file = \"{file}\"");
         let entries = ["pings", "half", "scans"].map(|name| server(name, own.port, &user(name)));
-        entries.concat()
+        entries.concat() + &server("gone", free_port(), "")
     });
     // The server answers: that much is known.
     let pings = asked(&fleet, &["redis", "status", "pings"], 3);
@@ -371,6 +371,9 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
         assert!(has_finding(&pings, command, "unknown"), "{command}: {pings}");
     }
     assert!(pings["data"]["ping_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{pings}");
+    for field in ["used_memory_bytes", "max_clients", "keys", "uptime_s", "celery_broker"] {
+        assert!(pings["data"][field].is_null(), "{field} was not measured: {pings}");
+    }
     let half = asked(&fleet, &["redis", "status", "half"], 3);
     let findings = half["findings"].as_array().cloned().unwrap_or_default();
     let bad = findings.iter().filter(|f| f["status"] != "ok").count();
@@ -378,13 +381,38 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     assert!(has_finding(&half, "CONFIG GET", "unknown"), "{half}");
     let slow = asked(&fleet, &["redis", "slow-log", "half"], 3);
     assert!(has_finding(&slow, "LATENCY LATEST", "unknown"), "{slow}");
+    assert!(slow["summary"].as_str().expect("text").contains("does not allow LATENCY"), "{slow}");
     let keys = asked(&fleet, &["redis", "big-keys", "scans"], 3);
     assert_eq!((&keys["data"]["scanned"], &keys["data"]["hidden"]), (&1.into(), &1.into()));
     assert!(keys["findings"][0]["summary"].as_str().expect("text").contains("1 of 2 keys"));
-    // Where there is nothing but what is forbidden, it is a failure that says so.
-    let monitor = asked(&fleet, &["redis", "monitor", "half", "--time", "1s"], 1);
-    assert_eq!(monitor["error"]["code"], "precondition-failed", "{monitor}");
-    assert!(monitor["error"]["hint"].as_str().expect("a hint").contains("ACL"), "{monitor}");
+    // Where there is nothing but what is forbidden, that is all that is said.
+    let alone: [&[&str]; 3] = [
+        &["monitor", "half", "--time", "1s"],
+        &["config", "maxmemory", "--server", "half"],
+        &["big-keys", "pings"],
+    ];
+    for words in alone {
+        let seen = asked(&fleet, &[&["redis"], words].concat(), 3);
+        assert_eq!((&seen["status"], &seen["data"]), (&"unknown".into(), &Value::Null), "{seen}");
+        assert!(seen["findings"][0]["why"].as_str().expect("text").contains("ACL"), "{seen}");
+        assert!(seen["summary"].as_str().expect("text").contains("NOPERM"), "{seen}");
+    }
+    let away: [&[&str]; 5] = [
+        &["status", "gone"],
+        &["monitor", "gone", "--time", "1s"],
+        &["config", "maxmemory", "--server", "gone"],
+        &["big-keys", "gone"],
+        &["slow-log", "gone"],
+    ];
+    for words in away {
+        let seen = asked(&fleet, &[&["redis"], words].concat(), 1);
+        assert_eq!((&seen["status"], &seen["data"]), (&"critical".into(), &Value::Null), "{seen}");
+        assert!(has_finding(&seen, "gone", "critical"), "{seen}");
+        assert!(
+            seen["evidence"][0]["what"].as_str().expect("text").contains("127.0.0.1"),
+            "{seen}"
+        );
+    }
 }
 
 /// An authority and a certificate of it for 127.0.0.1, in files.

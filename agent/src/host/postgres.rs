@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use hostler_proto::wire::{ErrorCode, Failure};
 use sqlx::{
     Connection as _, Executor as _,
     postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow},
@@ -68,6 +67,8 @@ pub enum Trouble {
     Hung(String),
     /// It does not let us in.
     Denied(String),
+    /// It knows the role, which may not connect to this database.
+    Barred(String),
     /// It has no free connection left.
     Full(String),
     /// The role, or the database, has as many connections as it may have; the server has more.
@@ -93,6 +94,9 @@ impl fmt::Display for Trouble {
                 write!(f, "does not answer: {why}")
             }
             Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
+            Self::Barred(why) => {
+                write!(f, "does not let the agent's role into the database: {why}")
+            }
             Self::Full(why) => write!(f, "has no free connection: {why}"),
             Self::Limited(why) => write!(f, "gives the agent no further connection: {why}"),
             Self::Taken => write!(f, "is asked by {AT_ONCE} other operations of this agent"),
@@ -114,6 +118,10 @@ impl Trouble {
             }
             Self::Hung(_) => "it hangs, or is stopped by a signal",
             Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
+            Self::Barred(_) => {
+                "GRANT CONNECT ON DATABASE ... TO the role of the stack file, or name another database in \
+                 the url of its [[postgres]]"
+            }
             Self::Full(_) => {
                 "on the host a superuser still gets in (psql as postgres, by \
                  superuser_reserved_connections): see pg_stat_activity, end what idles with \
@@ -130,24 +138,6 @@ impl Trouble {
             Self::Refused(_) => "look at the server's log",
             Self::Stack(_) => "look at its [[postgres]] in the stack file",
         }
-    }
-
-    /// The failure of an operation that cannot go on.
-    pub fn failure(&self, server: &str) -> Failure {
-        let code = match self {
-            Self::Unreachable(_)
-            | Self::Silent(_)
-            | Self::Hung(_)
-            | Self::Busy(_)
-            | Self::Full(_) => ErrorCode::Unreachable,
-            // It is not the policy that forbids it: what the server is told of the agent is to be mended.
-            Self::Denied(_) | Self::Forbidden(_) | Self::Stack(_) => ErrorCode::PreconditionFailed,
-            Self::Limited(_) => ErrorCode::LimitExceeded,
-            Self::Taken => ErrorCode::Busy,
-            Self::Slow(_) => ErrorCode::Timeout,
-            Self::Refused(_) => ErrorCode::HostFault,
-        };
-        Failure::new(code, format!("postgres \"{server}\" {self}")).hint(self.hint())
     }
 }
 
@@ -262,7 +252,11 @@ impl Session {
                 false => Trouble::Silent(format!("no connection within {after} s")),
             });
         };
-        let connection = connected?;
+        let connection = connected.map_err(|error| match Trouble::from(error) {
+            // Nothing was asked yet: it is the database that it may not use.
+            Trouble::Forbidden(said) => Trouble::Barred(said),
+            trouble => trouble,
+        })?;
         let took = began.elapsed();
         let asked = Vec::new();
         let mut session =

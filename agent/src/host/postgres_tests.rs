@@ -64,14 +64,6 @@ async fn a_server_is_never_asked_by_more_than_two_sessions_at_a_time() {
 }
 
 #[test]
-fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {
-    let said = "password authentication failed".to_owned();
-    for trouble in [Trouble::Denied(said.clone()), Trouble::Forbidden(said)] {
-        assert_eq!(trouble.failure("main").code(), ErrorCode::PreconditionFailed);
-    }
-}
-
-#[test]
 fn a_server_is_where_the_library_connects_to() {
     let socket = "/run/postgresql/.s.PGSQL.5433";
     for (url, expected) in [

@@ -77,7 +77,7 @@ impl Probe for GitStatus {
                 let finding = Finding::new(Status::Unknown, &request.path, summary).why(
                     "whether it differs from the commit cannot be told: let that user read it",
                 );
-                answer.finding(finding)
+                answer.finding(finding).unknown_first()
             }
         })
     }

@@ -44,7 +44,7 @@ impl Probe for HostNetworkIo {
         let unseen = unseen.map(|why| {
             Finding::new(Status::Unknown, "connections", "not every connection was seen").why(why)
         });
-        Ok(unseen.into_iter().fold(answer, Answer::finding))
+        Ok(unseen.into_iter().fold(answer, Answer::finding).unknown_first())
     }
 }
 

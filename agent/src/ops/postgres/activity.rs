@@ -6,10 +6,10 @@ use hostler_proto::{
     wire::{Failure, Finding},
 };
 
-use super::{entry, evidence, partial, statement::shown};
+use super::{done, entry, partial, statement::shown, unusable};
 use crate::{
     bounds::{Bound, Bounds},
-    host::postgres::{Session, integer, number, pids, text},
+    host::postgres::{Session, Trouble, integer, number, pids, text},
     operation::{Answer, Context, Probe},
 };
 
@@ -37,29 +37,34 @@ impl Probe for PostgresActivity {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
-        let mut session = Session::open(entry, "postgres.activity").await.map_err(failed)?;
-        let rows = session.rows_with(SQL, request.longer_s.into()).await.map_err(failed)?;
-        let sessions = rows.iter().map(|row| PgSession {
-            pid: u32::try_from(integer(row, "pid")).unwrap_or(0),
-            state: text(row, "state"),
-            transaction_s: number(row, "transaction").unwrap_or(0.0),
-            statement_s: number(row, "statement").unwrap_or(0.0),
-            wait: text(row, "wait"),
-            blocked_by: pids(row, "blocked_by"),
-            user: text(row, "usename"),
-            database: text(row, "datname"),
-            application: text(row, "application"),
-            client: text(row, "client"),
-            statement: shown(&text(row, "query"), &request.text),
-        });
-        let report =
-            Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() };
-        let answer = partial(judge(&entry.name, report, &request), &session);
-        let answer = evidence(answer, &session);
-        session.close().await;
-        Ok(answer)
+        let mut session = match Session::open(entry, "postgres.activity").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
+        let answer = match look(&mut session, &request).await {
+            Ok(report) => partial(judge(&entry.name, report, &request), &session),
+            Err(trouble) => unusable(entry, &trouble),
+        };
+        Ok(done(answer, session).await)
     }
+}
+
+async fn look(session: &mut Session, request: &PostgresActivityRequest) -> Result<Report, Trouble> {
+    let rows = session.rows_with(SQL, request.longer_s.into()).await?;
+    let sessions = rows.iter().map(|row| PgSession {
+        pid: u32::try_from(integer(row, "pid")).unwrap_or(0),
+        state: text(row, "state"),
+        transaction_s: number(row, "transaction").unwrap_or(0.0),
+        statement_s: number(row, "statement").unwrap_or(0.0),
+        wait: text(row, "wait"),
+        blocked_by: pids(row, "blocked_by"),
+        user: text(row, "usename"),
+        database: text(row, "datname"),
+        application: text(row, "application"),
+        client: text(row, "client"),
+        statement: shown(&text(row, "query"), &request.text),
+    });
+    Ok(Report { sessions: sessions.collect(), visibility: session.visibility().to_owned() })
 }
 
 /// Judges all sessions, of which there are no more than the server has connections, and tells the first

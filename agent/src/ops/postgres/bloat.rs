@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, evidence, locked::Locked, partial};
+use super::{done, entry, locked::Locked, partial, unseen};
 use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, number, text},
@@ -76,31 +76,34 @@ impl Probe for PostgresBloat {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        let failed = |t: Trouble| t.failure(&entry.name);
-        let mut session = Session::open(entry, "postgres.bloat").await.map_err(failed)?;
-        if flag(&session.row(STANDBY).await.map_err(failed)?, "standby") {
-            let answer = evidence(blind(&entry.name), &session);
-            session.close().await;
-            return Ok(answer);
-        }
-        let locked = Locked::look(&mut session).await.map_err(failed)?;
-        let (report, missing) = look(&mut session, &locked, &request, cx).await.map_err(failed)?;
-        let mut answer = partial(judge(&entry.name, report, &request), &session);
-        answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
-        if missing {
-            let finding = Finding::new(
-                Status::Unknown,
-                "pgstattuple",
-                "exact figures need the extension pgstattuple, which is not installed",
-            );
-            answer = answer.finding(
-                finding.why("CREATE EXTENSION pgstattuple, and GRANT pg_stat_scan_tables"),
-            );
-        }
-        let answer = evidence(answer, &session);
-        session.close().await;
-        Ok(answer)
+        let mut session = match Session::open(entry, "postgres.bloat").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unseen(entry, &trouble)),
+        };
+        let answer = ask(&mut session, &entry.name, &request, cx).await;
+        Ok(done(answer.unwrap_or_else(|trouble| unseen(entry, &trouble)), session).await)
     }
+}
+
+async fn ask(
+    session: &mut Session,
+    name: &str,
+    request: &PostgresBloatRequest,
+    cx: &Context,
+) -> Result<Answer<Report>, Trouble> {
+    if flag(&session.row(STANDBY).await?, "standby") {
+        return Ok(blind(name));
+    }
+    let locked = Locked::look(session).await?;
+    let (report, missing) = look(session, &locked, request, cx).await?;
+    let answer = partial(judge(name, report, request), session);
+    let answer = locked.finding(name).into_iter().fold(answer, Answer::finding);
+    let missing = missing.then(|| {
+        let summary = "exact figures need the extension pgstattuple, which is not installed";
+        Finding::new(Status::Unknown, "pgstattuple", summary)
+            .why("CREATE EXTENSION pgstattuple, and GRANT pg_stat_scan_tables")
+    });
+    Ok(missing.into_iter().fold(answer, Answer::finding))
 }
 
 /// Dead rows are counted where rows die, and a standby has no part in that: it would see none.

@@ -6,7 +6,7 @@ use hostler_proto::{
     wire::{Failure, Figure, Finding},
 };
 
-use super::{entry, evidence, partial, unusable};
+use super::{done, entry, partial, unusable};
 use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, integer, number, text},
@@ -52,11 +52,11 @@ impl Probe for PostgresConnections {
             Ok(session) => session,
             Err(trouble) => return Ok(unusable(entry, &trouble)),
         };
-        let report = look(&mut session).await.map_err(|t| t.failure(&entry.name))?;
-        let answer = partial(judge(&entry.name, report, &request), &session);
-        let answer = evidence(answer, &session);
-        session.close().await;
-        Ok(answer)
+        let answer = match look(&mut session).await {
+            Ok(report) => partial(judge(&entry.name, report, &request), &session),
+            Err(trouble) => unusable(entry, &trouble),
+        };
+        Ok(done(answer, session).await)
     }
 }
 

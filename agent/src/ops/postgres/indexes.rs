@@ -7,7 +7,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, evidence, locked::Locked};
+use super::{done, entry, locked::Locked, unseen};
 use crate::{
     amount::size,
     bounds::{Bound, Bounds},
@@ -84,17 +84,25 @@ impl Probe for PostgresIndexes {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        let failed = |t: Trouble| t.failure(&entry.name);
-        let mut session = Session::open(entry, "postgres.indexes").await.map_err(failed)?;
-        let locked = Locked::look(&mut session).await.map_err(failed)?;
-        let report = look(&mut session, &locked, &request).await.map_err(failed)?;
-        let answer = judge(&entry.name, &report, &request);
-        let answer = locked.finding(&entry.name).into_iter().fold(answer, Answer::finding);
-        let answer = Answer { data: report, ..answer };
-        let answer = evidence(answer, &session);
-        session.close().await;
-        Ok(answer)
+        let mut session = match Session::open(entry, "postgres.indexes").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unseen(entry, &trouble)),
+        };
+        let answer = ask(&mut session, &entry.name, &request).await;
+        Ok(done(answer.unwrap_or_else(|trouble| unseen(entry, &trouble)), session).await)
     }
+}
+
+async fn ask(
+    session: &mut Session,
+    name: &str,
+    request: &PostgresIndexesRequest,
+) -> Result<Answer<Report>, Trouble> {
+    let locked = Locked::look(session).await?;
+    let report = look(session, &locked, request).await?;
+    let answer = judge(name, &report, request);
+    let answer = locked.finding(name).into_iter().fold(answer, Answer::finding);
+    Ok(Answer { data: report, ..answer })
 }
 
 async fn look(

@@ -11,7 +11,7 @@ use hostler_proto::{
 
 use sqlx::postgres::PgRow;
 
-use super::{entry, evidence, partial, statement::shown, unusable};
+use super::{done, entry, partial, statement::shown, unusable};
 use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, integer, number, pids, text},
@@ -54,32 +54,39 @@ impl Probe for PostgresLocks {
             Ok(session) => session,
             Err(trouble) => return Ok(unusable(entry, &trouble)),
         };
-        let waits = waits(&mut session).await.map_err(|t| t.failure(&entry.name))?;
-        let mut report =
-            Report { visibility: session.visibility().to_owned(), ..Report::default() };
-        if !waits.is_empty() {
-            report.waiting = u32::try_from(waits.len()).unwrap_or(u32::MAX);
-            let sessions = session.rows(SESSIONS).await.map_err(|t| t.failure(&entry.name))?;
-            report.sessions = tree(&waits);
-            if let Some(orphan) = report.sessions.iter_mut().find(|node| node.pid == 0) {
-                let held = session.rows(PREPARED).await.map_err(|t| t.failure(&entry.name))?;
-                prepared(orphan, held.first(), held.len());
+        let answer = match look(&mut session, &request.text).await {
+            Ok(report) => {
+                let answer = judge(&entry.name, report, request.wait_s, request.critical_s);
+                partial(answer, &session)
             }
-            for node in &mut report.sessions {
-                let row = sessions.iter().find(|r| integer(r, "pid") == i64::from(node.pid));
-                let Some(row) = row else { continue };
-                node.state = text(row, "state");
-                node.user = text(row, "usename");
-                node.application = text(row, "application");
-                node.statement = shown(&text(row, "query"), &request.text);
-            }
-        }
-        let answer = judge(&entry.name, report, request.wait_s, request.critical_s);
-        let answer = partial(answer, &session);
-        let answer = evidence(answer, &session);
-        session.close().await;
-        Ok(answer)
+            Err(trouble) => unusable(entry, &trouble),
+        };
+        Ok(done(answer, session).await)
     }
+}
+
+async fn look(session: &mut Session, words: &str) -> Result<Report, Trouble> {
+    let waits = waits(session).await?;
+    let mut report = Report { visibility: session.visibility().to_owned(), ..Report::default() };
+    if waits.is_empty() {
+        return Ok(report);
+    }
+    report.waiting = u32::try_from(waits.len()).unwrap_or(u32::MAX);
+    let sessions = session.rows(SESSIONS).await?;
+    report.sessions = tree(&waits);
+    if let Some(orphan) = report.sessions.iter_mut().find(|node| node.pid == 0) {
+        let held = session.rows(PREPARED).await?;
+        prepared(orphan, held.first(), held.len());
+    }
+    for node in &mut report.sessions {
+        let row = sessions.iter().find(|r| integer(r, "pid") == i64::from(node.pid));
+        let Some(row) = row else { continue };
+        node.state = text(row, "state");
+        node.user = text(row, "usename");
+        node.application = text(row, "application");
+        node.statement = shown(&text(row, "query"), words);
+    }
+    Ok(report)
 }
 
 /// What is known of a transaction that no session holds.

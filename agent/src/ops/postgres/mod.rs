@@ -35,6 +35,7 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     let summary = format!("postgres \"{name}\" {trouble}");
     let status = match trouble {
         Trouble::Stack(_)
+        | Trouble::Barred(_)
         | Trouble::Forbidden(_)
         | Trouble::Slow(_)
         | Trouble::Limited(_)
@@ -61,6 +62,15 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     Answer { unmeasured: Some(why), ..answer }
 }
 
+/// The same of what changes slowly, and is seldom looked at: nothing is known of it. How bad it is that the
+/// server cannot be used ping says, and takes it back sooner.
+fn unseen<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
+    let mut answer = unusable(entry, trouble);
+    answer.status = Status::Unknown;
+    answer.findings.iter_mut().for_each(|finding| finding.set_status(Status::Unknown));
+    answer
+}
+
 /// The unit that the server runs in, where the stack file names it among what it needs.
 fn unit(entry: &Postgres) -> Option<&str> {
     let mut units = entry.after.iter().filter_map(|after| after.strip_prefix("unit:"));
@@ -83,10 +93,16 @@ fn place(url: &str) -> String {
     options(url).map_or_else(|_| "a url that cannot be read".to_owned(), |read| shown(&read))
 }
 
-/// Adds what the server was really asked.
-fn evidence<R>(answer: Answer<R>, session: &Session) -> Answer<R> {
-    let answer = answer.evidence("postgres", &session.place);
-    session.asked.iter().fold(answer, |answer, sql| answer.evidence("sql", sql))
+/// Ends the session, and adds what the server was really asked.
+async fn done<R>(answer: Answer<R>, session: Session) -> Answer<R> {
+    // What could not be measured tells its place already.
+    let answer = match answer.evidence.is_empty() {
+        true => answer.evidence("postgres", &session.place),
+        false => answer,
+    };
+    let answer = session.asked.iter().fold(answer, |answer, sql| answer.evidence("sql", sql));
+    session.close().await;
+    answer.unknown_first()
 }
 
 /// Adds that the role sees only a part, where it does: what is not seen is not well.
@@ -151,6 +167,21 @@ mod tests {
         let place = "127.0.0.1:5433, database app";
         assert_eq!(told("postgres://me:hunter2@127.0.0.1:5433/app?password=hunter2"), place);
         assert_eq!(told("postgres://me:hun/ter2@127.0.0.1/app"), "a url that cannot be read");
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_unknown_with_what_to_grant() {
+        let of = |trouble| unusable::<hostler_proto::ops::PostgresPing>(&entry(&[]), &trouble);
+        let forbidden = of(Trouble::Forbidden("permission denied for view v".into()));
+        assert_eq!(forbidden.status, Status::Unknown);
+        assert!(forbidden.findings[0].why.contains("pg_monitor"), "{forbidden:?}");
+        let barred = of(Trouble::Barred("permission denied for database \"app\"".into()));
+        assert_eq!(barred.status, Status::Unknown);
+        assert!(barred.findings[0].why.contains("GRANT CONNECT"), "{barred:?}");
+        let away = Trouble::Unreachable("refused".into());
+        let away = unseen::<hostler_proto::ops::PostgresSizes>(&entry(&[]), &away);
+        assert_eq!((away.status, away.findings[0].status()), (Status::Unknown, Status::Unknown));
+        assert_eq!(away.unmeasured, Some(Unmeasured::Away));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{entry, evidence, log, partial, replication, unusable};
+use super::{done, entry, log, partial, replication, unusable};
 use crate::{
     host::postgres::{Session, Trouble, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -26,23 +26,22 @@ impl Probe for PostgresPing {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        match ping(entry).await {
-            Ok((session, report, seen)) => {
-                let mut answer = judge(&entry.name, &log(entry), report, &request);
-                if !seen {
-                    answer = partial(answer, &session);
-                }
-                answer = evidence(answer, &session);
-                session.close().await;
-                Ok(answer)
+        let mut session = match Session::open(entry, "postgres.ping").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
+        let answer = match ping(&mut session).await {
+            Ok((report, seen)) => {
+                let answer = judge(&entry.name, &log(entry), report, &request);
+                if seen { answer } else { partial(answer, &session) }
             }
-            Err(trouble) => Ok(unusable(entry, &trouble)),
-        }
+            Err(trouble) => unusable(entry, &trouble),
+        };
+        Ok(done(answer, session).await)
     }
 }
 
-async fn ping(entry: &crate::stack::Postgres) -> Result<(Session, Report, bool), Trouble> {
-    let mut session = Session::open(entry, "postgres.ping").await?;
+async fn ping(session: &mut Session) -> Result<(Report, bool), Trouble> {
     let began = Instant::now();
     let row = session.row(SQL).await?;
     let mut report = Report {
@@ -54,8 +53,8 @@ async fn ping(entry: &crate::stack::Postgres) -> Result<(Session, Report, bool),
         tls: flag(&row, "tls"),
         ..Report::default()
     };
-    let seen = replication::look(&mut session, &mut report).await?;
-    Ok((session, report, seen))
+    let seen = replication::look(session, &mut report).await?;
+    Ok((report, seen))
 }
 
 fn judge(name: &str, log: &str, report: Report, request: &PostgresPingRequest) -> Answer<Report> {

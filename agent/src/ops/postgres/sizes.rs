@@ -8,13 +8,13 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, evidence, locked::Locked};
+use super::{done, entry, locked::Locked, unseen};
 use crate::{
     amount,
     host::{
         blocking,
         past::{Look, Past},
-        postgres::{Session, count, flag, text},
+        postgres::{Session, Trouble, count, flag, text},
     },
     operation::{Answer, Context, Probe},
 };
@@ -50,31 +50,14 @@ impl Probe for PostgresSizes {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        let failed = |t: crate::host::postgres::Trouble| t.failure(&entry.name);
-        let mut session = Session::open(entry, "postgres.sizes").await.map_err(failed)?;
-        let databases = session.rows(DATABASES).await.map_err(failed)?;
-        let locked = Locked::look(&mut session).await.map_err(failed)?;
-        let tables = TABLES.replace("OTHERS", &locked.others("c.oid"));
-        let most = request.top.max(COMPARED);
-        let tables = session.rows_with(&tables, most.into()).await.map_err(failed)?;
-        let (seen, hidden): (Vec<_>, Vec<_>) = databases.iter().partition(|row| flag(row, "seen"));
-        let hidden: Vec<String> = hidden.into_iter().map(|row| text(row, "datname")).collect();
-        let databases = seen.iter().map(|row| DatabaseSize {
-            name: text(row, "datname"),
-            bytes: count(row, "bytes"),
-            grown_bytes: None,
-        });
-        let tables = tables.iter().map(|row| TableSize {
-            table: text(row, "name"),
-            total_bytes: count(row, "total"),
-            heap_bytes: count(row, "heap"),
-            index_bytes: count(row, "indexes"),
-            toast_bytes: count(row, "toast"),
-            rows: count(row, "live"),
-            grown_bytes: None,
-        });
-        let mut report =
-            Report { databases: databases.collect(), tables: tables.collect(), since_s: None };
+        let mut session = match Session::open(entry, "postgres.sizes").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unseen(entry, &trouble)),
+        };
+        let (mut report, findings) = match look(&mut session, &entry.name, request.top).await {
+            Ok(seen) => seen,
+            Err(trouble) => return Ok(done(unseen(entry, &trouble), session).await),
+        };
         let now_us = cx.host.clock.now().as_microsecond();
         let past = Past::of(&cx.host.policy.state_dir, Self::NAME, &entry.name, APART);
         let look = Look { at_us: now_us, sizes: sizes(&report) };
@@ -94,14 +77,43 @@ impl Probe for PostgresSizes {
         #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
         let figures: Vec<_> =
             report.databases.iter().map(|d| (d.name.clone(), d.bytes as f64)).collect();
-        let mut answer = evidence(Answer::ok(summary, report), &session);
+        let mut answer = Answer::ok(summary, report);
         for (name, bytes) in figures {
             answer = answer.figure("size", &name, bytes, "bytes");
         }
-        session.close().await;
-        let findings = [unseen(&entry.name, &hidden), locked.finding(&entry.name)];
-        Ok(findings.into_iter().flatten().fold(answer, Answer::finding))
+        let answer = findings.into_iter().fold(answer, Answer::finding);
+        Ok(done(answer, session).await)
     }
+}
+
+/// What there is, and what is said of the rest.
+async fn look(
+    session: &mut Session,
+    name: &str,
+    top: u32,
+) -> Result<(Report, Vec<Finding>), Trouble> {
+    let databases = session.rows(DATABASES).await?;
+    let locked = Locked::look(session).await?;
+    let tables = TABLES.replace("OTHERS", &locked.others("c.oid"));
+    let tables = session.rows_with(&tables, top.max(COMPARED).into()).await?;
+    let (seen, unseen): (Vec<_>, Vec<_>) = databases.iter().partition(|row| flag(row, "seen"));
+    let names: Vec<String> = unseen.into_iter().map(|row| text(row, "datname")).collect();
+    let databases = seen.iter().map(|row| DatabaseSize {
+        name: text(row, "datname"),
+        bytes: count(row, "bytes"),
+        grown_bytes: None,
+    });
+    let tables = tables.iter().map(|row| TableSize {
+        table: text(row, "name"),
+        total_bytes: count(row, "total"),
+        heap_bytes: count(row, "heap"),
+        index_bytes: count(row, "indexes"),
+        toast_bytes: count(row, "toast"),
+        rows: count(row, "live"),
+        grown_bytes: None,
+    });
+    let report = Report { databases: databases.collect(), tables: tables.collect(), since_s: None };
+    Ok((report, [hidden(name, &names), locked.finding(name)].into_iter().flatten().collect()))
 }
 
 /// What is kept for comparison. A table's name has a dot, and a database's gets none in front of it.
@@ -144,7 +156,7 @@ fn grown(report: &Report, now_us: i64) -> Option<String> {
 }
 
 /// What is said of databases that are not seen: one of them may be the one that grows.
-fn unseen(server: &str, hidden: &[String]) -> Option<Finding> {
+fn hidden(server: &str, hidden: &[String]) -> Option<Finding> {
     let shown = hidden[..hidden.len().min(SHOWN)].join(", ");
     let more = if hidden.len() > SHOWN { ", ..." } else { "" };
     let summary = format!("the size of {} databases is not seen: {shown}{more}", hidden.len());
@@ -160,8 +172,8 @@ mod tests {
 
     #[test]
     fn databases_that_are_not_seen_are_named() {
-        assert_eq!(unseen("main", &[]), None);
-        let finding = unseen("main", &["app".to_owned(), "shop".to_owned()]).expect("a finding");
+        assert_eq!(hidden("main", &[]), None);
+        let finding = hidden("main", &["app".to_owned(), "shop".to_owned()]).expect("a finding");
         assert_eq!(finding.status(), Status::Unknown);
         assert_eq!(finding.next, "postgres sizes main");
         assert_eq!(finding.summary, "the size of 2 databases is not seen: app, shop");

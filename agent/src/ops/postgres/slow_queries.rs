@@ -6,7 +6,7 @@ use hostler_proto::{
     wire::{Failure, Finding, Status},
 };
 
-use super::{entry, evidence, partial};
+use super::{done, entry, partial, unseen};
 use crate::{
     amount,
     bounds::{Bound, Bounds},
@@ -57,44 +57,47 @@ impl Probe for PostgresSlowQueries {
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
         let entry = entry(&cx.host, &request.server)?;
-        let failed = |t: Trouble| t.failure(&entry.name);
-        let mut session = Session::open(entry, "postgres.slow-queries").await.map_err(failed)?;
-        let row = session.row(EXTENSION).await.map_err(failed)?;
-        let schema = text(&row, "schema");
-        let loaded = flag(&row, "loaded");
-        let hidden = flag(&row, "hidden");
-        if schema.is_empty() || !(loaded || hidden) {
-            let answer = evidence(absent(loaded || hidden), &session);
-            session.close().await;
-            return Ok(answer);
-        }
-        let (version, offered) = (text(&row, "version"), text(&row, "offered"));
-        if of(&version) < OLDEST {
-            let answer = evidence(outdated(&version), &session);
-            session.close().await;
-            return Ok(answer);
-        }
-        let report = match look(&mut session, &schema, of(&version), &request).await {
-            // The extension is there, and its library is not; that could not be seen beforehand.
-            Err(Trouble::Refused(said)) if said.contains("shared_preload_libraries") => {
-                let answer = evidence(absent(false), &session);
-                session.close().await;
-                return Ok(answer);
-            }
-            report => report.map_err(failed)?,
+        let mut session = match Session::open(entry, "postgres.slow-queries").await {
+            Ok(session) => session,
+            Err(trouble) => return Ok(unseen(entry, &trouble)),
         };
         let now_s = cx.host.clock.now().as_second();
-        let answer = partial(judge(&entry.name, report, &request, now_s), &session);
-        let mut answer = evidence(answer, &session);
-        session.close().await;
-        if of(&version) < INFO_CAME && of(&version) < of(&offered) {
-            let summary = format!("pg_stat_statements is {version}, the server offers {offered}");
-            let finding = Finding::new(Status::Ok, "pg_stat_statements", summary);
-            let why = format!("since when it counts only 1.9 tells: {UPDATE}, in this database");
-            answer = answer.finding(finding.why(why));
-        }
-        Ok(answer)
+        let answer = ask(&mut session, &entry.name, &request, now_s).await;
+        Ok(done(answer.unwrap_or_else(|trouble| unseen(entry, &trouble)), session).await)
     }
+}
+
+async fn ask(
+    session: &mut Session,
+    name: &str,
+    request: &PostgresSlowQueriesRequest,
+    now_s: i64,
+) -> Result<Answer<Report>, Trouble> {
+    let row = session.row(EXTENSION).await?;
+    let schema = text(&row, "schema");
+    let (loaded, hidden) = (flag(&row, "loaded"), flag(&row, "hidden"));
+    if schema.is_empty() || !(loaded || hidden) {
+        return Ok(absent(loaded || hidden));
+    }
+    let (version, offered) = (text(&row, "version"), text(&row, "offered"));
+    if of(&version) < OLDEST {
+        return Ok(outdated(&version));
+    }
+    let report = match look(session, &schema, of(&version), request).await {
+        // The extension is there, and its library is not; that could not be seen beforehand.
+        Err(Trouble::Refused(said)) if said.contains("shared_preload_libraries") => {
+            return Ok(absent(false));
+        }
+        report => report?,
+    };
+    let answer = partial(judge(name, report, request, now_s), session);
+    let old = of(&version) < INFO_CAME && of(&version) < of(&offered);
+    let old = old.then(|| {
+        let summary = format!("pg_stat_statements is {version}, the server offers {offered}");
+        let why = format!("since when it counts only 1.9 tells: {UPDATE}, in this database");
+        Finding::new(Status::Ok, "pg_stat_statements", summary).why(why)
+    });
+    Ok(old.into_iter().fold(answer, Answer::finding))
 }
 
 /// Judges what is slow each time; what takes the most time in all may be what the application is for.

@@ -14,13 +14,11 @@ use hostler_proto::{
 use redis::{Cmd, Pipeline, RedisResult};
 use tokio::time::Instant;
 
-use super::{entry, info::Info, kind};
+use super::{entry, info::Info, kind, unanswered, unusable};
 use crate::{
-    host::{
-        Host,
-        redis::{Server, Trouble},
-    },
+    host::redis::{Server, Trouble},
     operation::{Answer, Context, Probe},
+    stack::Redis,
 };
 
 /// Keys of one step of the scan.
@@ -38,122 +36,142 @@ impl Probe for RedisBigKeys {
         request: RedisBigKeysRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let (mut server, name, not_there) = place(&cx.host, &request.server).await?;
-        let failed = |trouble: Trouble| trouble.failure(&name);
-        let total: u64 = server.ask(&["DBSIZE"]).await.map_err(failed)?;
-        let limit = if request.limit == 0 { u64::MAX } else { request.limit };
-        let mut found = Found::new(request.top as usize);
-        let began = Instant::now();
-        let mut cursor: u64 = 0;
-        let mut walked: u64 = 0;
-        loop {
-            let mut scan = Cmd::new();
-            scan.arg("SCAN").arg(cursor).arg("COUNT").arg(STEP);
-            if !request.r#match.is_empty() {
-                scan.arg("MATCH").arg(&request.r#match);
-            }
-            server.note(&format!(
-                "SCAN 0 COUNT {STEP} MATCH {}, and so on",
-                match request.r#match.as_str() {
-                    "" => "*",
-                    pattern => pattern,
-                }
-            ));
-            let (next, keys): (u64, Vec<Vec<u8>>) = server.query(&scan).await.map_err(failed)?;
-            if !keys.is_empty() {
-                let mut sizes = Pipeline::with_capacity(keys.len());
-                for key in &keys {
-                    sizes.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
-                }
-                server.note(&format!("MEMORY USAGE of each, SAMPLES {SAMPLES}"));
-                // The scan shows keys that the user may not look at.
-                sizes.ignore_errors();
-                // A key may be gone since the scan saw it.
-                let sizes: Vec<RedisResult<Option<u64>>> =
-                    server.pipeline(&sizes).await.map_err(failed)?;
-                for (key, size) in keys.into_iter().zip(sizes) {
-                    match size.map_err(Trouble::from) {
-                        Ok(Some(size)) => found.add(key, size),
-                        Ok(None) => {}
-                        Err(Trouble::Forbidden(said)) => found.hide(said),
-                        Err(trouble) => return Err(failed(trouble)),
-                    }
-                }
-            }
-            cursor = next;
-            let looked = found.scanned + found.hidden;
-            cx.progress("looking at keys", looked, total, "keys");
-            if cursor == 0 || looked >= limit {
-                break;
-            }
-            // With a pattern the server looks at many more keys than it shows.
-            walked = walked.saturating_add(STEP as u64).max(looked);
-            let due = Duration::from_secs_f64(walked as f64 / f64::from(request.rate));
-            let early = due.saturating_sub(began.elapsed());
-            if !cx.pause(early).await {
-                break;
-            }
-        }
-        let mut types = Pipeline::new();
-        let said = std::mem::take(&mut found.said);
-        let (largest, mut data) = found.told(total);
-        for (_, key) in &largest {
-            types.cmd("TYPE").arg(key);
-        }
-        types.ignore_errors();
-        let types: Vec<RedisResult<String>> = match largest.is_empty() {
-            true => Vec::new(),
-            false => {
-                server.note("TYPE of those that are told");
-                server.pipeline(&types).await.map_err(failed)?
-            }
+        let primary = entry(&cx.host, &request.server)?;
+        let replica = match &primary.replica {
+            Some(name) => Some(entry(&cx.host, name)?),
+            None => None,
         };
-        let shown = |key: &[u8]| match std::str::from_utf8(key) {
-            Ok(text) => text.to_owned(),
-            Err(_) => key.escape_ascii().to_string(),
+        let (mut server, looked_at, not_there) = match place(primary, replica).await {
+            Ok(place) => place,
+            Err(trouble) => return Ok(unusable(primary, &trouble)),
         };
-        let key = |((bytes, key), r#type): ((u64, Vec<u8>), RedisResult<String>)| RedisKey {
-            key: shown(&key),
-            r#type: r#type.unwrap_or_default(),
-            bytes,
+        let answer = match walk(&mut server, &looked_at.name, &request, cx).await {
+            Ok(answer) => answer.evidence("redis", server.evidence()),
+            Err(trouble) => unanswered(looked_at, &trouble, server.evidence()),
         };
-        data.keys = largest.into_iter().zip(types).map(key).collect();
-        let first = data.keys.first().map_or(String::new(), |k| {
-            format!("; the largest is {} with {} KiB", k.key, k.bytes >> 10)
-        });
-        let mib = data.bytes >> 20;
-        let summary = format!("{} of {total} keys take {mib} MiB{first}", data.scanned);
-        data.looked_at = name;
-        let hidden = data.hidden;
-        let mut answer = Answer::ok(summary, data).evidence("redis", server.evidence());
-        if hidden > 0 {
-            let summary = format!("{hidden} of {total} keys may not be looked at");
-            let why =
-                format!("how large they are is not known: {said}; docs/checks.md has the ACL");
-            answer = answer.finding(Finding::new(Status::Unknown, "keys", summary).why(why));
-        }
-        Ok(not_there.into_iter().fold(answer, Answer::finding))
+        Ok(not_there.into_iter().fold(answer, Answer::finding).unknown_first())
     }
 }
 
-/// The server to look at, with its name: the replica that the stack file names for it, when that one
+/// Looks at every key.
+async fn walk(
+    server: &mut Server,
+    name: &str,
+    request: &RedisBigKeysRequest,
+    cx: &Context,
+) -> Result<Answer<Report>, Trouble> {
+    let total: u64 = server.ask(&["DBSIZE"]).await?;
+    let limit = if request.limit == 0 { u64::MAX } else { request.limit };
+    let mut found = Found::new(request.top as usize);
+    let began = Instant::now();
+    let mut cursor: u64 = 0;
+    let mut walked: u64 = 0;
+    loop {
+        let mut scan = Cmd::new();
+        scan.arg("SCAN").arg(cursor).arg("COUNT").arg(STEP);
+        if !request.r#match.is_empty() {
+            scan.arg("MATCH").arg(&request.r#match);
+        }
+        server.note(&format!(
+            "SCAN 0 COUNT {STEP} MATCH {}, and so on",
+            match request.r#match.as_str() {
+                "" => "*",
+                pattern => pattern,
+            }
+        ));
+        let (next, keys): (u64, Vec<Vec<u8>>) = server.query(&scan).await?;
+        if !keys.is_empty() {
+            let mut sizes = Pipeline::with_capacity(keys.len());
+            for key in &keys {
+                sizes.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
+            }
+            server.note(&format!("MEMORY USAGE of each, SAMPLES {SAMPLES}"));
+            // The scan shows keys that the user may not look at.
+            sizes.ignore_errors();
+            // A key may be gone since the scan saw it.
+            let sizes: Vec<RedisResult<Option<u64>>> = server.pipeline(&sizes).await?;
+            for (key, size) in keys.into_iter().zip(sizes) {
+                match size.map_err(Trouble::from) {
+                    Ok(Some(size)) => found.add(key, size),
+                    Ok(None) => {}
+                    Err(Trouble::Forbidden(said)) => found.hide(said),
+                    Err(trouble) => return Err(trouble),
+                }
+            }
+        }
+        cursor = next;
+        let looked = found.scanned + found.hidden;
+        cx.progress("looking at keys", looked, total, "keys");
+        if cursor == 0 || looked >= limit {
+            break;
+        }
+        // With a pattern the server looks at many more keys than it shows.
+        walked = walked.saturating_add(STEP as u64).max(looked);
+        let due = Duration::from_secs_f64(walked as f64 / f64::from(request.rate));
+        let early = due.saturating_sub(began.elapsed());
+        if !cx.pause(early).await {
+            break;
+        }
+    }
+    let mut types = Pipeline::new();
+    let said = std::mem::take(&mut found.said);
+    let (largest, mut data) = found.told(total);
+    for (_, key) in &largest {
+        types.cmd("TYPE").arg(key);
+    }
+    types.ignore_errors();
+    let types: Vec<RedisResult<String>> = match largest.is_empty() {
+        true => Vec::new(),
+        false => {
+            server.note("TYPE of those that are told");
+            server.pipeline(&types).await?
+        }
+    };
+    let shown = |key: &[u8]| match std::str::from_utf8(key) {
+        Ok(text) => text.to_owned(),
+        Err(_) => key.escape_ascii().to_string(),
+    };
+    let key = |((bytes, key), r#type): ((u64, Vec<u8>), RedisResult<String>)| RedisKey {
+        key: shown(&key),
+        r#type: r#type.unwrap_or_default(),
+        bytes,
+    };
+    data.keys = largest.into_iter().zip(types).map(key).collect();
+    let first = data.keys.first().map_or(String::new(), |k| {
+        format!("; the largest is {} with {} KiB", k.key, k.bytes >> 10)
+    });
+    let mib = data.bytes >> 20;
+    let summary = format!("{} of {total} keys take {mib} MiB{first}", data.scanned);
+    data.looked_at = name.to_owned();
+    let hidden = data.hidden;
+    let answer = Answer::ok(summary, data);
+    let hidden = (hidden > 0).then(|| {
+        let summary = format!("{hidden} of {total} keys may not be looked at");
+        let why = format!("how large they are is not known: {said}; docs/checks.md has the ACL");
+        Finding::new(Status::Unknown, "keys", summary).why(why)
+    });
+    Ok(hidden.into_iter().fold(answer, Answer::finding))
+}
+
+/// The server to look at, and which it is: the replica that the stack file names for it, when that one
 /// follows it; else itself, with what is to be said of that.
-async fn place(host: &Host, asked: &str) -> Result<(Server, String, Option<Finding>), Failure> {
-    let primary = entry(host, asked)?;
-    let mut itself = Server::connect(primary).await.map_err(|t| t.failure(&primary.name))?;
+async fn place<'h>(
+    primary: &'h Redis,
+    replica: Option<&'h Redis>,
+) -> Result<(Server, &'h Redis, Option<Finding>), Trouble> {
+    let mut itself = Server::connect(primary).await?;
     let info = itself.ask::<String>(&["INFO", "replication"]).await.unwrap_or_default();
     let own = Info::read(&info);
-    let Some(name) = &primary.replica else {
-        let name = primary.name.clone();
+    let name = &primary.name;
+    let Some(replica) = replica else {
         let unused = own.replication().into_iter().find(|r| r.role == "replica");
         let finding = unused.map(|replica| {
             let summary = format!("redis \"{name}\" has a replica, {}", replica.peer);
-            Finding::new(Status::Ok, &name, summary)
+            Finding::new(Status::Ok, name, summary)
                 .why("name it with replica in the stack file, and that one is looked at")
         });
-        return Ok((itself, name, finding));
+        return Ok((itself, primary, finding));
     };
-    let replica = entry(host, name)?;
     let looked = async {
         let mut server = Server::connect(replica).await?;
         let info: String = server.ask(&["INFO", "replication"]).await?;
@@ -161,14 +179,14 @@ async fn place(host: &Host, asked: &str) -> Result<(Server, String, Option<Findi
     };
     let why = match looked.await {
         Ok((server, info)) => match follows(&Info::read(&info), &own) {
-            Ok(()) => return Ok((server, replica.name.clone(), None)),
+            Ok(()) => return Ok((server, replica, None)),
             Err(why) => why.to_owned(),
         },
         Err(trouble) => format!("it {trouble}"),
     };
-    let summary = format!("\"{}\" itself was looked at, not its replica \"{name}\"", primary.name);
-    let finding = Finding::new(Status::Warning, name, summary).why(why);
-    Ok((itself, primary.name.clone(), Some(finding)))
+    let summary = format!("\"{name}\" itself was looked at, not its replica \"{}\"", replica.name);
+    let finding = Finding::new(Status::Warning, &replica.name, summary).why(why);
+    Ok((itself, primary, Some(finding)))
 }
 
 /// Whether a server is a replica of another one, by the history that both tell of; or why not.

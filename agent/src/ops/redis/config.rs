@@ -8,8 +8,11 @@ use hostler_proto::{
     wire::Failure,
 };
 
-use super::connect;
-use crate::operation::{Answer, Context, Probe};
+use super::{entry, unanswered, unusable};
+use crate::{
+    host::redis::Server,
+    operation::{Answer, Context, Probe},
+};
 
 /// How names of settings end that are secrets: `requirepass`, `masterauth` or `primaryauth`,
 /// `tls-key-file-pass`, and what modules call theirs. Whether they are set may be seen.
@@ -17,11 +20,17 @@ const SECRET: [&str; 5] = ["auth", "pass", "password", "secret", "token"];
 
 impl Probe for RedisConfig {
     async fn observe(request: RedisConfigRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
-        let (mut server, name) = connect(&cx.host, &request.server).await?;
-        let read: BTreeMap<String, String> = server
-            .ask(&["CONFIG", "GET", &request.pattern])
-            .await
-            .map_err(|trouble| trouble.failure(&name))?;
+        let entry = entry(&cx.host, &request.server)?;
+        let mut server = match Server::connect(entry).await {
+            Ok(server) => server,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
+        let read = server.ask(&["CONFIG", "GET", &request.pattern]).await;
+        let read: BTreeMap<String, String> = match read {
+            Ok(read) => read,
+            Err(trouble) => return Ok(unanswered(entry, &trouble, server.evidence())),
+        };
+        let name = &entry.name;
         let settings: Vec<_> = read.into_iter().map(setting).collect();
         let summary = match settings.as_slice() {
             [] => format!("redis \"{name}\" has no setting that matches \"{}\"", request.pattern),

@@ -20,7 +20,17 @@ impl<'a> Info<'a> {
     }
 
     pub(super) fn number(&self, key: &str) -> u64 {
-        self.text(key).parse().unwrap_or(0)
+        self.told(key).unwrap_or(0)
+    }
+
+    /// A number; none where it is not told.
+    pub(super) fn told(&self, key: &str) -> Option<u64> {
+        self.text(key).parse().ok()
+    }
+
+    /// Whether anything is told at all.
+    pub(super) fn says(&self) -> bool {
+        !self.0.is_empty()
     }
 
     pub(super) fn master(&self) -> String {

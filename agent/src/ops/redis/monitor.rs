@@ -11,8 +11,11 @@ use hostler_proto::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{connect, kind, words::told};
-use crate::operation::{Answer, Context, Probe};
+use super::{entry, kind, unanswered, unusable, words::told};
+use crate::{
+    host::redis::Server,
+    operation::{Answer, Context, Probe},
+};
 
 /// Pairs of command and kind that are told.
 const TOLD: usize = 50;
@@ -24,9 +27,16 @@ impl Probe for RedisMonitor {
         request: RedisMonitorRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let (server, name) = connect(&cx.host, &request.server).await?;
-        let place = server.place.clone();
-        let monitor = server.monitor().await.map_err(|t| t.failure(&name))?;
+        let entry = entry(&cx.host, &request.server)?;
+        let server = match Server::connect(entry).await {
+            Ok(server) => server,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
+        let asked = format!("{}: MONITOR", server.place);
+        let monitor = match server.monitor().await {
+            Ok(monitor) => monitor,
+            Err(trouble) => return Ok(unanswered(entry, &trouble, asked)),
+        };
         let mut lines = monitor.into_on_message::<String>();
         let began = Instant::now();
         let until = began + Duration::from_secs(request.time_s.into());
@@ -61,12 +71,13 @@ impl Probe for RedisMonitor {
             .map_or(String::new(), |c| format!("; most often {} {}", c.command, c.kind));
         let summary = format!("{seen} commands in {window_s:.1} s{most}");
         let data = Report { commands, seen, window_s };
-        let answer = Answer::ok(summary, data).evidence("redis", format!("{place}: MONITOR"));
+        let answer = Answer::ok(summary, data).evidence("redis", asked);
         let lost = lost.then(|| {
+            let name = &entry.name;
             let summary = format!("redis \"{name}\" ended the connection after {window_s:.1} s");
-            Finding::new(Status::Unknown, &name, summary).why("what came then was not seen")
+            Finding::new(Status::Unknown, name, summary).why("what came then was not seen")
         });
-        Ok(lost.into_iter().fold(answer, Answer::finding))
+        Ok(lost.into_iter().fold(answer, Answer::finding).unknown_first())
     }
 }
 

@@ -73,15 +73,15 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
     let bindings = match server.ask::<u64>(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await {
         Err(Trouble::Refused(said)) if said.starts_with("CLUSTERDOWN") => {
             cluster_down = Some(said);
-            0
+            None
         }
         // A replica without its master, or a part of a cluster that has these keys elsewhere.
-        Err(Trouble::Refused(said)) if ELSEWHERE.iter().any(|e| said.starts_with(e)) => 0,
+        Err(Trouble::Refused(said)) if ELSEWHERE.iter().any(|e| said.starts_with(e)) => None,
         Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => {
             hidden.push(("EXISTS", "whether Celery keeps its queues here"));
-            0
+            None
         }
-        bindings => bindings?,
+        bindings => Some(bindings?),
     };
     // Not every user may ask for it, and some providers hide it.
     let mut save_unknown = false;
@@ -123,8 +123,8 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
     let mut seen = info.seen();
     (seen.cluster_down, seen.replicas_short) = (cluster_down, replicas_short);
     seen.asked = server.evidence();
-    seen.report.ping_ms = if fastest.is_finite() { fastest } else { 0.0 };
-    seen.report.celery_broker = bindings > 0;
+    seen.report.ping_ms = fastest.is_finite().then_some(fastest);
+    seen.report.celery_broker = bindings.map(|bindings| bindings > 0);
     seen.stops_writes = stops;
     seen.save_unknown = save_unknown;
     seen.hidden = hidden;
@@ -177,25 +177,30 @@ impl Info<'_> {
                 false => self.text("redis_version"),
             }
             .to_owned(),
-            flavour: if valkey { "valkey" } else { "redis" }.to_owned(),
+            flavour: match self.says() {
+                true if valkey => "valkey",
+                true => "redis",
+                false => "",
+            }
+            .to_owned(),
             role: self.text("role").to_owned(),
-            uptime_s: self.number("uptime_in_seconds"),
-            used_memory_bytes: self.number("used_memory"),
-            max_memory_bytes: self.number("maxmemory"),
-            resident_bytes: self.number("used_memory_rss"),
+            uptime_s: self.told("uptime_in_seconds"),
+            used_memory_bytes: self.told("used_memory"),
+            max_memory_bytes: self.told("maxmemory"),
+            resident_bytes: self.told("used_memory_rss"),
             eviction_policy: self.text("maxmemory_policy").to_owned(),
-            evicted_keys: self.number("evicted_keys"),
-            clients: self.number("connected_clients"),
-            max_clients: self.number("maxclients"),
-            blocked_clients: self.number("blocked_clients"),
-            rejected_connections: self.number("rejected_connections"),
-            operations_per_s: self.number("instantaneous_ops_per_sec"),
+            evicted_keys: self.told("evicted_keys"),
+            clients: self.told("connected_clients"),
+            max_clients: self.told("maxclients"),
+            blocked_clients: self.told("blocked_clients"),
+            rejected_connections: self.told("rejected_connections"),
+            operations_per_s: self.told("instantaneous_ops_per_sec"),
             #[expect(clippy::cast_precision_loss, reason = "a share")]
             hit_percent: (asked > 0).then(|| hits as f64 * 100.0 / asked as f64),
-            keys: self.keys(),
-            unsaved_changes: self.number("rdb_changes_since_last_save"),
-            append_only: self.text("aof_enabled") == "1",
-            replicas: u32::try_from(self.number("connected_slaves")).unwrap_or(u32::MAX),
+            keys: self.says().then(|| self.keys()),
+            unsaved_changes: self.told("rdb_changes_since_last_save"),
+            append_only: self.told("aof_enabled").map(|enabled| enabled == 1),
+            replicas: self.told("connected_slaves").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             replication: self.replication(),
             #[expect(clippy::cast_precision_loss, reason = "a share")]
             fragmentation_percent: (self.number("used_memory") > 0

@@ -7,9 +7,9 @@ use hostler_proto::{
 };
 use redis::Value;
 
-use super::{connect, slow, words::told};
+use super::{entry, slow, unanswered, unusable, words::told};
 use crate::{
-    host::redis::Trouble,
+    host::redis::{Server, Trouble},
     operation::{Answer, Context, Probe},
 };
 
@@ -18,25 +18,17 @@ impl Probe for RedisSlowLog {
         request: RedisSlowLogRequest,
         cx: &Context,
     ) -> Result<Answer<Report>, Failure> {
-        let (mut server, name) = connect(&cx.host, &request.server).await?;
-        let failed = |trouble: Trouble| trouble.failure(&name);
-        let lines = request.lines.to_string();
+        let entry = entry(&cx.host, &request.server)?;
+        let mut server = match Server::connect(entry).await {
+            Ok(server) => server,
+            Err(trouble) => return Ok(unusable(entry, &trouble)),
+        };
         let mut hidden = Vec::new();
-        // What the user may not see is told, and the rest is shown all the same.
-        let log = server.ask::<Vec<Value>>(&["SLOWLOG", "GET", &lines]).await;
-        let log = visible(log, "SLOWLOG GET", &mut hidden).map_err(failed)?;
-        let length = server.ask::<u64>(&["SLOWLOG", "LEN"]).await;
-        let length = visible(length, "SLOWLOG LEN", &mut hidden).map_err(failed)?;
-        let events = server.ask::<Vec<(String, i64, f64, f64)>>(&["LATENCY", "LATEST"]).await;
-        // Some servers do not know it.
-        let events = visible(events, "LATENCY LATEST", &mut hidden).unwrap_or_default();
-        let commands: Vec<_> = log.iter().filter_map(command).collect();
-        let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
-            event,
-            at_s,
-            last_ms,
-            longest_ms,
-        });
+        let data = match look(&mut server, &request, &mut hidden).await {
+            Ok(data) => data,
+            Err(trouble) => return Ok(unanswered(entry, &trouble, server.evidence())),
+        };
+        let (name, commands) = (&entry.name, &data.commands);
         let slowest = commands.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms));
         let summary = match slowest {
             None if hidden.contains(&"SLOWLOG GET") => "slow commands cannot be seen".to_owned(),
@@ -48,7 +40,6 @@ impl Probe for RedisSlowLog {
                 slowest.command
             ),
         };
-        let data = Report { commands, events: events.collect(), length };
         let answer = Answer::ok(summary, data).evidence("redis", server.evidence());
         let hidden = hidden.into_iter().map(|command| {
             let summary = format!("redis \"{name}\" does not allow {command} to the agent");
@@ -56,10 +47,34 @@ impl Probe for RedisSlowLog {
                 .why("docs/checks.md has the ACL that it needs")
         });
         let now_s = cx.host.clock.now().as_second();
-        let slow = slow::judge(&name, &answer.data, &request, now_s);
+        let slow = slow::judge(name, &answer.data, &request, now_s);
         let answer = slow.into_iter().fold(answer, Answer::finding);
-        Ok(hidden.fold(answer, Answer::finding))
+        Ok(hidden.fold(answer, Answer::finding).unknown_first())
     }
+}
+
+/// What the user may not see is told, and the rest is shown all the same.
+async fn look(
+    server: &mut Server,
+    request: &RedisSlowLogRequest,
+    hidden: &mut Vec<&'static str>,
+) -> Result<Report, Trouble> {
+    let lines = request.lines.to_string();
+    let log = server.ask::<Vec<Value>>(&["SLOWLOG", "GET", &lines]).await;
+    let log = visible(log, "SLOWLOG GET", hidden)?;
+    let length = server.ask::<u64>(&["SLOWLOG", "LEN"]).await;
+    let length = visible(length, "SLOWLOG LEN", hidden)?;
+    let events = server.ask::<Vec<(String, i64, f64, f64)>>(&["LATENCY", "LATEST"]).await;
+    // Some servers do not know it.
+    let events = visible(events, "LATENCY LATEST", hidden).unwrap_or_default();
+    let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
+        event,
+        at_s,
+        last_ms,
+        longest_ms,
+    });
+    let commands = log.iter().filter_map(command).collect();
+    Ok(Report { commands, events: events.collect(), length })
 }
 
 /// The answer; nothing, and the command's name, where the user may not ask for it.

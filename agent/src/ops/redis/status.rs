@@ -3,23 +3,23 @@
 use hostler_proto::{
     operation::{Operation, RedisStatus},
     ops::{RedisStatus as Report, RedisStatusRequest},
-    wire::{Failure, Finding, Status},
+    wire::{Failure, Figure, Finding, Status},
 };
-use redis::IntoConnectionInfo as _;
 
 use super::{
     entry,
     room::room,
     seen::{Seen, look},
+    unusable,
 };
 use crate::{
     amount,
     bounds::{Bound, Bounds},
     host::{
         blocking,
-        redis::{Server, Trouble, whereabouts},
+        redis::{Server, whereabouts},
     },
-    operation::{Answer, Context, Probe, Unmeasured},
+    operation::{Answer, Context, Probe},
 };
 
 const NAME: &str = <RedisStatus as Operation>::NAME;
@@ -27,9 +27,6 @@ const NAME: &str = <RedisStatus as Operation>::NAME;
 const CRITICAL_PERCENT: f64 = 98.0;
 /// Where most defaults come from.
 const ALERTS: &str = "awesome-prometheus-alerts";
-/// What to do where the server asks for a password.
-const PASSWORD: &str = "write it to a file of mode 0600, and name that as password_file of a [[redis]] in \
-                        /etc/hostler/stack.toml; `hostler-agent discover` writes the rest";
 
 impl Probe for RedisStatus {
     async fn observe(request: RedisStatusRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -47,51 +44,14 @@ impl Probe for RedisStatus {
                 Ok(judge(&entry.name, seen, &request))
             }
             // That it cannot be used is what was found out.
-            Err(trouble) => {
-                let name = &entry.name;
-                let summary = format!("redis \"{name}\" {trouble}");
-                // Without a password nothing was tried that the server could be blamed for.
-                let no_password = entry.password_file.is_none();
-                let (status, why) = match trouble {
-                    Trouble::Denied(_) if no_password => (Status::Unknown, PASSWORD),
-                    Trouble::Stack(_) | Trouble::Forbidden(_) => (Status::Unknown, trouble.hint()),
-                    _ => (Status::Critical, trouble.hint()),
-                };
-                let finding = Finding::new(status, name, summary).why(why);
-                let finding = finding.next(match trouble {
-                    Trouble::Unreachable(_) | Trouble::Silent(_) => {
-                        "systemd status redis-server".to_owned()
-                    }
-                    Trouble::Hung(_) => {
-                        whereabouts(entry).map(|place| place.whose()).unwrap_or_default()
-                    }
-                    _ => String::new(),
-                });
-                let answer = Answer::unmeasured(finding).evidence("redis", place(&entry.url));
-                let why = match trouble {
-                    Trouble::Unreachable(_) => Unmeasured::Away,
-                    Trouble::Silent(_) => Unmeasured::Silent,
-                    Trouble::Hung(_) => Unmeasured::Hung,
-                    _ => Unmeasured::Otherwise,
-                };
-                Ok(Answer { unmeasured: Some(why), ..answer })
-            }
+            Err(trouble) => Ok(unusable(entry, &trouble)),
         }
-    }
-}
-
-/// Host, port and database of a URL; nothing of one that cannot be read, since nobody knows what stands
-/// where in it.
-fn place(url: &str) -> String {
-    match url.into_connection_info() {
-        Ok(info) => format!("{}, database {}", info.addr(), info.redis_settings().db()),
-        Err(_) => "a url that cannot be read".to_owned(),
     }
 }
 
 /// Whether it says of itself that it has no maxmemory.
 fn unlimited(report: &Report) -> bool {
-    !report.version.is_empty() && report.max_memory_bytes == 0
+    report.max_memory_bytes == Some(0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of memory and of clients")]
@@ -100,10 +60,8 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     let mut findings = Vec::new();
     let config = |pattern: &str| format!("redis config '{pattern}' --server {name}");
     let mut share =
-        |subject: &str, part: u64, whole: u64, bounds: Bounds, why: &str, next: &str| {
-            if whole == 0 {
-                return;
-            }
+        |subject: &str, part: Option<u64>, whole: u64, bounds: Bounds, why: &str, next: &str| {
+            let Some(part) = part.filter(|_| whole > 0) else { return };
             let percent = part as f64 * 100.0 / whole as f64;
             if let Some(status) = bounds.above(percent) {
                 let summary =
@@ -118,8 +76,9 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         Bounds::new(low, high.unless(NAME, critical.0, critical.1), ALERTS)
     };
     let policy = &report.eviction_policy;
+    let bounded = report.max_memory_bytes.is_some_and(|most| most > 0);
     let full = match policy.as_str() {
-        policy if policy.starts_with("volatile-") && report.max_memory_bytes > 0 => {
+        policy if policy.starts_with("volatile-") && bounded => {
             format!("when it is full every write is refused: no key has an expiry ({policy})")
         }
         _ if unlimited(report) => {
@@ -130,9 +89,9 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         _ => "when it is full every write is refused".to_owned(),
     };
     let used = report.used_memory_bytes;
-    let most = match (report.max_memory_bytes, seen.room) {
-        (0, room) => room.map_or(0, |room| used.saturating_add(room)),
-        (most, _) => most,
+    let most = match report.max_memory_bytes.filter(|most| *most > 0) {
+        Some(most) => most,
+        None => seen.room.map_or(0, |room| used.unwrap_or(0).saturating_add(room)),
     };
     let limit = Some(most as f64).filter(|_| most > 0 && !seen.evicts);
     let big = format!("redis big-keys {name}");
@@ -144,7 +103,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         );
         share("memory", used, most, bounds, &full, &big);
     }
-    let (clients, most) = (report.clients, report.max_clients);
+    let (clients, most) = (report.clients, report.max_clients.unwrap_or(0));
     let bounds = bounds(
         ("clients-warning-percent", request.clients_warning_percent),
         ("clients-critical-percent", request.clients_critical_percent),
@@ -225,22 +184,23 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     }
     let old = Bound::of(NAME, "snapshot-s", request.snapshot_s.into());
     let old = Bounds::critical(old, "awesome-prometheus-alerts (48 h)");
-    if let Some(age) = report.snapshot_age_s.filter(|_| !report.append_only).map(|age| age as f64)
+    if let Some(age) =
+        report.snapshot_age_s.filter(|_| report.append_only != Some(true)).map(|age| age as f64)
         && let Some(status) = old.above(age)
-        && report.unsaved_changes > 0
+        && report.unsaved_changes.is_some_and(|changes| changes > 0)
     {
         let summary = format!("the last snapshot of redis \"{name}\" is {} old", amount::span(age));
         let why = "a crash loses every change since";
         let finding = Finding::new(status, "snapshot", summary).why(why).next(journal);
         measured.push(old.told(finding, age, "s"));
     }
-    if report.celery_broker && policy.as_str() != "noeviction" && report.max_memory_bytes > 0 {
+    if report.celery_broker == Some(true) && policy.as_str() != "noeviction" && bounded {
         let summary =
             format!("redis \"{name}\" holds Celery's queues and may evict them ({policy})");
         let why = "tasks, and the bindings through which they are sent, vanish without a trace";
         found(Status::Warning, "eviction", summary, why, &config("maxmemory*"));
     }
-    let wasted = report.resident_bytes.saturating_sub(report.used_memory_bytes);
+    let wasted = report.resident_bytes.unwrap_or(0).saturating_sub(used.unwrap_or(0));
     let bound = Bound::of(NAME, "fragmentation-percent", request.fragmentation_percent.into());
     let larger = Bounds::warning(bound, "");
     if let Some(percent) = report.fragmentation_percent.filter(|_| wasted > request.wasted_bytes)
@@ -267,17 +227,24 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         };
         found(Status::Ok, "memory", summary, &why, &config("maxmemory*"));
     }
-    let mib = report.used_memory_bytes as f64 / f64::from(1 << 20);
-    let summary = match report.version.is_empty() {
-        true => format!("redis \"{name}\" answers"),
-        false => format!(
-            "{} {} ({}), {mib:.1} MiB, {} clients, {} keys",
-            report.flavour, report.version, report.role, report.clients, report.keys
+    let summary = match (report.version.is_empty(), used) {
+        (false, Some(used)) => format!(
+            "{} {} ({}), {:.1} MiB, {} clients, {} keys",
+            report.flavour,
+            report.version,
+            report.role,
+            used as f64 / f64::from(1 << 20),
+            clients.unwrap_or(0),
+            report.keys.unwrap_or(0)
         ),
+        _ => format!("redis \"{name}\" answers"),
     };
-    let used = report.used_memory_bytes as f64;
-    let (clients, most, rate) =
-        (report.clients as f64, report.max_clients as f64, report.operations_per_s as f64);
+    let most = report.max_clients.map(|most| most as f64);
+    let figures = [
+        ("memory", used, "bytes", limit),
+        ("clients", clients, "", most),
+        ("operations", report.operations_per_s, "/s", None),
+    ];
     findings.extend(measured);
     let answer = Answer::ok(summary, seen.report).evidence("redis", seen.asked);
     let answer = match seen.room {
@@ -285,19 +252,12 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         None => answer,
     };
     let notable = findings.iter().any(|f| f.status() != Status::Ok);
-    if answer.data.version.is_empty() {
-        return findings.into_iter().fold(answer, Answer::finding).summed_up();
-    }
-    let mut answer = answer
-        .figure("memory", "", used, "bytes")
-        .figure("clients", "", clients, "")
-        .figure("operations", "", rate, "/s");
-    if let Some(figure) = answer.figures.first_mut() {
-        figure.limit = limit;
-    }
-    if let Some(figure) = answer.figures.get_mut(1) {
-        figure.limit = Some(most);
-    }
+    let figure = |(name, value, unit, limit): (&str, Option<u64>, &str, Option<f64>)| {
+        let (name, unit, value) = (name.to_owned(), unit.to_owned(), value? as f64);
+        Some(Figure { name, unit, value, limit, ..Figure::default() })
+    };
+    let figures = figures.into_iter().filter_map(figure).collect();
+    let answer = Answer { figures, ..answer };
     let answer = findings.into_iter().fold(answer, Answer::finding);
     if notable { answer.summed_up() } else { answer }
 }
