@@ -129,6 +129,16 @@ impl Program {
         self
     }
 
+    /// What is run, for people.
+    pub fn argv(&self) -> String {
+        let mut argv = self.path.to_string();
+        for arg in &self.args {
+            argv.push(' ');
+            argv.push_str(&arg.to_string_lossy());
+        }
+        argv
+    }
+
     /// Runs it to its end, and takes what it prints.
     ///
     /// # Errors
@@ -152,11 +162,7 @@ impl Program {
     /// # Errors
     /// When there is no such program, or it cannot be started.
     pub fn start(self) -> Result<Running, Failure> {
-        let mut argv = self.path.to_string();
-        for arg in &self.args {
-            argv.push(' ');
-            argv.push_str(&arg.to_string_lossy());
-        }
+        let argv = self.argv();
         #[expect(clippy::disallowed_methods, reason = "this is the process runner")]
         let mut command = tokio::process::Command::new(&*self.path);
         command

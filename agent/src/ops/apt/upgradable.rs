@@ -31,6 +31,7 @@ impl Probe for AptUpgradable {
             .arg("Debug::NoLocking=1")
             .arg("dist-upgrade");
         let mut running = simulated.start()?;
+        let mut asked = vec![running.argv().to_owned()];
         let mut simulation = Simulation::default();
         while let Some(line) = running.line().await? {
             if let Line::Text(text) = line {
@@ -40,6 +41,7 @@ impl Probe for AptUpgradable {
         running.ended().await?;
         let Simulation { mut packages, mut phased, mut kept_back, .. } = simulation;
         let mut marked = Program::new("/usr/bin/apt-mark").arg("showhold").start()?;
+        asked.push(marked.argv().to_owned());
         let mut held = Vec::new();
         while let Some(line) = marked.line().await? {
             if let Line::Text(text) = line {
@@ -49,7 +51,7 @@ impl Probe for AptUpgradable {
         marked.ended().await?;
         kept_back.retain(|name| !held.contains(name));
         // Before 2.7 apt keeps phased updates back without a word; its policy tells them apart.
-        for name in in_phases(&kept_back).await? {
+        for name in in_phases(&kept_back, &mut asked).await? {
             kept_back.retain(|kept| *kept != name);
             phased.push(name);
         }
@@ -65,7 +67,8 @@ impl Probe for AptUpgradable {
             lists_days,
             reboot_required: Path::new("/run/reboot-required").exists(),
         };
-        Ok(judge(report, request.lists_days))
+        let answer = judge(report, request.lists_days);
+        Ok(asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
     }
 }
 
@@ -75,7 +78,7 @@ const DETAIL: &str = "apt upgradable";
 const ASKED: usize = 200;
 
 /// Those of some packages whose update reaches hosts one after the other, and not this one yet.
-async fn in_phases(names: &[String]) -> Result<Vec<String>, Failure> {
+async fn in_phases(names: &[String], asked: &mut Vec<String>) -> Result<Vec<String>, Failure> {
     let mut phased = Vec::new();
     if names.is_empty() {
         return Ok(phased);
@@ -85,6 +88,7 @@ async fn in_phases(names: &[String]) -> Result<Vec<String>, Failure> {
         policy = policy.arg(name);
     }
     let mut running = policy.start()?;
+    asked.push(running.argv().to_owned());
     let mut package = String::new();
     while let Some(line) = running.line().await? {
         let Line::Text(text) = line else { continue };
@@ -226,13 +230,9 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
     );
     let (all, security) = (count(report.packages.len()), report.security);
     let answer = Answer::ok(summary, report)
-        .evidence(
-            "argv",
-            "apt-get --simulate -o Debug::NoLocking=1 dist-upgrade; apt-mark showhold; apt-cache policy",
-        )
         .figure("upgradable", "", all.into(), "packages")
         .figure("security", "", security.into(), "packages");
-    findings.into_iter().fold(answer, Answer::finding)
+    findings.into_iter().fold(answer, Answer::finding).unknown_first()
 }
 
 #[cfg(test)]
@@ -267,6 +267,8 @@ mod tests {
     fn a_finding_names_the_operation_that_shows_all_of_it() {
         let report = Report { security: 1, lists_days: Some(0.1), ..Report::default() };
         assert_eq!(judge(report, 7).findings[0].next, "apt upgradable");
+        let never = judge(Report::default(), 7);
+        assert_eq!(never.summary, "the package lists were never brought up to date");
         let old = Report { lists_days: Some(8.0), ..Report::default() };
         let old = judge(old, 7).findings.remove(0);
         assert_eq!((old.value, old.warning), (Some(8.0 * DAY_S), Some(7.0 * DAY_S)));

@@ -35,15 +35,17 @@ impl Probe for PipOutdated {
         let all = &cx.host.stack.virtualenvs;
         let chosen = chosen(all, "virtualenv", &request.name, |v| &v.name)?;
         let mut report = Report::default();
-        let mut findings = Vec::new();
+        let (mut findings, mut asked) = (Vec::new(), Vec::new());
         for (done, entry) in (0..).zip(&chosen) {
             cx.progress(format!("asking pip of {}", entry.name), done, chosen.len() as u64, "");
             let seen = look(entry, cx).await?;
             findings.extend(seen.findings(&entry.name));
             report.environments.push(seen.environment);
             report.packages.extend(seen.packages);
+            asked.extend(seen.asked);
         }
-        Ok(judge(report, findings))
+        let answer = judge(report, findings);
+        Ok(asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
     }
 }
 
@@ -53,6 +55,8 @@ struct Seen {
     environment: PipEnvironment,
     packages: Vec<PipPackage>,
     unknown: Vec<Failure>,
+    /// What was run.
+    asked: Vec<String>,
 }
 
 impl Seen {
@@ -131,25 +135,27 @@ impl Environment {
     }
 
     async fn ask(&self, seen: &mut Seen, cx: &Context) -> Result<(), Failure> {
-        let version = self.run(&["-V"], cx).await?;
+        let version = self.run(&["-V"], &mut seen.asked, cx).await?;
         if version.end.code != Some(0) {
             return Err(version.end.failure());
         }
         let said = version.lines.first().map_or("", |l| l.trim_start_matches("Python ").trim());
         said.clone_into(&mut seen.environment.python);
 
-        let check = self.pip(&["check"], cx).await?;
+        let check = self.pip(&["check"], &mut seen.asked, cx).await?;
         match conflicts(&check) {
             Ok(conflicts) => seen.environment.conflicts = conflicts,
             Err(failure) => seen.unknown.push(failure),
         }
         // Without the index nothing would seem outdated.
-        let index = self.pip(&["-vv", "index", "versions", "pip", "--retries", "0"], cx).await?;
+        let index = ["-vv", "index", "versions", "pip", "--retries", "0"];
+        let index = self.pip(&index, &mut seen.asked, cx).await?;
         silent(&index.lines, &index.end)?;
-        let outdated =
-            self.pip(&["list", "--outdated", "--format=json", "--retries", "1"], cx).await?;
+        let outdated = ["list", "--outdated", "--format=json", "--retries", "1"];
+        let outdated = self.pip(&outdated, &mut seen.asked, cx).await?;
         silent(&outdated.lines, &outdated.end)?;
-        let direct = self.pip(&["list", "--not-required", "--format=json"], cx).await?;
+        let direct = ["list", "--not-required", "--format=json"];
+        let direct = self.pip(&direct, &mut seen.asked, cx).await?;
         let direct = listed(&direct)?;
         let name = &seen.environment.name;
         let packages = listed(&outdated)?.into_iter().map(|p| PipPackage {
@@ -167,19 +173,30 @@ impl Environment {
         Ok(())
     }
 
-    async fn pip(&self, arguments: &[&str], cx: &Context) -> Result<Output, Failure> {
+    async fn pip(
+        &self,
+        arguments: &[&str],
+        asked: &mut Vec<String>,
+        cx: &Context,
+    ) -> Result<Output, Failure> {
         let pip = ["-m", "pip", "--no-input", "--disable-pip-version-check", "--no-cache-dir"];
         let patience = ["--timeout", PATIENCE];
-        self.run(&[&pip[..], &patience, arguments].concat(), cx).await
+        self.run(&[&pip[..], &patience, arguments].concat(), asked, cx).await
     }
 
     /// Runs its Python: it takes no module from elsewhere, and writes none down compiled.
-    async fn run(&self, arguments: &[&str], cx: &Context) -> Result<Output, Failure> {
+    async fn run(
+        &self,
+        arguments: &[&str],
+        asked: &mut Vec<String>,
+        cx: &Context,
+    ) -> Result<Output, Failure> {
         let mut python = self.owner.program(self.python.clone()).arg("-I").arg("-B");
         for argument in arguments {
             python = python.arg(*argument);
         }
         let _turn = owner::turn().await;
+        asked.push(python.argv());
         cx.within(DEADLINE, "pip", python.output()).await
     }
 }
@@ -264,9 +281,7 @@ fn judge(report: Report, findings: Vec<Finding>) -> Answer<Report> {
     let summary = said.collect::<Vec<_>>().join("; ");
     let counts: Vec<_> =
         report.environments.iter().filter_map(|e| Some((e.name.clone(), e.outdated?))).collect();
-    let what = "as its owner, bin/python -I -B -m pip: check; -vv index versions pip; list \
-                --outdated; list --not-required";
-    let mut answer = Answer::ok(summary, report).evidence("argv", what);
+    let mut answer = Answer::ok(summary, report);
     for (name, count) in counts {
         answer = answer.figure("outdated", &name, count.into(), "packages");
     }
@@ -277,8 +292,12 @@ fn judge(report: Report, findings: Vec<Finding>) -> Answer<Report> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
-    use crate::host::exec::Program;
+    use crate::host::{Host, exec::Program};
 
     /// What a program printed on both outputs.
     async fn said(out: &str, errors: &str, code: u32) -> Output {
@@ -321,6 +340,33 @@ mod tests {
         assert_eq!(conflicts(&said(needs, "", 1).await).expect("told").len(), 1);
         assert_eq!(conflicts(&said("No broken requirements found.\n", "", 0).await), Ok(vec![]));
         assert!(conflicts(&said("", "No module named pip", 1).await).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_really_run_is_told() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().canonicalize().expect("real");
+        // Whoever it is run as may see it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("for everybody");
+        fs::write(path.join("pyvenv.cfg"), "").expect("written");
+        fs::create_dir(path.join("bin")).expect("a directory");
+        let python = path.join("bin/python");
+        std::os::unix::fs::symlink("/bin/echo", &python).expect("a link");
+        let mut host = Host::showing(Path::new("/nonexistent"));
+        host.policy.paths = vec![path.clone()];
+        let after = Vec::new();
+        host.stack.virtualenvs = vec![Virtualenv { name: "app".into(), path, after }];
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let answer = PipOutdated::observe(PipOutdatedRequest::default(), &cx).await;
+        let evidence = answer.expect("an answer").evidence;
+        let run = format!("{} -I -B ", python.display());
+        assert!(evidence.iter().all(|e| e.kind == "argv" && e.what.contains(&run)), "{evidence:?}");
+        let ends =
+            ["-V", " check", " index versions pip --retries 0", "--retries 1", "--format=json"];
+        let ended: Vec<_> =
+            evidence.iter().zip(ends).map(|(e, end)| e.what.ends_with(end)).collect();
+        assert_eq!(ended, [true; 5], "{evidence:?}");
     }
 
     fn package(name: &str, jump: &str, direct: bool) -> PipPackage {

@@ -58,7 +58,7 @@ impl Probe for PnpmOutdated {
         let all = &cx.host.stack.frontends;
         let chosen = chosen(all, "frontend", &request.name, |f| &f.name)?;
         let mut report = Report::default();
-        let mut findings = Vec::new();
+        let (mut findings, mut asked) = (Vec::new(), Vec::new());
         for (done, entry) in (0..).zip(&chosen) {
             cx.progress(format!("asking pnpm of {}", entry.name), done, chosen.len() as u64, "");
             let mut frontend = PnpmFrontend {
@@ -66,7 +66,7 @@ impl Probe for PnpmOutdated {
                 path: entry.path.display().to_string(),
                 ..PnpmFrontend::default()
             };
-            match ask(entry, &mut frontend, cx).await {
+            match ask(entry, &mut frontend, &mut asked, cx).await {
                 Ok(packages) => {
                     frontend.outdated = u32::try_from(packages.len()).ok();
                     report.packages.extend(packages);
@@ -86,13 +86,15 @@ impl Probe for PnpmOutdated {
             }
             report.frontends.push(frontend);
         }
-        Ok(judge(report, findings))
+        let answer = judge(report, findings);
+        Ok(asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
     }
 }
 
 async fn ask(
     entry: &Frontend,
     frontend: &mut PnpmFrontend,
+    asked: &mut Vec<String>,
     cx: &Context,
 ) -> Result<Vec<PnpmPackage>, Failure> {
     let place = Place::open(entry, cx).await?;
@@ -119,6 +121,7 @@ async fn ask(
         pnpm = pnpm.arg("--recursive");
     }
     let _turn = owner::turn().await;
+    asked.push(format!("{} (in {})", pnpm.argv(), place.path.display()));
     let output = cx.within(DEADLINE, "pnpm", pnpm.output()).await?;
     read(&entry.name, &output)
 }
@@ -266,8 +269,7 @@ fn judge(report: Report, findings: Vec<Finding>) -> Answer<Report> {
     let summary = said.collect::<Vec<_>>().join("; ");
     let counts: Vec<_> =
         report.frontends.iter().filter_map(|f| Some((f.name.clone(), f.outdated?))).collect();
-    let mut answer = Answer::ok(summary, report)
-        .evidence("argv", "as its owner and in its directory, pnpm outdated --format json");
+    let mut answer = Answer::ok(summary, report);
     for (name, count) in counts {
         answer = answer.figure("outdated", &name, count.into(), "packages");
     }
@@ -278,8 +280,34 @@ fn judge(report: Report, findings: Vec<Finding>) -> Answer<Report> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
-    use crate::host::exec::Program;
+    use crate::host::{Host, exec::Program};
+
+    #[tokio::test]
+    async fn what_was_really_run_is_told_and_where() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().canonicalize().expect("real");
+        for (name, content) in
+            [("package.json", "{}"), ("pnpm-lock.yaml", ""), ("pnpm-workspace.yaml", "packages:\n")]
+        {
+            fs::write(path.join(name), content).expect("written");
+        }
+        let mut host = Host::showing(Path::new("/nonexistent"));
+        host.policy.paths = vec![path.clone()];
+        let (name, pnpm, after) = ("web".to_owned(), Some("/bin/echo".into()), Vec::new());
+        host.stack.frontends = vec![Frontend { name, path: path.clone(), pnpm, after }];
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let answer = PnpmOutdated::observe(PnpmOutdatedRequest::default(), &cx).await;
+        let evidence = answer.expect("an answer").evidence;
+        let end = format!("/bin/echo outdated --format json --recursive (in {})", path.display());
+        assert_eq!(evidence.len(), 1);
+        assert!(evidence[0].what.ends_with(&end), "{evidence:?}");
+    }
 
     async fn said(out: &str, errors: &str, code: u32) -> Output {
         let script = "printf %s \"$1\"; printf %s \"$2\" >&2; exit \"$3\"";
