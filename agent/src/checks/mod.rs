@@ -2,6 +2,7 @@
 //!
 //! - [`definition`]: which checks there are; [`course`]: soft and hard states
 //! - [`renewal`]: the list made anew while they run
+//! - [`timing`]: when a check runs next
 //! - [`memory`]: what survives a restart; [`report`]: what controllers are told
 //!
 //! A check runs through the same dispatch as a controller's request, so the host's policy holds.
@@ -11,6 +12,7 @@ pub mod definition;
 mod memory;
 mod renewal;
 mod report;
+mod timing;
 
 use std::{
     collections::BTreeMap,
@@ -96,8 +98,8 @@ struct State {
     checks: Vec<Arc<Check>>,
     /// How often the list was made anew.
     renewals: u64,
-    /// What ends each check that runs.
-    ends: BTreeMap<String, CancellationToken>,
+    /// What each check that runs can be told.
+    running: BTreeMap<String, Running>,
     memory: Memory,
     /// What is left of the runs of each check, also where it is another one meanwhile.
     left: BTreeMap<String, Lingering>,
@@ -105,6 +107,14 @@ struct State {
     seen: BTreeMap<String, Seen>,
     /// Counts up with every result.
     runs: u64,
+}
+
+/// A check that runs at its intervals.
+#[derive(Debug)]
+struct Running {
+    end: CancellationToken,
+    /// Something that it needs has recovered.
+    soon: Arc<Notify>,
 }
 
 /// A result.
@@ -148,8 +158,8 @@ impl Checks {
         }
         let saved = watch::Sender::new(memory.last());
         let checks = checks.into_iter().map(Arc::new).collect();
-        let (ends, left, seen) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let state = Mutex::new(State { checks, renewals: 0, ends, left, memory, seen, runs: 0 });
+        let (running, left, seen) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(State { checks, renewals: 0, running, left, memory, seen, runs: 0 });
         let inner = Inner {
             dispatcher,
             clock,
@@ -191,26 +201,28 @@ impl Checks {
 
     fn begin(&self, check: Arc<Check>, tasks: &TaskTracker, seed: &str, stop: &CancellationToken) {
         let (this, stop, seed) = (self.clone(), stop.child_token(), seed.to_owned());
-        self.state().ends.insert(check.name.to_string(), stop.clone());
+        let soon = Arc::new(Notify::new());
+        let running = Running { end: stop.clone(), soon: Arc::clone(&soon) };
+        self.state().running.insert(check.name.to_string(), running);
         tasks.spawn(async move {
             tokio::select! {
                 // Of a check that was ended no result counts.
                 biased;
                 () = stop.cancelled() => {}
-                () = this.keep_checking(&check, &seed) => {}
+                () = this.keep_checking(&check, &seed, &soon) => {}
             }
         });
     }
 
-    async fn keep_checking(&self, check: &Check, seed: &str) {
+    async fn keep_checking(&self, check: &Check, seed: &str, soon: &Notify) {
         let mut hasher = DefaultHasher::new();
         (seed, check.name.as_str()).hash(&mut hasher);
         let spread = SETTLE.min(check.pace.interval);
-        let wait = spread.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
-        let mut due = Instant::now() + wait;
+        let spread = spread.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
+        let mut due = Instant::now() + spread;
         let left = self.state().left.entry(check.name.to_string()).or_default().clone();
         loop {
-            tokio::time::sleep_until(due).await;
+            due = self.until_due(check, due, spread, soon).await;
             let (slots, holds_up) = match check.deadline >= MINUTES {
                 true => (&self.0.heavy, HOLDS_UP_HEAVY),
                 false => (&self.0.slots, HOLDS_UP),
@@ -224,8 +236,7 @@ impl Checks {
                 Ok(result) => result,
                 Err(_) => running.await,
             };
-            let soft = self.take(check, result);
-            let wait = if soft { check.pace.retry } else { check.pace.interval };
+            let wait = self.take(check, result);
             // A run that took longer than the interval does not make the next ones pile up.
             due = (due + wait).max(Instant::now());
         }
@@ -270,16 +281,17 @@ impl Checks {
         }
     }
 
-    /// Takes a result into account; true when it is not hard yet.
-    fn take(&self, check: &Check, result: Result) -> bool {
+    /// Takes a result into account; how long it is waited for the next one.
+    fn take(&self, check: &Check, result: Result) -> Duration {
         let now = self.0.clock.now().as_microsecond();
         let mut state = self.state();
         let name = check.name.to_string();
         let Result { health, summary, findings, figures } = result;
         let summary: String = summary.chars().take(SUMMARY).collect();
         let course = state.memory.courses.entry(name.clone()).or_insert_with(|| Course::new(now));
+        let before = course.now;
         let turn = course.take(health, check.pace.attempts, now);
-        let soft = course.soft();
+        let wait = timing::next(check.pace, course);
         let stands = course.hard == health && health != Health::Ok;
         match stands {
             true => state.memory.said.insert(name.clone(), Words::new(&summary, &findings)),
@@ -295,8 +307,11 @@ impl Checks {
         }
         state.runs += 1;
         let run = state.runs;
+        if timing::recovered(before, health) {
+            state.look_again_after(&name);
+        }
         state.seen.insert(name, Seen { run, at_us: now, summary, findings, figures });
-        soft
+        wait
     }
 
     /// Saves the memory; what is saved may be told.

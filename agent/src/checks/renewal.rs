@@ -66,8 +66,8 @@ impl Checks {
 
 impl State {
     fn end(&mut self, name: &str) {
-        if let Some(end) = self.ends.remove(name) {
-            end.cancel();
+        if let Some(running) = self.running.remove(name) {
+            running.end.cancel();
         }
     }
 }

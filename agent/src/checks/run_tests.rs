@@ -96,15 +96,14 @@ async fn first_runs_are_spread_and_on_every_host_in_another_way() {
     assert_ne!(one, other);
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_bad_and_not_hard_yet_is_looked_at_again_sooner() {
+/// Seconds between the first runs of a check with an interval, which is never well.
+async fn between_runs(interval: Duration, runs: usize) -> Vec<u64> {
     let directory = tempfile::tempdir().expect("directory");
-    let (minute, retry) = (Duration::from_secs(60), Duration::from_secs(10));
-    let list = vec![absent("absent", minute, retry)];
+    let list = vec![absent("absent", interval, Duration::from_secs(10))];
     let (checks, stop) = (checks(directory.path(), list, Vec::new()), CancellationToken::new());
     checks.start(&TaskTracker::new(), "web-1", &stop);
     let (mut at, mut last) = (Vec::new(), 0);
-    while at.len() < 5 {
+    while at.len() < runs {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let ran = checks.ran("absent");
         if ran > last {
@@ -112,9 +111,51 @@ async fn what_is_bad_and_not_hard_yet_is_looked_at_again_sooner() {
             last = ran;
         }
     }
-    let between: Vec<u64> =
-        at.windows(2).map(|pair| ((pair[1] - pair[0]).as_secs_f64()).round() as u64).collect();
-    assert_eq!(between, [10, 10, 60, 60], "hard with the third");
+    stop.cancel();
+    at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64().round() as u64).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_bad_is_looked_at_again_sooner_and_when_it_is_hard_not_much_later() {
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    assert_eq!(between_runs(minute, 5).await, [10, 10, 60, 60], "hard with the third");
+    assert_eq!(between_runs(hour, 5).await, [10, 10, 300, 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_bad_runs_soon_after_what_it_needs_has_recovered_and_what_is_well_does_not() {
+    let directory = tempfile::tempdir().expect("directory");
+    let day = Duration::from_secs(86_400);
+    let sizes = Check { after: vec!["server".to_owned()], ..absent("sizes", day, day) };
+    let list = vec![absent("server", day, day), sizes, absent("other", day, day)];
+    let (checks, stop) = (checks(directory.path(), list, Vec::new()), CancellationToken::new());
+    checks.start(&TaskTracker::new(), "web-1", &stop);
+    until(&|| ["server", "sizes", "other"].iter().all(|name| checks.ran(name) > 0)).await;
+    let named = |name: &str| {
+        let list = checks.state().checks.clone();
+        list.into_iter().find(|check| check.name.as_str() == name).expect(name)
+    };
+    let (server, sizes) = (named("server"), named("sizes"));
+    let found = |check: &Check, health| {
+        let (summary, findings, figures) = (String::new(), Vec::new(), Vec::new());
+        checks.take(check, Result { health, summary, findings, figures });
+    };
+    // Whether each of them ran within the spread.
+    let ran = async || {
+        let before = ["sizes", "other"].map(|name| checks.ran(name));
+        tokio::time::sleep(SETTLE + Duration::from_secs(1)).await;
+        [checks.ran("sizes") > before[0], checks.ran("other") > before[1]]
+    };
+    assert_eq!(ran().await, [false, false]);
+    found(&server, Health::Warning);
+    assert_eq!(ran().await, [true, false], "only what needs it");
+    found(&server, Health::Ok);
+    assert_eq!(ran().await, [false, false], "it served before");
+    found(&server, Health::Critical);
+    assert_eq!(ran().await, [false, false]);
+    found(&sizes, Health::Ok);
+    found(&server, Health::Ok);
+    assert_eq!(ran().await, [false, false], "it is well");
     stop.cancel();
 }
 
