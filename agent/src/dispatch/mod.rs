@@ -21,7 +21,7 @@ use hostler_core::{
 use hostler_proto::{
     args,
     catalogue::Catalogue,
-    wire::{ErrorCode, Event, Failure, Kind, event},
+    wire::{ErrorCode, Event, Failure, Kind, Outcome, event},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,7 +56,7 @@ pub struct Dispatcher(Arc<Inner>);
 struct Inner {
     host: RwLock<Arc<Host>>,
     catalogue: &'static Catalogue,
-    registry: Registry,
+    registry: &'static Registry,
     journal: Journal,
     locks: Locks,
     slots: Slots,
@@ -195,9 +195,8 @@ impl Dispatcher {
         let cx = Context::new(host, cancelled.clone(), events.clone()).ending_after(deadline);
         let held_back = cx.held();
         let order = Order { mode: call.mode, plan_digest: call.plan_digest.clone() };
-        let running = inner.registry.run(path, request, order, cx).ok_or_else(|| {
-            Failure::new(ErrorCode::Internal, format!("{} has no handler", spec.name))
-        })?;
+        let running =
+            inner.registry.run(path, request, order, cx).ok_or_else(|| no_handler(&spec.name))?;
         let running = match own.cloned() {
             Some(left) => Box::pin(async move { left.run(running).await }),
             None => running,
@@ -298,6 +297,27 @@ impl Dispatcher {
         }
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
+}
+
+/// Runs a probe as a part of another operation, in whose slot and time it is. The host's policy holds for
+/// it, too.
+///
+/// # Errors
+/// What keeps it from running, and what it fails with.
+pub async fn observe(operation: &str, request: &[u8], cx: Context) -> Result<Outcome, Failure> {
+    let spec = Catalogue::bare()
+        .get(operation)
+        .map_err(|e| Failure::new(ErrorCode::Internal, e.to_string()))?;
+    cx.host.policy.operation(&spec.name)?;
+    let request = args::from_wire(spec, request)?;
+    // An action would only plan.
+    let order = Order { mode: Mode::Plan, plan_digest: None };
+    let running = Registry::complete().run(&spec.path, request, order, cx);
+    running.ok_or_else(|| no_handler(&spec.name))?.await
+}
+
+fn no_handler(operation: &str) -> Failure {
+    Failure::new(ErrorCode::Internal, format!("{operation} has no handler"))
 }
 
 /// Why an operation is made to end.

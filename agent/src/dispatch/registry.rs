@@ -1,7 +1,7 @@
 //! Which handler runs which operation. The list comes from the contract: an operation without a
 //! handler does not compile.
 
-use std::{collections::HashMap, fmt::Debug, marker::PhantomData, pin::Pin};
+use std::{collections::HashMap, fmt::Debug, marker::PhantomData, pin::Pin, sync::LazyLock};
 
 use hostler_core::call::Mode;
 use hostler_proto::{
@@ -50,8 +50,10 @@ macro_rules! handlers {
 
 impl Registry {
     /// All operations of the contract.
-    pub(super) fn complete() -> Self {
-        hostler_proto::for_each_operation!(handlers)
+    pub(super) fn complete() -> &'static Self {
+        static COMPLETE: LazyLock<Registry> =
+            LazyLock::new(|| hostler_proto::for_each_operation!(handlers));
+        &COMPLETE
     }
 
     /// Begins an operation; none when there is no rpc of that path.

@@ -1,9 +1,9 @@
-//! Disks: as full as the host's own check of them calls too full, or so within hours.
+//! Disks: as full as the host's own checks of them call too full, or so within hours.
 
 use std::path::Path;
 
 use hostler_proto::{
-    operation::DiskUsage,
+    operation::{DiskUsage, Operation as _},
     ops,
     wire::{Finding, Status},
 };
@@ -17,7 +17,18 @@ const SOON_S: f64 = 24.0 * 3600.0;
 impl Search<'_> {
     /// What is too full. What only may fail soon is given back: it ranks behind what fails already.
     pub(super) async fn disks(&mut self) -> Vec<Finding> {
-        let Some(request) = self.as_checked::<DiskUsage>("disk") else { return Vec::new() };
+        let others = self.checks.iter().filter(|c| c.operation == DiskUsage::NAME);
+        let others = others.map(|c| c.name.to_string()).filter(|name| name != "disk");
+        let names: Vec<String> = ["disk".to_owned()].into_iter().chain(others).collect();
+        let mut later = Vec::new();
+        for name in names {
+            later.extend(self.disks_of(&name).await);
+        }
+        later
+    }
+
+    async fn disks_of(&mut self, check: &str) -> Vec<Finding> {
+        let Some(request) = self.as_checked::<DiskUsage>(check) else { return Vec::new() };
         let shown: Vec<&str> =
             ["disk usage"].into_iter().chain(request.mount.iter().map(String::as_str)).collect();
         let Some(mut answer) = self.look::<DiskUsage>(&shown.join(" "), request.clone()).await
@@ -58,7 +69,7 @@ fn soon(all: &[ops::FileSystem], said: &[Finding], policy: &Policy) -> Vec<Findi
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use hostler_proto::{
         operation::HostDiagnose,
@@ -118,5 +129,11 @@ mod tests {
         let worst = |found: Vec<Finding>| found.first().map(Finding::status);
         assert_eq!(worst(diagnosed(&at(1, 100)).await), Some(Status::Warning));
         assert_eq!(worst(diagnosed(&at(1, 1)).await), Some(Status::Critical));
+        let own = at(1, 1).replace("[check.disk]", "[check.data]\noperation = \"disk.usage\"");
+        let both = format!("{}{own}", at(1, 100));
+        let found = diagnosed(&both).await;
+        assert_eq!(worst(found.clone()), Some(Status::Critical), "{found:?}");
+        let said: BTreeSet<&String> = found.iter().map(|f| &f.summary).collect();
+        assert_eq!(found.len(), said.len(), "each is told once: {found:?}");
     }
 }

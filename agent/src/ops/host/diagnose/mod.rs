@@ -6,6 +6,7 @@ mod applications;
 mod clues;
 mod disks;
 mod hung;
+mod own;
 mod pm2;
 mod proof;
 mod ready;
@@ -143,6 +144,11 @@ impl<'c> Search<'c> {
             Ok(request) => self.in_time(shown, P::observe(request, cx)).await?,
             Err(failure) => Err(failure),
         };
+        self.looked(shown, looked)
+    }
+
+    /// Writes down what a look told.
+    fn looked<R>(&mut self, shown: &str, looked: Result<Answer<R>, Failure>) -> Option<Answer<R>> {
         let (status, said) = match &looked {
             Ok(answer) => (answer.status, answer.summary.clone()),
             Err(failure) => (Status::Unknown, failure.message.clone()),
@@ -190,6 +196,7 @@ impl<'c> Search<'c> {
             Target::Http(name) => self.http(&name).await,
             Target::Pm2 => self.pm2().await,
             Target::Nginx => self.nginx().await,
+            Target::Own(check) => self.own(&check).await,
             Target::Everything => self.everything().await,
             Target::Machine => {}
         }

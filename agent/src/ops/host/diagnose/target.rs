@@ -3,6 +3,7 @@
 
 use hostler_proto::{
     name::nearest,
+    operation::{DiskUsage, HostDiagnose, HostResources, Operation as _},
     wire::{ErrorCode, Failure},
 };
 
@@ -23,6 +24,8 @@ pub(super) enum Target {
     Http(String),
     Pm2,
     Nginx,
+    /// A check that the stack file has beside those that come by default.
+    Own(String),
     /// Disks, processors and memory, which are looked at in any case.
     Machine,
     Everything,
@@ -44,7 +47,7 @@ pub(super) fn targets(stack: &Stack, service: &str) -> Result<Vec<Target>, Failu
     {
         return Ok(vec![target]);
     }
-    let mut found = Vec::new();
+    let mut found: Vec<Target> = own_check(stack, service)?.into_iter().collect();
     let mut add = |is: bool, target: Target| found.extend(is.then_some(target));
     let own = || Some(service.to_owned());
     match service {
@@ -73,25 +76,38 @@ pub(super) fn targets(stack: &Stack, service: &str) -> Result<Vec<Target>, Failu
     Ok(found)
 }
 
+fn refused(message: String) -> Failure {
+    Failure::new(ErrorCode::InvalidArgument, message)
+        .hint("hostlerctl health HOST shows what it found")
+}
+
+/// What a check looks at that the stack file says an operation of; none where it says none.
+fn own_check(stack: &Stack, check: &str) -> Result<Option<Target>, Failure> {
+    let operation = stack.check.get(check).and_then(|change| change.operation.as_deref());
+    match operation {
+        // It would ask for itself, and so for ever.
+        Some(HostDiagnose::NAME) => Err(refused(format!(
+            "the check {check} is a diagnosis itself: there is nothing behind it"
+        ))),
+        Some(DiskUsage::NAME) => Ok(Some(Target::Machine)),
+        Some(HostResources::NAME) if check == "resources" => Ok(Some(Target::Machine)),
+        Some(_) => Ok(Some(Target::Own(check.to_owned()))),
+        None => Ok(None),
+    }
+}
+
 /// What a check of the stack file looks at; none where its kind is none, as in the name of a unit.
 fn checked(stack: &Stack, kind: &str, name: &str) -> Result<Option<Target>, Failure> {
     let check = format!("{kind}:{name}");
-    let refused = |message: String| {
-        Failure::new(ErrorCode::InvalidArgument, message)
-            .hint("hostlerctl health HOST shows what it found")
-    };
     // It may be called like one that comes by default.
-    let own = stack.check.get(&check).is_some_and(|change| change.operation.is_some());
-    let unknown = || {
-        refused(format!("{check} is a check of the stack file's own: nothing is known behind it"))
-    };
+    let own = own_check(stack, &check);
     match followed(stack, kind, name) {
-        Some(Err(_)) if own => Err(unknown()),
+        Some(Err(failure)) => own?.map_or(Err(failure), |own| Ok(Some(own))),
         Some(target) => target.map(Some),
+        None if !matches!(own, Ok(None)) => own,
         None if ONE_LOOK.contains(&kind) => {
             Err(refused(format!("there is nothing to follow behind the check {check}")))
         }
-        None if own => Err(unknown()),
         None => match nearest(kind, KINDS) {
             Some(meant) => {
                 let message = format!("there is no check {check}");
@@ -141,7 +157,9 @@ mod tests {
             [[postgres]]\nname = \"main\"\nurl = \"\"\n[[postgres]]\nname = \"second\"\nurl = \"\"\n\
             [[redis]]\nname = \"broker\"\nurl = \"\"\n[[redis]]\nname = \"main\"\nurl = \"\"\n\
             [[celery]]\nname = \"app\"\nbroker = \"broker\"\n[[celery]]\nname = \"shop\"\nbroker = \"main\"\n\
-            [[http]]\nname = \"backend\"\nurl = \"\"\n[check.\"my:own\"]\noperation = \"disk.usage\"\n\
+            [[http]]\nname = \"backend\"\nurl = \"\"\n[check.\"my:own\"]\noperation = \"apt.upgrades\"\n\
+            [check.packages]\noperation = \"apt.upgrades\"\n[check.data-disk]\noperation = \"disk.usage\"\n\
+            [check.all]\noperation = \"host.diagnose\"\n[check.postgres]\noperation = \"plugin.run\"\n\
             [check.\"http:own\"]\noperation = \"http.check\"\n\
             [check.\"redis:own\"]\noperation = \"redis.status\"\n\
             [check.\"http:backend\"]\noperation = \"http.check\"\n";
@@ -156,7 +174,12 @@ mod tests {
             ("", vec![Target::Everything]),
             ("main", vec![Target::Postgres(own("main")), Target::Redis(own("main"))]),
             ("second", vec![Target::Postgres(own("second"))]),
-            ("postgres", vec![Target::Postgres(None)]),
+            ("postgres", vec![Target::Own("postgres".to_owned()), Target::Postgres(None)]),
+            ("packages", vec![Target::Own("packages".to_owned())]),
+            ("my:own", vec![Target::Own("my:own".to_owned())]),
+            ("http:own", vec![Target::Own("http:own".to_owned())]),
+            ("redis:own", vec![Target::Own("redis:own".to_owned())]),
+            ("data-disk", vec![Target::Machine]),
             ("redis", vec![Target::Redis(None)]),
             ("redis:broker", vec![Target::Redis(own("broker"))]),
             ("postgres:main", vec![Target::Postgres(own("main"))]),
@@ -195,11 +218,9 @@ mod tests {
         assert!(said("redis:brokr").contains("did you mean \"broker\"?"));
         assert!(said("http:").contains("has no [[http]]"));
         assert!(said("redi:main").contains("did you mean redis:main?"));
-        for check in ["git:app", "my:own", "http:own", "redis:own"] {
+        for check in ["git:app", "all"] {
             assert!(said(check).contains("hostlerctl health HOST"), "{}", said(check));
         }
-        let own = "http:own is a check of the stack file's own: nothing is known behind it; ";
-        assert!(said("http:own").starts_with(own), "{}", said("http:own"));
         let changed = Target::Http("backend".to_owned());
         assert_eq!(targets(&stack(), "http:backend").expect("an endpoint"), [changed]);
     }
