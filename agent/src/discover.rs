@@ -7,6 +7,7 @@ mod applications;
 mod around;
 mod brokers;
 pub mod checked;
+mod clusters;
 mod connected;
 mod differences;
 pub mod keeper;
@@ -19,12 +20,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::{brokers::Broker, connected::Connection, served::Served};
+use self::{brokers::Broker, clusters::Cluster, connected::Connection, served::Served};
 use crate::{
-    host::{
-        files,
-        processes::{Seen, Users, in_container, with_arguments, working_directory},
-    },
+    host::processes::{Seen, Users, in_container, with_arguments, working_directory},
     ops::{net, pm2},
 };
 
@@ -55,8 +53,8 @@ pub struct Found {
     pub units: BTreeSet<String>,
     /// Those of them that something starts at boot.
     pub at_boot: BTreeSet<String>,
-    /// Ports of PostgreSQL clusters, with the socket's directory and the unit.
-    pub postgres: BTreeMap<u16, (String, String)>,
+    /// PostgreSQL clusters, with the unit.
+    pub postgres: BTreeMap<Cluster, String>,
     /// Addresses of Redis and Valkey servers, with the unit.
     pub redis: BTreeMap<String, String>,
     /// Names of those of them whose unit starts at boot, by address.
@@ -163,9 +161,8 @@ impl Found {
             "postgres" | "postmaster" => {
                 // However it was told where its data is, it works there.
                 let data = working_directory(seen.pid);
-                if let Some((port, socket)) = data.and_then(|data| cluster(&data, seen.pid)) {
-                    self.postgres.insert(port, (socket, unit.clone()));
-                }
+                let cluster = data.and_then(|data| Cluster::of(&data, seen.pid));
+                self.postgres.extend(cluster.map(|cluster| (cluster, unit.clone())));
             }
             _ if (title.contains("redis-server") || title.contains("valkey-server"))
                 && !title.contains("[sentinel]") =>
@@ -230,19 +227,6 @@ fn is_service(unit: &str) -> bool {
 /// How a Redis server is called at first. No name of a check has the brackets of an address.
 fn redis_name(address: &str, only: bool) -> String {
     if only { "main".to_owned() } else { address.replace(['[', ']'], "") }
-}
-
-/// Port and socket directory of the cluster that a process serves, from the first, fourth and fifth line
-/// of its postmaster.pid.
-fn cluster(data: &Path, pid: u32) -> Option<(u16, String)> {
-    let text = String::from_utf8(files::small(&data.join("postmaster.pid")).ok()?).ok()?;
-    let mut lines = text.lines();
-    // Any process can be called so, wherever it works.
-    if lines.next()?.trim().parse() != Ok(pid) {
-        return None;
-    }
-    let mut lines = lines.skip(2);
-    Some((lines.next()?.trim().parse().ok()?, lines.next()?.trim().to_owned()))
 }
 
 /// The checkout that a directory belongs to.
@@ -326,17 +310,6 @@ mod tests {
             assert_eq!(found.redis["127.0.0.1:6379"], "redis.service");
             assert_eq!(found.nginx.as_deref(), Some("web.service"));
         }
-    }
-
-    #[test]
-    fn a_cluster_is_known_by_what_the_directory_in_which_its_server_works_says_of_it() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let of = |pid| cluster(directory.path(), pid);
-        assert_eq!(of(7), None, "no data");
-        let said = "7\n/srv/data\n1732\n5433\n/run/postgresql\n127.0.0.1\n";
-        std::fs::write(directory.path().join("postmaster.pid"), said).expect("written");
-        assert_eq!(of(7), Some((5433, "/run/postgresql".to_owned())));
-        assert_eq!(of(8), None, "another process that works there");
     }
 
     #[test]

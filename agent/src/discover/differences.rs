@@ -9,7 +9,12 @@ use std::{
 
 use redis::IntoConnectionInfo as _;
 
-use super::{Found, around::Around, written::quoted};
+use super::{
+    Found,
+    around::{Around, reaches},
+    clusters::Cluster,
+    written::quoted,
+};
 use crate::{
     host::{place::Place, postgres, redis::place_of as redis_place},
     ops::{http, systemd::full_name},
@@ -38,8 +43,8 @@ const WEB: [&str; 15] = [
 /// Where a server is that the stack file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum At {
-    /// At a port of this host.
-    Port(u16),
+    /// At an address of this host, and a port.
+    Port(String, u16),
     /// At a socket of this host, which has a port in its name where it is one of PostgreSQL.
     Socket(PathBuf, Option<u16>),
     /// On another host: it is not looked for here.
@@ -53,7 +58,8 @@ impl At {
     fn of(place: Place, port: Option<u16>) -> Self {
         match place {
             Place::Socket(path) => Self::Socket(path, port),
-            Place::Port { .. } => place.port_here().map_or(Self::Elsewhere, Self::Port),
+            Place::Port { .. } if !place.is_here() => Self::Elsewhere,
+            Place::Port { host, port } => Self::Port(host, port),
         }
     }
 
@@ -76,25 +82,32 @@ impl At {
     fn http(url: &str) -> Self {
         match http::place(url) {
             Some(place) => Self::of(place, None),
-            None => Self::Unreadable("it names no host".to_owned()),
+            None => Self::Unreadable("it names no host and port".to_owned()),
         }
     }
 
-    /// Whether this is where a server is that listens at a port and belongs to a unit, which may listen
-    /// at more than that.
-    fn is(&self, port: u16, unit: &str, around: &Around) -> bool {
+    /// Whether this is where a server is that listens at an address and a port and belongs to a unit, which
+    /// may listen at more than that.
+    fn is(&self, (address, port): (&str, u16), unit: &str, around: &Around) -> bool {
         // What is started by hand shares its scope with other servers.
         let service = unit.ends_with(".service");
-        let same = |of: Option<&String>| of.is_some_and(|of| service && of == unit);
         match self {
-            Self::Port(own) => {
-                *own == port || same(around.ports.as_ref().and_then(|ports| ports.get(own)))
+            Self::Port(host, own) => {
+                let of = around.heard(host, *own).map(|heard| heard.unit.as_str());
+                match *own == port {
+                    true if reaches(host, address) || around.ports.is_none() => true,
+                    true => of.is_some_and(|of| of == unit || of.is_empty()),
+                    false => service && of == Some(unit),
+                }
             }
-            Self::Socket(_, Some(own)) => *own == port,
-            Self::Socket(path, None) => {
+            Self::Socket(path, own) => {
                 let path = real(path);
                 let holder = around.sockets.iter().find(|(p, _)| real(p) == path);
-                same(holder.map(|(_, unit)| unit))
+                let of = holder.map(|(_, unit)| unit);
+                match own {
+                    Some(own) => *own == port && of.is_none_or(|of| of == unit),
+                    None => service && of.is_some_and(|of| of == unit),
+                }
             }
             Self::Elsewhere | Self::Unreadable(_) => false,
         }
@@ -103,14 +116,20 @@ impl At {
     /// What is wrong with it, where nobody is there.
     fn nobody(&self, around: &Around) -> Option<String> {
         match self {
-            Self::Port(port) => {
-                let ports = around.ports.as_ref()?;
-                (!ports.contains_key(port)).then(|| {
-                    format!(
+            Self::Port(host, port) => {
+                let there = around.ports.as_ref()?.get(port).map_or(&[][..], Vec::as_slice);
+                match there.first() {
+                    _ if around.heard(host, *port).is_some() => None,
+                    None => Some(format!(
                         "names port {port} of this host, where nobody listens: start the server, or \
                          correct the url"
-                    )
-                })
+                    )),
+                    Some(other) => Some(format!(
+                        "names port {port} at {host}, where nobody listens; somebody does at {}: correct \
+                         the url",
+                        other.address
+                    )),
+                }
             }
             Self::Socket(path, _) => (!path.exists()).then(|| {
                 format!(
@@ -203,18 +222,25 @@ impl Found {
                 }
             }
         }
-        for (port, (_, unit)) in &self.postgres {
-            if !postgres.iter().any(|(_, at)| at.is(*port, unit, around)) {
+        for (cluster, unit) in &self.postgres {
+            let at = (cluster.address.as_str(), cluster.port);
+            if !postgres.iter().any(|(_, named)| named.is(at, unit, around)) {
+                let Cluster { port, socket, .. } = cluster;
+                let listens = match cluster.address.is_empty() {
+                    true => format!("has its socket in {socket}, with port {port},"),
+                    false => format!("listens on port {port}"),
+                };
                 said.that(&format!(
-                    "PostgreSQL{} listens on port {port} and is not in the stack file: add a [[postgres]] \
-                     with url = \"postgres://hostler@127.0.0.1:{port}/DATABASE\"",
-                    of(unit)
+                    "PostgreSQL{} {listens} and is not in the stack file: add a [[postgres]] with url = {}",
+                    of(unit),
+                    quoted(&cluster.url("DATABASE"))
                 ));
             }
         }
         for (address, unit) in &self.redis {
-            let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
-            if !redis.iter().any(|(_, at)| at.is(port, unit, around)) {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+            let at = (host, port.parse().unwrap_or(0));
+            if !redis.iter().any(|(_, named)| named.is(at, unit, around)) {
                 said.that(&format!(
                     "Redis{} listens on {address} and is not in the stack file: add a [[redis]] with \
                      url = {}",
@@ -285,7 +311,7 @@ impl Found {
         for (port, served) in &self.served {
             let known = WEB.iter().any(|name| served.command.starts_with(name));
             let unit = served.unit.as_str();
-            let there = |(_, at): &(&Http, At)| matches!(at, At::Port(asked) if asked == port);
+            let there = |(_, at): &(&Http, At)| matches!(at, At::Port(_, asked) if asked == port);
             if known && !asked.iter().any(there) && !follows(unit) {
                 said.that(&format!(
                     "{}{} listens on port {port} and no [[http]] asks it: add one with url = {}",

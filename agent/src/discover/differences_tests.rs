@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    discover::{Workers, served::Served, tests::omnidoc},
+    discover::{Workers, around::Heard, served::Served, tests::omnidoc},
     ops::systemd::Known,
 };
 
@@ -11,15 +11,22 @@ fn said(found: &Found, around: &Around, stack: &str) -> Vec<String> {
     found.differences(&toml::from_str(stack).expect(stack), around)
 }
 
-/// Somebody listens at these ports.
+/// Somebody listens at these ports, at every address.
 fn listening(ports: &[(u16, &str)]) -> Around {
-    let ports = ports.iter().map(|(port, unit)| (*port, (*unit).to_owned()));
+    let at = |unit: &str| vec![Heard { address: "::".to_owned(), unit: unit.to_owned() }];
+    let ports = ports.iter().map(|(port, unit)| (*port, at(unit)));
     Around { ports: Some(ports.collect()), apps: Some(BTreeSet::new()), ..Around::default() }
 }
 
 fn postgres(port: u16) -> Found {
-    let of = ("/run/postgresql".to_owned(), "postgresql@15-main.service".to_owned());
-    Found { postgres: [(port, of)].into(), ..Found::default() }
+    postgres_at("127.0.0.1", port)
+}
+
+fn postgres_at(address: &str, port: u16) -> Found {
+    let (address, socket) = (address.to_owned(), "/run/postgresql".to_owned());
+    let cluster = Cluster { port, address, socket };
+    let of = "postgresql@15-main.service".to_owned();
+    Found { postgres: [(cluster, of)].into(), ..Found::default() }
 }
 
 fn redis(address: &str) -> Found {
@@ -136,6 +143,36 @@ fn a_server_is_found_in_every_form_in_which_a_url_can_name_it() {
             assert!(told.contains(expected), "{url}: {told}");
         }
         assert!(!told.iter().any(|t| t.contains("pw")), "{told:?}");
+    }
+}
+
+#[test]
+fn a_server_that_listens_at_one_address_is_not_taken_for_one_at_another() {
+    let heard = |address: &str, unit: &str| Heard { address: address.into(), unit: unit.into() };
+    let unit = "postgresql@15-main.service";
+    let around =
+        |heard: Vec<Heard>| Around { ports: Some([(15447, heard)].into()), ..listening(&[]) };
+    let url = |place: &str| format!("[[postgres]]\nname = \"a\"\nurl = \"postgres://u@{place}\"");
+    let away = around(vec![heard("127.9.1.1", unit)]);
+    let found = postgres_at("127.9.1.1", 15447);
+    assert_eq!(said(&found, &away, &url("127.9.1.1:15447/x")), Vec::<String>::new());
+    assert_eq!(said(&found, &away, &found.to_toml()), Vec::<String>::new());
+    let told = said(&found, &away, &url("127.0.0.1:15447/x"));
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].contains("15447 at 127.0.0.1, where nobody listens; somebody does at 127.9.1.1")
+    );
+    assert!(told[1].ends_with("url = \"postgres://hostler@127.9.1.1:15447/DATABASE\""), "{told:?}");
+    let told = said(&postgres_at("", 15447), &around(Vec::new()), "");
+    assert!(
+        told[0].contains(" has its socket in /run/postgresql, with port 15447, and"),
+        "{told:?}"
+    );
+    // It may listen at more than its first address; and another one at the same port.
+    for (of, expected) in [(unit, 0), ("postgresql@16-other.service", 1)] {
+        let both = around(vec![heard("127.9.1.1", unit), heard("127.0.0.1", of)]);
+        let told = said(&found, &both, &url("127.0.0.1:15447/x"));
+        assert_eq!(told.len(), expected, "{told:?}");
     }
 }
 

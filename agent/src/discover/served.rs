@@ -63,8 +63,12 @@ impl Found {
     /// Takes those that may speak HTTP, each port once.
     pub(super) fn served(&mut self, listeners: Vec<Listener>) {
         let port = |address: &String| address.rsplit(':').next()?.parse::<u16>().ok();
-        let known: BTreeSet<u16> =
-            self.postgres.keys().copied().chain(self.redis.keys().filter_map(port)).collect();
+        let known: BTreeSet<u16> = self
+            .postgres
+            .keys()
+            .map(|c| c.port)
+            .chain(self.redis.keys().filter_map(port))
+            .collect();
         for listener in listeners {
             let Listener { protocol, address, port, command, unit, .. } = listener;
             let Ok(port) = u16::try_from(port) else { continue };

@@ -1,8 +1,11 @@
 //! What was found, as a stack file that somebody can go through.
 
+use std::collections::BTreeSet;
+
 use super::{
     Found, Tool, Workers, applications,
     brokers::{self, Application},
+    clusters::Cluster,
     is_service, redis_name, served,
 };
 use crate::checks::definition::of_unit;
@@ -18,14 +21,26 @@ impl Found {
         for unit in &self.units {
             add(format!("\n[[unit]]\nname = {}\n", quoted(unit)));
         }
-        for (port, (socket, unit)) in &self.postgres {
+        let mut names = BTreeSet::new();
+        for (cluster, unit) in &self.postgres {
+            let Cluster { port, socket, .. } = cluster;
             let name =
                 if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
+            // Clusters at different addresses may have one port.
+            let again = (2..).map(|n| format!("{name}-{n}"));
+            let mut free = [name.clone()].into_iter().chain(again);
+            let name = free.find(|name| !names.contains(name)).unwrap_or(name);
+            names.insert(name.clone());
+            let socket = match socket.as_str() {
+                "" => String::new(),
+                socket => format!(" The socket is in {socket:?}."),
+            };
             add(format!(
                 "\n# A role for the agent: CREATE ROLE hostler LOGIN; GRANT pg_monitor TO hostler;\n\
-                 # its password in a file of mode 0600. The socket is in {socket:?}.\n\
-                 [[postgres]]\nname = \"{name}\"\nurl = \"postgres://hostler@127.0.0.1:{port}/postgres\"\n\
+                 # its password in a file of mode 0600.{socket}\n\
+                 [[postgres]]\nname = \"{name}\"\nurl = {}\n\
                  password_file = \"/etc/hostler/postgres.password\"\n{}",
+                quoted(&cluster.url("postgres")),
                 after(unit)
             ));
         }
@@ -171,9 +186,8 @@ mod tests {
     #[test]
     fn the_file_that_is_written_is_a_stack_file_that_says_the_same() {
         let mut found = omnidoc();
-        found
-            .postgres
-            .insert(5432, ("/run/postgresql".into(), "postgresql@15-main.service".into()));
+        let cluster = Cluster { port: 5432, address: "*".into(), socket: "/run/postgresql".into() };
+        found.postgres.insert(cluster, "postgresql@15-main.service".into());
         found.units.insert("postgresql@15-main.service".into());
         found.git.insert("/opt/omnidoc".into());
         found.virtualenvs.extend(["/opt/omnidoc/.venv".into(), "/opt/other/.venv".into()]);
@@ -193,6 +207,28 @@ mod tests {
         let servers = (stack.postgres.len(), stack.redis.len(), stack.celery.len());
         assert_eq!(servers, (1, 1, 1));
         assert!(stack.pm2.is_some() && stack.nginx.is_some());
+    }
+
+    #[test]
+    fn clusters_with_one_port_at_several_addresses_are_several_entries() {
+        let mut found = Found::default();
+        for (address, socket) in [("127.0.0.1", ""), ("127.9.1.1", ""), ("", "/run/x")] {
+            let (address, socket) = (address.into(), socket.into());
+            found.postgres.insert(Cluster { port: 5433, address, socket }, String::new());
+        }
+        let text = found.to_toml();
+        let stack: Stack = toml::from_str(&text).expect(&text);
+        checked(&stack);
+        let entries: Vec<_> =
+            stack.postgres.iter().map(|p| (p.name.as_str(), p.url.as_str())).collect();
+        assert_eq!(
+            entries,
+            [
+                ("p5433", "postgres://hostler@localhost/postgres?host=/run/x&port=5433"),
+                ("p5433-2", "postgres://hostler@127.0.0.1:5433/postgres"),
+                ("p5433-3", "postgres://hostler@127.9.1.1:5433/postgres"),
+            ]
+        );
     }
 
     #[test]
@@ -295,7 +331,8 @@ mod tests {
         let path = PathBuf::from(format!("/opt/{evil}"));
         let mut found = Found::default();
         found.units.insert(format!("{evil}.service"));
-        found.postgres.insert(5432, (evil.to_owned(), format!("{evil}.service")));
+        let cluster = Cluster { port: 5432, address: String::new(), socket: evil.to_owned() };
+        found.postgres.insert(cluster, format!("{evil}.service"));
         found.redis.insert(evil.to_owned(), format!("{evil}.service"));
         found.celery.insert(evil.to_owned(), Workers::default());
         let paths =
