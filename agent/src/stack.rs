@@ -250,6 +250,9 @@ impl Celery {
                 () if !command.is_absolute() => Err("its command is no absolute path"),
                 // It would be taken for an option.
                 () if app.is_empty() || app.starts_with('-') => Err("its app is no application"),
+                () if user == "root" => {
+                    Err("its user is root, as whom no application runs; name one that may read it")
+                }
                 () if self.directory.as_ref().is_some_and(|d| !d.is_absolute()) => {
                     Err("its directory is no absolute path")
                 }
@@ -496,6 +499,7 @@ mod tests {
         assert!(way(&format!("broker = \"main\"\n{tool}")).is_err());
         assert!(way(&tool.replace("/v/bin", "bin")).expect_err("path").contains("absolute"));
         assert!(way(&tool.replace("a.b", "--help")).is_err());
+        assert!(way(&tool.replace("\"shop\"", "\"root\"")).expect_err("root").contains("root"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use prost_reflect::prost::Message;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::possible::possible;
 use crate::stack::{Change, Pace, Stack, Way};
 
 /// Shorter intervals would make a check a load.
@@ -158,7 +159,6 @@ impl Drafts {
             drafts.add(name, "http.check", parameters, pace, &http.after)?;
         }
         for postgres in &stack.postgres {
-            no_password(&postgres.name, &postgres.url)?;
             let (ping, server) = (format!("postgres:{}", postgres.name), &postgres.name);
             let parameters = json!({ "server": server });
             drafts.add(ping.clone(), "postgres.ping", parameters.clone(), pace, &postgres.after)?;
@@ -175,7 +175,6 @@ impl Drafts {
             drafts.add(name, "postgres.sizes", parameters, hourly, &after)?;
         }
         for redis in &stack.redis {
-            no_password(&redis.name, &redis.url)?;
             let known = |name: &String| {
                 *name != redis.name && stack.redis.iter().any(|other| other.name == *name)
             };
@@ -266,10 +265,6 @@ impl Drafts {
         }
         for frontend in &stack.frontends {
             let (name, after) = (&frontend.name, &frontend.after);
-            if let Some(pnpm) = frontend.pnpm.as_ref().filter(|path| !path.is_absolute()) {
-                let problem = format!("its pnpm {} is no absolute path", pnpm.display());
-                return Err(InvalidCheck::Check { name: format!("pnpm:{name}"), problem });
-            }
             let parameters = json!({ "name": name });
             self.add(format!("pnpm:{name}"), "pnpm.outdated", parameters, daily, after)?;
         }
@@ -360,45 +355,6 @@ fn short(unit: &str) -> &str {
     unit.strip_suffix(".service").unwrap_or(unit)
 }
 
-/// A password in a URL would be shown wherever the URL is.
-fn no_password(name: &str, url: &str) -> Result<(), InvalidCheck> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let asked = query.to_ascii_lowercase().split('&').any(|p| p.starts_with("pass"));
-    // Some are written as they are, with a '/' or a '?' that ends the address for whoever reads it.
-    let written = match place.rsplit_once('@') {
-        Some((user, _)) => user.contains(':'),
-        None => {
-            let address = place.split('/').next().unwrap_or_default();
-            let port = address.rsplit_once(':').map_or("", |(_, port)| port);
-            query.contains('@') && !port.bytes().all(|b| b.is_ascii_digit())
-        }
-    };
-    match asked || written {
-        true => Err(InvalidCheck::Check {
-            name: name.to_owned(),
-            problem: "its url holds a password; put that into a file and name it with \
-                      password_file"
-                .to_owned(),
-        }),
-        false => Ok(()),
-    }
-}
-
-/// Whether every endpoint can be requested, also one whose check is switched off or asks for another: it is
-/// looked at, and shown, beside its check.
-fn endpoints(stack: &Stack, catalogue: &Catalogue) -> Result<(), InvalidCheck> {
-    for http in &stack.http {
-        let wrong = |problem: String| {
-            let name = format!("http:{}", http.name);
-            InvalidCheck::Check { name, problem }
-        };
-        let spec = catalogue.get("http.check").map_err(|e| wrong(e.to_string()))?;
-        args::from_text(spec, [("url", http.url.as_str())]).map_err(|e| wrong(e.to_string()))?;
-    }
-    Ok(())
-}
-
 /// Whether systemd runs this host (sd_booted(3)).
 pub fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -413,8 +369,8 @@ pub fn checks(
     systemd: bool,
     catalogue: &Catalogue,
 ) -> Result<Vec<Check>, InvalidCheck> {
+    possible(stack, catalogue)?;
     let mut drafts = Drafts::of(stack, systemd)?;
-    endpoints(stack, catalogue)?;
     for (name, change) in &stack.check {
         drafts.change(name, change, stack.defaults)?;
     }

@@ -1,6 +1,7 @@
 //! The probes that the agent runs by itself, at their own intervals, controller or not.
 //!
-//! - [`definition`]: which checks there are; [`course`]: soft and hard states
+//! - [`definition`]: which checks there are; [`possible`]: what a stack file names that can never work
+//! - [`course`]: soft and hard states
 //! - [`renewal`]: the list made anew while they run
 //! - [`timing`]: when a check runs next
 //! - [`memory`]: what survives a restart; [`report`]: what controllers are told
@@ -10,6 +11,7 @@
 pub mod course;
 pub mod definition;
 mod memory;
+mod possible;
 mod renewal;
 mod report;
 mod timing;

@@ -190,6 +190,14 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     inner.to_string()
 }
 
+/// Whether the library reads a URL.
+///
+/// # Errors
+/// Why it does not, without the URL.
+pub fn readable(url: &str) -> Result<(), String> {
+    url.into_connection_info().map(|_| ()).map_err(|error| error.to_string())
+}
+
 /// Where a server is; none when its URL cannot be read.
 pub fn whereabouts(entry: &Redis) -> Option<Place> {
     place_of(entry.url.as_str().into_connection_info().ok()?.addr())

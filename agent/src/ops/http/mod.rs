@@ -16,7 +16,13 @@ use crate::host::place::Place;
 pub(crate) fn place(url: &str) -> Option<Place> {
     let uri: Uri = url.parse().ok()?;
     let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    Some(Place::at(uri.host()?, uri.port_u16().unwrap_or(usual)))
+    let (host, authority) = (uri.host()?, uri.authority()?.as_str());
+    let port = match authority.rsplit('@').next()?.strip_prefix(host)?.strip_prefix(':') {
+        // Of one that is too large the library says that there is none.
+        Some(port) if !port.is_empty() => port.parse().ok()?,
+        _ => usual,
+    };
+    Some(Place::at(host, port))
 }
 
 /// A URL as people may see it. One of another form than `http.check` takes may hold a password anywhere
@@ -40,6 +46,10 @@ mod tests {
             ("http://localhost:8000/health", Some("localhost:8000")),
             ("https://web/?to=a:1@b", Some("web:443")),
             ("http://[::1]/", Some("[::1]:80")),
+            ("http://127.0.0.1:65535", Some("127.0.0.1:65535")),
+            ("http://127.0.0.1:99999/", None),
+            ("http://[::1]:99999/", None),
+            ("http://web:/", Some("web:80")),
             ("/health", None),
         ] {
             assert_eq!(place(url).map(|place| place.to_string()).as_deref(), expected, "{url}");
