@@ -45,7 +45,7 @@ impl Cluster {
                     "postgres://hostler@localhost/{database}?host={socket}&port={port}"
                 );
             }
-            "*" | "0.0.0.0" => "127.0.0.1".to_owned(),
+            "*" | "0.0.0.0" | "localhost" => "127.0.0.1".to_owned(),
             "::" => "[::1]".to_owned(),
             ip if ip.contains(':') => format!("[{ip}]"),
             name => name.to_owned(),
@@ -99,7 +99,7 @@ mod tests {
             ("*", "127.0.0.1:5433"),
             ("0.0.0.0", "127.0.0.1:5433"),
             ("::", "[::1]:5433"),
-            ("localhost", "localhost:5433"),
+            ("localhost", "127.0.0.1:5433"),
             ("127.9.1.1", "127.9.1.1:5433"),
             ("fd00::7", "[fd00::7]:5433"),
             ("", "/srv/my app&x=1/.s.PGSQL.5433"),

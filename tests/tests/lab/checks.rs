@@ -76,6 +76,7 @@ fn the_stack_of_omnidoc_is_checked_whole_on_a_host_that_is_one() {
         "nginx-requests",
         "logs:omnidoc",
         "logs:nginx",
+        "git:omnidoc",
         "pip:omnidoc",
         "pnpm:omnidoc",
         "backups:omnidoc",

@@ -78,12 +78,13 @@ fn unit(entry: &Postgres) -> Option<&str> {
     units.find(|unit| unit.contains("postgres")).or(first)
 }
 
-/// The operation that shows what the server logs; without its unit nobody can tell, and which units
-/// there are is the next thing to know.
+/// The operation that shows what the server logs; without its unit nobody can tell, and which that is, the
+/// port tells, or at a socket the list of units.
 fn log(entry: &Postgres) -> String {
+    let whose = || whereabouts(entry).map(|place| place.whose()).filter(|next| !next.is_empty());
     match unit(entry) {
         Some(unit) => format!("journal read --unit {unit} --lines 50"),
-        None => "systemd status postgresql".to_owned(),
+        None => whose().unwrap_or_else(|| "systemd status postgresql".to_owned()),
     }
 }
 
@@ -154,7 +155,9 @@ mod tests {
         let socket = Postgres { url, ..entry(&[]) };
         assert_eq!(status(&socket, &hung), "", "no port leads to a socket");
         let full = Trouble::Full("sorry".into());
-        assert_eq!(status(&unnamed, &full), "systemd status postgresql");
+        assert_eq!(status(&named, &full), "journal read --unit postgresql@15-main --lines 50");
+        assert_eq!(status(&unnamed, &full), "net port-owner 5432", "that tells its unit");
+        assert_eq!(status(&socket, &full), "systemd status postgresql");
     }
 
     #[test]
