@@ -26,6 +26,7 @@ pub mod journal;
 pub mod link;
 pub mod operation;
 pub mod ops;
+mod order;
 pub mod policy;
 pub mod run;
 pub mod serve;

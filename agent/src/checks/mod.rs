@@ -50,6 +50,7 @@ use crate::{
     host::lingering::{Left, Lingering},
     operation::severity,
     ops::systemd::host_stopping,
+    order::Order as _,
 };
 
 /// Checks that run at the same time; the others wait.
@@ -270,7 +271,7 @@ impl Checks {
             Some(event::Event::Outcome(outcome)) => {
                 let health = outcome.status().into();
                 let mut findings = outcome.findings;
-                findings.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
+                findings.order_by_key(|f| std::cmp::Reverse(severity(f.status())));
                 findings.truncate(FINDINGS);
                 let mut figures = outcome.figures;
                 figures.truncate(FIGURES);

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::order::Order as _;
 use hostler_proto::wire::{ErrorCode, Failure};
 use procfs::process::{MountInfo, Process};
 
@@ -101,7 +102,7 @@ pub fn mounts() -> Result<Vec<Mount>, Failure> {
             })
         })
         .collect();
-    mounts.sort_by(|a, b| (a.point.len(), &a.point).cmp(&(b.point.len(), &b.point)));
+    mounts.order_by(|a, b| (a.point.len(), &a.point).cmp(&(b.point.len(), &b.point)));
     let mut seen = HashSet::new();
     mounts.retain(|m| seen.insert((m.number.clone(), m.device.clone())));
     Ok(mounts)

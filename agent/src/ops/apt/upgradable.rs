@@ -17,6 +17,7 @@ use crate::{
         exec::{Line, Program},
     },
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 impl Probe for AptUpgradable {
@@ -55,7 +56,7 @@ impl Probe for AptUpgradable {
             kept_back.retain(|kept| *kept != name);
             phased.push(name);
         }
-        packages.sort_by(|a, b| b.security.cmp(&a.security).then_with(|| a.name.cmp(&b.name)));
+        packages.order_by(|a, b| b.security.cmp(&a.security).then_with(|| a.name.cmp(&b.name)));
         let now = SystemTime::from(cx.host.clock.now());
         let lists_days = blocking(move || Ok(age(now))).await?;
         let report = Report {

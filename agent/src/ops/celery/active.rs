@@ -11,6 +11,7 @@ use super::{App, millis, text};
 use crate::{
     bounds::{Bound, Bounds},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 impl Probe for CeleryActive {
@@ -28,7 +29,7 @@ impl Probe for CeleryActive {
             tasks.extend(list.iter().map(|t| task(t, worker, "active", now)));
         }
         let age = |t: &CeleryTask| t.running_s.unwrap_or(0.0);
-        tasks.sort_by(|a, b| age(b).total_cmp(&age(a)));
+        tasks.order_by(|a, b| age(b).total_cmp(&age(a)));
         let bound = Bound::of(Self::NAME, "long-s", request.long_s.into());
         let bounds = Bounds::warning(bound, "");
         let stats = format!("celery stats {}", app.name());

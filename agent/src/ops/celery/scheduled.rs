@@ -8,7 +8,10 @@ use hostler_proto::{
 use serde_json::Value;
 
 use super::{App, active::task, millis, text};
-use crate::operation::{Answer, Context, Probe};
+use crate::{
+    operation::{Answer, Context, Probe},
+    order::Order as _,
+};
 
 impl Probe for CeleryScheduled {
     async fn observe(
@@ -31,7 +34,7 @@ impl Probe for CeleryScheduled {
             tasks.extend(list(answer).iter().map(|t| task(t, worker, "reserved", 0.0)));
         }
         tasks.iter_mut().for_each(|t| t.running_s = None);
-        tasks.sort_by(|a, b| (&a.eta, &a.worker, &a.id).cmp(&(&b.eta, &b.worker, &b.id)));
+        tasks.order_by(|a, b| (&a.eta, &a.worker, &a.id).cmp(&(&b.eta, &b.worker, &b.id)));
         let workers = scheduled.by_worker.len();
         let summary = format!("{} tasks are held back by {workers} workers", tasks.len());
         let data = CeleryTasks { tasks, workers: u32::try_from(workers).unwrap_or(u32::MAX) };

@@ -8,6 +8,7 @@ use hostler_proto::{
 };
 
 use super::{local::Local, pidbox::Answers};
+use crate::order::Order as _;
 
 /// The workers that did not answer, as far as their names are known, and what is told of them. `bound`
 /// are names that workers left at the broker: some of those are gone.
@@ -32,7 +33,7 @@ pub(super) fn told(
         bound.contains(name) || processes.iter().any(|p| p.own)
     };
     let (mut known, others): (Vec<_>, Vec<_>) = here.iter().partition(known);
-    known.sort_by_key(|(_, processes)| !processes.iter().any(|p| p.stopped));
+    known.order_by_key(|(_, processes)| !processes.iter().any(|p| p.stopped));
     for (name, processes) in known.iter().take(left) {
         tell(name, processes);
     }

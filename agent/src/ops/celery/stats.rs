@@ -8,7 +8,10 @@ use hostler_proto::{
 use serde_json::Value;
 
 use super::{App, millis, number, workers::pool};
-use crate::operation::{Answer, Context, Probe};
+use crate::{
+    operation::{Answer, Context, Probe},
+    order::Order as _,
+};
 
 impl Probe for CeleryStats {
     async fn observe(request: CeleryStatsRequest, cx: &Context) -> Result<Answer<Report>, Failure> {
@@ -33,7 +36,7 @@ fn worker(name: &str, stats: &Value) -> CeleryWorkerStats {
         .flatten()
         .map(|(name, count)| TaskCount { name: name.clone(), count: number(count) })
         .collect();
-    tasks.sort_by(|a, b| (b.count, &a.name).cmp(&(a.count, &b.name)));
+    tasks.order_by(|a, b| (b.count, &a.name).cmp(&(a.count, &b.name)));
     CeleryWorkerStats {
         name: name.to_owned(),
         pid: small(&stats["pid"]),

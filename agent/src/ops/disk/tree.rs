@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     host::{blocking, mounts, processes},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Directories that are told apart at most; beyond, the answer would not fit anywhere.
@@ -255,7 +256,7 @@ fn report(root: &Path, sums: Sums, top: usize) -> Result<ops::DiskTree, Failure>
         .map(|(bytes, path)| ops::FileSize { path: path.to_string_lossy().into_owned(), bytes });
     let around = mounts::around(root)?;
     let mut deleted = around.number.map(|n| processes::deleted(&n)).unwrap_or_default();
-    deleted.sort_by_key(|d| Reverse(d.bytes));
+    deleted.order_by_key(|d| Reverse(d.bytes));
     deleted.truncate(DELETED);
     Ok(ops::DiskTree {
         directories: directories

@@ -24,6 +24,7 @@ use crate::{
         past::{Look, Past},
     },
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Looks from which it is told when a file system is full lie so far apart at least...
@@ -71,7 +72,7 @@ impl Probe for DiskUsage {
                 Said::Nothing => seen.silent.push(mount.point),
             }
         }
-        seen.data.filesystems.sort_by(|a, b| a.mount.cmp(&b.mount));
+        seen.data.filesystems.order_by(|a, b| a.mount.cmp(&b.mount));
         outlook(&mut seen.data, cx).await?;
         Ok(judge(seen, request.warning_percent, request.critical_percent))
     }
@@ -170,7 +171,7 @@ fn outermost(mut paths: Vec<PathBuf>) -> Vec<String> {
     paths.retain(|path| !all.iter().any(|other| path != other && path.starts_with(other)));
     paths.sort();
     paths.dedup();
-    paths.sort_by_key(|path| path != Path::new("/var"));
+    paths.order_by_key(|path| path != Path::new("/var"));
     paths.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
 }
 

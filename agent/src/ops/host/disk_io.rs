@@ -13,6 +13,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::kernel,
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Sectors of /proc/diskstats have 512 bytes, whatever the disk's are.
@@ -70,7 +71,7 @@ fn activity(before: &str, after: &str, window: f64, whole: impl Fn(&str) -> bool
             busy_percent: (spent(9) / 10.0 / window).min(100.0),
         });
     }
-    disks.sort_by(|a, b| b.busy_percent.total_cmp(&a.busy_percent).then(a.disk.cmp(&b.disk)));
+    disks.order_by(|a, b| b.busy_percent.total_cmp(&a.busy_percent).then(a.disk.cmp(&b.disk)));
     Report { disks, window_s: window }
 }
 

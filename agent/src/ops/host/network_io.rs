@@ -18,6 +18,7 @@ use crate::{
         processes::{self, Users},
     },
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Share of packets with errors from which an interface is not well (awesome-prometheus-alerts).
@@ -156,7 +157,7 @@ fn activity(before: &str, after: &str, window: f64) -> Report {
         });
     }
     let busy = |i: &InterfaceActivity| i.received_bytes_per_s + i.sent_bytes_per_s;
-    interfaces.sort_by(|a, b| busy(b).total_cmp(&busy(a)).then(a.interface.cmp(&b.interface)));
+    interfaces.order_by(|a, b| busy(b).total_cmp(&busy(a)).then(a.interface.cmp(&b.interface)));
     Report { interfaces, window_s: window, ..Report::default() }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::{
     host::{blocking, processes},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 impl Probe for HostProcesses {
@@ -51,8 +52,8 @@ fn rank(
         p.ticks.saturating_sub(before.get(&(p.pid, p.started)).copied().unwrap_or(0))
     };
     match request.by.as_str() {
-        "memory" => all.sort_by_key(|p| Reverse(p.memory)),
-        _ => all.sort_by_key(|p| Reverse(spent(p))),
+        "memory" => all.order_by_key(|p| Reverse(p.memory)),
+        _ => all.order_by_key(|p| Reverse(spent(p))),
     }
     let users = processes::Users::read();
     #[expect(clippy::cast_precision_loss, reason = "ticks of an interval are far below 2^52")]

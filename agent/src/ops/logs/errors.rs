@@ -28,6 +28,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::{Host, blocking, logs},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Hours that are told.
@@ -158,7 +159,7 @@ fn judge(
     let bound =
         Bound::of(<LogsErrors as Operation>::NAME, "new-warning", request.new_warning.into());
     let bounds = Bounds::warning(bound, "");
-    kinds.sort_by(|(a, ta, ka), (b, tb, kb)| {
+    kinds.order_by(|(a, ta, ka), (b, tb, kb)| {
         (b.is_some(), kb.count, ta).cmp(&(a.is_some(), ka.count, tb))
     });
     let mut findings = Vec::new();

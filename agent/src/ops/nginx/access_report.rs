@@ -8,6 +8,7 @@ use crate::{
     host::{blocking, logs},
     operation::{Answer, Context, Probe},
     ops::logs::backwards::Backwards,
+    order::Order as _,
 };
 use hostler_proto::{
     operation::{NginxAccessReport, Operation},
@@ -146,7 +147,7 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
             .copied()
     };
     let top = |mut paths: Vec<PathCount>, order: fn(&PathCount) -> f64| {
-        paths.sort_by(|a, b| order(b).total_cmp(&order(a)).then_with(|| a.path.cmp(&b.path)));
+        paths.order_by(|a, b| order(b).total_cmp(&order(a)).then_with(|| a.path.cmp(&b.path)));
         paths.truncate(request.top as usize);
         paths
     };
@@ -161,7 +162,7 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
         .iter()
         .map(|(status, count)| StatusCount { status: (*status).to_owned(), count: *count })
         .collect();
-    statuses.sort_by(|a, b| a.status.cmp(&b.status));
+    statuses.order_by(|a, b| a.status.cmp(&b.status));
     let report = Report {
         requests: seen.requests,
         requests_per_s: seen.requests as f64 / f64::from(covered.max(1)),

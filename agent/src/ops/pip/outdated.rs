@@ -18,6 +18,7 @@ use crate::{
     },
     operation::{Answer, Context, Probe},
     ops::versions::jump,
+    order::Order as _,
     stack::{Virtualenv, chosen},
 };
 
@@ -168,7 +169,7 @@ impl Environment {
         });
         seen.packages = packages.collect();
         let rank = |p: &PipPackage| ["major", "minor"].iter().position(|j| *j == p.jump);
-        seen.packages.sort_by_key(|p| (!p.direct, rank(p).unwrap_or(2), p.name.clone()));
+        seen.packages.order_by_key(|p| (!p.direct, rank(p).unwrap_or(2), p.name.clone()));
         seen.environment.outdated = u32::try_from(seen.packages.len()).ok();
         Ok(())
     }

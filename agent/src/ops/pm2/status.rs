@@ -14,6 +14,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::{blocking, files, processes},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// What it means that a daemon does not answer, and what helps.
@@ -198,7 +199,7 @@ fn judge(
             findings.push(Finding::new(Status::Warning, name, summary).why(why));
         }
     }
-    report.apps.sort_by_key(|a| (a.status == "online", a.name.clone(), a.id));
+    report.apps.order_by_key(|a| (a.status == "online", a.name.clone(), a.id));
     let online = report.apps.iter().filter(|a| a.status == "online").count();
     let summary = match (report.daemons.len(), report.apps.len()) {
         (0, _) => "no PM2 daemon runs".to_owned(),

@@ -19,6 +19,7 @@ use crate::{
     },
     operation::{Answer, Context, Probe},
     ops::versions::jump,
+    order::Order as _,
     stack::{Frontend, chosen},
 };
 
@@ -226,7 +227,7 @@ fn read(frontend: &str, output: &Output) -> Result<Vec<PnpmPackage>, Failure> {
         })
         .collect();
     let rank = |p: &PnpmPackage| ["major", "minor"].iter().position(|j| *j == p.jump);
-    packages.sort_by_key(|p| (p.kind == "devDependencies", rank(p).unwrap_or(2), p.name.clone()));
+    packages.order_by_key(|p| (p.kind == "devDependencies", rank(p).unwrap_or(2), p.name.clone()));
     Ok(packages)
 }
 

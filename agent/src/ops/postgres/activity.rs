@@ -11,6 +11,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, integer, number, pids, text},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Only clients: walsenders, autovacuum and the server's own processes run for ever by design.
@@ -78,7 +79,7 @@ fn judge(name: &str, mut report: Report, request: &PostgresActivityRequest) -> A
     let mut findings = Vec::new();
     let mut running: Vec<_> = report.sessions.iter().filter(|s| s.state == "active").collect();
     let active = running.len();
-    running.sort_by(|a, b| b.statement_s.total_cmp(&a.statement_s));
+    running.order_by(|a, b| b.statement_s.total_cmp(&a.statement_s));
     for session in running.into_iter().take(top) {
         if let Some(status) = bounds.above(session.statement_s) {
             let (pid, seconds) = (session.pid, session.statement_s);

@@ -12,6 +12,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, number, text},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Where the shares of dead rows and of wasted space come from.
@@ -159,7 +160,7 @@ async fn look(
         let bytes = t.heap_bytes as f64;
         bytes * t.wasted_percent.unwrap_or(0.0)
     };
-    tables.sort_by(|a, b| wasted(b).total_cmp(&wasted(a)).then(b.dead_rows.cmp(&a.dead_rows)));
+    tables.order_by(|a, b| wasted(b).total_cmp(&wasted(a)).then(b.dead_rows.cmp(&a.dead_rows)));
     let held_back_by = held.first().map(|row| text(row, "what")).unwrap_or_default();
     Ok((Report { tables, held_back_by }, request.exact && schema.is_empty()))
 }

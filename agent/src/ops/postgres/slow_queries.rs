@@ -12,6 +12,7 @@ use crate::{
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, flag, integer, number, text},
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Runs from which a mean says something (PgHero).
@@ -126,7 +127,7 @@ fn judge(
         Bound::of(<PostgresSlowQueries as Operation>::NAME, "slow-ms", request.slow_ms.into());
     let bounds = Bounds::warning(slow.times(1e-3), "");
     let mut slow: Vec<_> = report.statements.iter().filter(|s| s.calls >= RUNS).collect();
-    slow.sort_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
+    slow.order_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
     let slow = slow.into_iter().take(TOLD).filter_map(|statement| {
         let mean_s = statement.mean_ms / 1000.0;
         let status = bounds.above(mean_s)?;

@@ -18,6 +18,7 @@ use super::{entry, info::Info, kind, unanswered, unusable};
 use crate::{
     host::redis::{Server, Trouble},
     operation::{Answer, Context, Probe},
+    order::Order as _,
     stack::Redis,
 };
 
@@ -258,7 +259,7 @@ impl Found {
             .into_iter()
             .map(|(kind, (keys, bytes))| RedisKind { kind, keys, bytes })
             .collect();
-        kinds.sort_by(|a, b| (b.bytes, &a.kind).cmp(&(a.bytes, &b.kind)));
+        kinds.order_by(|a, b| (b.bytes, &a.kind).cmp(&(a.bytes, &b.kind)));
         kinds.truncate(TOLD);
         let largest = self.largest.into_sorted_vec().into_iter().map(|Reverse(key)| key);
         let (scanned, bytes, hidden) = (self.scanned, self.bytes, self.hidden);

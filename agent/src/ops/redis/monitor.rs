@@ -15,6 +15,7 @@ use super::{entry, kind, unanswered, unusable, words::told};
 use crate::{
     host::redis::Server,
     operation::{Answer, Context, Probe},
+    order::Order as _,
 };
 
 /// Pairs of command and kind that are told.
@@ -64,7 +65,7 @@ impl Probe for RedisMonitor {
             .map(|((command, kind), count)| CommandCount { command, kind, count })
             .collect();
         commands
-            .sort_by(|a, b| (b.count, &a.command, &a.kind).cmp(&(a.count, &b.command, &b.kind)));
+            .order_by(|a, b| (b.count, &a.command, &a.kind).cmp(&(a.count, &b.command, &b.kind)));
         commands.truncate(TOLD);
         let most = commands
             .first()

@@ -11,6 +11,7 @@ use crate::{
     amount,
     bounds::{Bound, Bounds},
     operation::severity,
+    order::Order as _,
 };
 
 /// Restarts from which one that waits for its next start counts as one that keeps crashing.
@@ -163,7 +164,7 @@ pub(super) fn stands_for(unit: &Unit, instances: &[String]) -> Finding {
 /// Worst first, then by name.
 pub(super) fn worst_first(units: &mut [Unit], request: &SystemdStatusRequest) {
     let rank = |u: &Unit| judge(u, request).map_or(0, |f| severity(f.status()));
-    units.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
+    units.order_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.status.name.cmp(&b.status.name)));
 }
 
 /// All of some units in one line, with what was found wrong with them.

@@ -1,6 +1,8 @@
 //! What the last words of a service say about why it ended. Words of the kernel and of the usual
 //! libraries, in the order in which one excludes another.
 
+use crate::order::Order as _;
+
 /// What a line points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Clue {
@@ -83,7 +85,7 @@ pub(super) fn clues(lines: &[String]) -> Vec<Found> {
     if found.iter().any(|f| !by_systemd(f)) {
         found.retain(|f| !by_systemd(f));
     }
-    found.sort_by_key(|f| rank(&f.clue));
+    found.order_by_key(|f| rank(&f.clue));
     found
 }
 

@@ -32,6 +32,7 @@ use crate::{
     checks::definition::{self, Check, InvalidCheck, has_systemd},
     operation::{Answer, Context, Probe, completed, severity},
     ops::systemd::full_name,
+    order::Order as _,
 };
 
 /// Units that are looked at one by one.
@@ -243,7 +244,7 @@ impl<'c> Search<'c> {
 
     fn answer(mut self, service: &str) -> Answer<HostDiagnosis> {
         // What was found first lies deepest among equals: disks, then servers, then what needs them.
-        self.causes.sort_by_key(|f| std::cmp::Reverse(severity(f.status())));
+        self.causes.order_by_key(|f| std::cmp::Reverse(severity(f.status())));
         self.unknown.extend(not_looked_at(&self.late, self.longest));
         let steps = self.steps.len();
         let unknown = self.steps.iter().filter(|s| s.status == "unknown").count();

@@ -12,6 +12,7 @@ use crate::ops::{
     logs::{Ended, ending},
     systemd::full_name,
 };
+use crate::order::Order as _;
 
 /// Where it logs errors, unless the stack file names other logs of its.
 const USUAL: &str = "/var/log/nginx/*error*.log";
@@ -178,7 +179,7 @@ fn upstreams(lines: &[Ended]) -> Vec<Upstream> {
     let mut found: Vec<Upstream> = Vec::new();
     let mut recent: Vec<Upstream> =
         lines.iter().filter_map(|line| upstream(&line.text, line.ago_s?)).collect();
-    recent.sort_by_key(|upstream| upstream.ago_s);
+    recent.order_by_key(|upstream| upstream.ago_s);
     for upstream in recent.into_iter().filter(|upstream| upstream.ago_s <= RECENT_S) {
         if found.len() < UPSTREAMS && !found.iter().any(|known| known.at == upstream.at) {
             found.push(upstream);

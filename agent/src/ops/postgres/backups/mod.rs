@@ -28,6 +28,7 @@ use crate::{
     dumps::{self, Dump, Effort, State},
     host::{Host, blocking, files},
     operation::{Answer, Context, Probe},
+    order::Order as _,
     stack::{Backups, chosen},
 };
 
@@ -129,7 +130,7 @@ impl Look {
         set.astray = astray;
         set.cut = cut.then_some(ENTRIES);
         set.directory = path.display().to_string();
-        candidates.sort_by(|a, b| (b.written, &b.name).cmp(&(a.written, &a.name)));
+        candidates.order_by(|a, b| (b.written, &b.name).cmp(&(a.written, &a.name)));
         candidates.truncate(self.top.max(entry.keep));
         for candidate in candidates {
             if self.ahead(&candidate) {
