@@ -178,6 +178,22 @@ fn of_a_host_that_is_away_only_that_is_told_and_one_that_left_is_no_emergency() 
 }
 
 #[test]
+fn hosts_of_a_place_that_a_start_of_the_controller_missed_are_one_problem_that_claims_no_more() {
+    let missing = |name: &str, address: &str| HostRow {
+        lost: Some(Lost::Restart),
+        address: format!("{address}:4711"),
+        since_us: NOW - 200_000_000,
+        ..row(name, Connection::Down)
+    };
+    let rows = [missing("a-1", "10.0.1.1"), missing("a-2", "10.0.1.2"), missing("b-1", "10.0.2.1")];
+    let found = seen(&rows, &[], &Known::default());
+    let told: Vec<_> = found.iter().map(|p| (p.hosts.len(), p.status)).collect();
+    assert_eq!(told, [(2, Status::Critical), (1, Status::Critical)]);
+    assert!(found[0].summary.starts_with("down: no host of 10.0.1.0/24 was there when"));
+    assert!(found[1].summary.starts_with("down: it was not there when the controller was started"));
+}
+
+#[test]
 fn what_somebody_knows_of_comes_last() {
     let web = host(&[("disk", Status::Critical, &[]), ("units", Status::Warning, &[])]);
     let known = Known {

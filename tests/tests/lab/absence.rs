@@ -90,6 +90,21 @@ fn down_unreachable_dead_and_stopped_are_told_apart_and_so_is_where_a_host_was()
     fleet.start_controller();
     fleet.wait_for("h2", "up");
     fleet.wait_for("h1", "up");
-    assert!(last_told(&fleet, "h2").contains("while there was no controller"));
+    let told = last_told(&fleet, "h2");
+    assert!(told.contains("while there was no controller"), "{told}");
+    assert!(told.ends_with("it crashed or lost power"), "{told}");
     assert!(!last_told(&fleet, "h1").contains("no controller"), "it did not notice anything");
+
+    fleet.take_controller().kill();
+    lab.script(&["halt", "h2"]);
+    lab.script(&["boot", "h2"]);
+    lab.start_agent("h2");
+    lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
+    fleet.start_controller();
+    fleet.wait_for("h2", "up");
+    fleet.wait_for("h1", "up");
+    let told = last_told(&fleet, "h2");
+    assert!(told.ends_with("it had been shut down or booted anew on purpose"), "{told}");
+    let told = last_told(&fleet, "h1");
+    assert!(told.ends_with("; the agent had been stopped on purpose"), "{told}");
 }
