@@ -99,8 +99,9 @@ async fn came_back(
     let before = Told { boot_id: &boot_id, instance: &instance };
     let now = Told { boot_id: &hello.boot_id, instance: &hello.instance };
     let connection: String = row.try_get("connection")?;
-    // What its agent said before it ended is in history already.
-    let ending = if left == Left::No { hello.before() } else { Ending::Unspecified };
+    // What its agent said before it ended is in history, where there was a controller to write that.
+    let unheard = missed || left == Left::No;
+    let ending = if unheard { hello.before() } else { Ending::Unspecified };
     if missed && instance != hello.instance {
         left = match ending {
             Ending::Stopped => Left::Agent,

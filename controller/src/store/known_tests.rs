@@ -1,6 +1,6 @@
 //! What the store promises of what people know and were told.
 
-use hostler_proto::wire::HelloReply;
+use hostler_proto::wire::{HelloReply, hello_reply::Ending};
 
 use super::*;
 use crate::health::silence::{Acknowledgement, Checks, Downtime};
@@ -275,6 +275,41 @@ on_both! {
             let became: Vec<_> = turns.iter().map(|t| t.became).collect();
             assert_eq!(became, [Status::Ok, Status::Critical], "{lost:?}");
             at_us += 10;
+        }
+    }
+
+    async fn how_an_agent_ended_while_there_was_no_controller_is_in_its_history(fixture: Fixture) {
+        let store = &fixture.store;
+        token(store, "t", 9, i64::MAX).await;
+        store.enroll("t", new_host("web-1", false), 1).await.expect("enrolled");
+        store.change_connections(&[linked("web-1", false, 2)]).await.expect("written");
+        let cases = [
+            (Left::No, Ending::Sudden, Status::Critical, "killed or crashed"),
+            (Left::No, Ending::Stopped, Status::Warning, "stopped on purpose"),
+            (Left::Agent, Ending::Stopped, Status::Warning, "stopped on purpose"),
+        ];
+        for ((left, ending, away, why), at_us) in cases.into_iter().zip([10, 20, 30]) {
+            store.none_connected("restarted", at_us).await.expect("written");
+            let hello = HelloReply {
+                boot_id: "b".into(),
+                instance: at_us.to_string(),
+                before: ending.into(),
+                ..HelloReply::default()
+            };
+            let up = Change::Up {
+                host: name("web-1"),
+                address: "10.0.0.1:1".into(),
+                hello: Box::new(hello),
+                certificate_until_us: 9,
+                left,
+                silent: false,
+                at_us: at_us + 1,
+            };
+            store.change_connections(&[up]).await.expect("written");
+            let turns = store.turns(&name("web-1"), None, at_us, 9).await.expect("read");
+            let told: Vec<_> = turns.iter().map(|t| (t.was, t.became, t.at_us)).collect();
+            assert_eq!(told, [(away, Status::Ok, at_us + 1), (Status::Ok, away, at_us)]);
+            assert!(turns[0].summary.ends_with(why), "{}", turns[0].summary);
         }
     }
 
