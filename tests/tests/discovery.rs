@@ -147,10 +147,20 @@ fn servers_are_found_however_they_were_started_and_however_the_stack_file_names_
     let about = [&about[..], &["\"main\""]].concat();
     for (first, second) in [
         (format!("postgres://u@localhost:{postgres}"), format!("redis://localhost:{redis}/1")),
-        (format!("postgres://u@127.0.0.1/db?port={postgres}"), format!("redis://[::1]:{redis}")),
+        (
+            format!("postgres://u@127.0.0.1/db?port={postgres}"),
+            format!("redis://127.0.0.1:{redis}"),
+        ),
     ] {
         assert_eq!(lines(&named(&first, &second), &about), Vec::<String>::new());
     }
+    let elsewhere =
+        named(&format!("postgres://u@127.9.1.1:{postgres}/db"), &format!("redis://[::1]:{redis}"));
+    let elsewhere = lines(&elsewhere, &about);
+    assert_eq!(elsewhere.len(), 4, "what listens at 127.0.0.1 does so there alone: {elsewhere:?}");
+    assert!(
+        elsewhere[0].contains("at 127.9.1.1, where nobody listens; somebody does at 127.0.0.1")
+    );
     let none = lines(&named("postgres://u@127.0.0.1:1/db", "redis://127.0.0.1:2"), &about);
     assert_eq!(none.len(), 4, "{none:?}");
     assert!(none[0].contains("[[postgres]] \"main\" names port 1 of this host, where nobody"));
