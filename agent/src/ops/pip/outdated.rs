@@ -41,12 +41,16 @@ impl Probe for PipOutdated {
             cx.progress(format!("asking pip of {}", entry.name), done, chosen.len() as u64, "");
             let seen = look(entry, cx).await?;
             findings.extend(seen.findings(&entry.name));
+            // Where nothing was run, what lies there is why.
+            match seen.asked.is_empty() {
+                true => asked.push(("file", seen.environment.path.clone())),
+                false => asked.extend(seen.asked.into_iter().map(|argv| ("argv", argv))),
+            }
             report.environments.push(seen.environment);
             report.packages.extend(seen.packages);
-            asked.extend(seen.asked);
         }
         let answer = judge(report, findings);
-        Ok(asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
+        Ok(asked.into_iter().fold(answer, |answer, (kind, what)| answer.evidence(kind, what)))
     }
 }
 

@@ -67,7 +67,8 @@ impl Probe for PnpmOutdated {
                 path: entry.path.display().to_string(),
                 ..PnpmFrontend::default()
             };
-            match ask(entry, &mut frontend, &mut asked, cx).await {
+            let mut argv = None;
+            match ask(entry, &mut frontend, &mut argv, cx).await {
                 Ok(packages) => {
                     frontend.outdated = u32::try_from(packages.len()).ok();
                     report.packages.extend(packages);
@@ -85,17 +86,22 @@ impl Probe for PnpmOutdated {
                     }));
                 }
             }
+            // Where nothing was run, what lies there is why.
+            asked.push(match argv {
+                Some(argv) => ("argv", argv),
+                None => ("file", frontend.path.clone()),
+            });
             report.frontends.push(frontend);
         }
         let answer = judge(report, findings);
-        Ok(asked.into_iter().fold(answer, |answer, argv| answer.evidence("argv", argv)))
+        Ok(asked.into_iter().fold(answer, |answer, (kind, what)| answer.evidence(kind, what)))
     }
 }
 
 async fn ask(
     entry: &Frontend,
     frontend: &mut PnpmFrontend,
-    asked: &mut Vec<String>,
+    argv: &mut Option<String>,
     cx: &Context,
 ) -> Result<Vec<PnpmPackage>, Failure> {
     let place = Place::open(entry, cx).await?;
@@ -122,7 +128,7 @@ async fn ask(
         pnpm = pnpm.arg("--recursive");
     }
     let _turn = owner::turn().await;
-    asked.push(format!("{} (in {})", pnpm.argv(), place.path.display()));
+    *argv = Some(format!("{} (in {})", pnpm.argv(), place.path.display()));
     let output = cx.within(DEADLINE, "pnpm", pnpm.output()).await?;
     read(&entry.name, &output)
 }
@@ -308,6 +314,13 @@ mod tests {
         let end = format!("/bin/echo outdated --format json --recursive (in {})", path.display());
         assert_eq!(evidence.len(), 1);
         assert!(evidence[0].what.ends_with(&end), "{evidence:?}");
+        fs::remove_file(path.join("pnpm-lock.yaml")).expect("removed");
+        let answer = PnpmOutdated::observe(PnpmOutdatedRequest::default(), &cx).await;
+        let evidence = answer.expect("an answer").evidence;
+        assert_eq!(
+            (evidence[0].kind.as_str(), evidence[0].what.as_str()),
+            ("file", &*path.to_string_lossy())
+        );
     }
 
     async fn said(out: &str, errors: &str, code: u32) -> Output {
