@@ -51,7 +51,7 @@ mod tests {
             list in prop::collection::vec((0_u8..9, any::<u16>()), 0..60),
         ) {
             let (mut expected, mut ours) = (list.clone(), list.clone());
-            expected.sort_by(|a, b| b.0.cmp(&a.0));
+            expected.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
             ours.order_by(|a, b| b.0.cmp(&a.0));
             prop_assert_eq!(&ours, &expected, "what is equal stays in its order");
             expected.sort_by_key(|(_, n)| n % 7);

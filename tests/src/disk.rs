@@ -36,7 +36,9 @@ impl SmallDisk {
     /// # Panics
     /// When nothing can be written to it at all.
     pub fn fill(&self) {
-        let mut filler = fs::File::create(self.path().join("filler")).expect("a file");
+        let mut filler = fs::OpenOptions::new();
+        let path = self.path().join("filler");
+        let mut filler = filler.create(true).append(true).open(path).expect("a file");
         while filler.write_all(&[0; 4096]).is_ok() {}
         while filler.write_all(&[0]).is_ok() {}
     }

@@ -226,7 +226,7 @@ impl Drafts {
         for logs in &stack.logs {
             let since = often.interval.as_secs() * 2;
             let parameters = json!({ "path": logs.paths, "since-s": since });
-            // What is new is so only at the first look.
+            // A line that came up is there: no second look makes that any surer.
             let pace = Pace { attempts: 1, ..often };
             drafts.add(format!("logs:{}", logs.name), "logs.errors", parameters, pace, &[])?;
         }
