@@ -121,14 +121,14 @@ impl Backlog {
     pub fn since(&self, earlier: &Self) -> usize {
         let mut before: BTreeMap<u64, usize> = BTreeMap::new();
         earlier.callers.iter().for_each(|caller| *before.entry(*caller).or_default() += 1);
-        let mut there = self.callers.iter().filter(|caller| {
+        let there = self.callers.iter().filter(|caller| {
             before.get_mut(*caller).is_some_and(|left| {
                 let waits = *left > 0;
                 *left -= usize::from(waits);
                 waits
             })
         });
-        there.by_ref().count()
+        there.count()
     }
 
     /// Whether nobody of those who waited at an earlier look was accepted since.
