@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use data_encoding::BASE64;
 use hostler_core::clock::Clock;
+use jiff::Timestamp;
 use redis::{Cmd, Pipeline};
 use serde_json::{Value, json};
 use tokio::{
@@ -13,13 +14,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::host::redis::{Server, Trouble};
 
 /// Separates the parts of a binding.
 const SEPARATOR: &str = "\x06\x16";
-/// Seconds after which the list for answers goes by itself, should this process die.
-const LEFT_OVER_S: u64 = 30;
+/// Microseconds after which what a request left at the broker is cleared away by the next one of this host:
+/// its agent died, for no request takes as long.
+const LEFT_OVER_US: i64 = 120_000_000;
 /// Longest that the server is made to wait for an answer at a time. While it waits nothing else is
 /// heard on this connection, and what is left behind is not cleared away.
 const WAIT: Duration = Duration::from_millis(500);
@@ -33,6 +36,8 @@ const NOBODY: &str = "hostler";
 pub(super) struct Mailbox {
     pub(super) server: Server,
     exchange: String,
+    /// Who asks: how the addresses for answers to this host begin.
+    asker: String,
     clock: Arc<dyn Clock>,
     cancelled: CancellationToken,
 }
@@ -65,7 +70,9 @@ impl Mailbox {
         clock: Arc<dyn Clock>,
         cancelled: CancellationToken,
     ) -> Self {
-        Self { server, exchange: exchange.to_owned(), clock, cancelled }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let asker = format!("{NOBODY}@{host}.");
+        Self { server, exchange: exchange.to_owned(), asker, clock, cancelled }
     }
 
     /// Names of workers that bound themselves here once; some may be gone.
@@ -96,12 +103,12 @@ impl Mailbox {
         arguments: Value,
         longest: Duration,
     ) -> Result<Answers, Trouble> {
-        let address = self.clock.id().to_string();
+        let address = format!("{}{}", self.asker, self.clock.id());
         let reply = Reply::of(&self.exchange, &address);
-        let bound = Bound::new(&self.server, &reply);
+        let mut bound = Bound::new(&self.server, &reply);
         let cancelled = self.cancelled.clone();
         let asked = tokio::select! {
-            asked = self.exchange(&reply, &address, method, arguments, longest) => asked,
+            asked = self.exchange(&reply, &address, &mut bound, method, arguments, longest) => asked,
             () = cancelled.cancelled() => Err(Trouble::Cancelled),
         };
         let cleaned = bound.clear().await;
@@ -114,6 +121,7 @@ impl Mailbox {
         &mut self,
         reply: &Reply,
         address: &str,
+        bound: &mut Bound,
         method: &str,
         arguments: Value,
         longest: Duration,
@@ -126,15 +134,19 @@ impl Mailbox {
         let mut published = Pipeline::new();
         published.cmd("SADD").arg(&reply.bindings).arg(&reply.binding).ignore();
         published.cmd("PUBLISH").arg(&channel).arg(&message);
+        published.cmd("SMEMBERS").arg(&reply.bindings);
         self.server.note(&format!(
-            "SADD of a binding for the answers, PUBLISH {channel} {method}, BRPOP of the answers; SREM and \
-             DEL of both"
+            "SADD of a binding for the answers, PUBLISH {channel} {method}, SMEMBERS of the bindings, BRPOP of \
+             the answers; SREM and DEL of the binding and its list"
         ));
         let began = Instant::now();
-        let (subscribed,): (usize,) = self.server.pipeline(&published).await?;
+        let (subscribed, bindings): (usize, Vec<String>) = self.server.pipeline(&published).await?;
+        let now = self.clock.now();
+        for left in bindings.iter().filter_map(|binding| left_over(binding, &self.asker, now)) {
+            bound.take_along(&Reply::of(&self.exchange, left));
+        }
         let mut answers = Answers { subscribed, ..Answers::default() };
         self.server.patient(longest + Duration::from_secs(2));
-        let mut lifetime_set = false;
         while answers.answered < subscribed.min(MOST) {
             let Some(left) = longest.checked_sub(began.elapsed()).filter(|l| !l.is_zero()) else {
                 break;
@@ -149,13 +161,6 @@ impl Mailbox {
                 answers.by_worker.insert(worker, answer);
                 answers.answered += 1;
                 answers.took = began.elapsed();
-            }
-            if !lifetime_set && answers.answered < subscribed {
-                lifetime_set = true;
-                let lifetime = LEFT_OVER_S.to_string();
-                let mut expire = Cmd::new();
-                expire.arg("EXPIRE").arg(&reply.list).arg(&lifetime);
-                let _: u64 = self.server.query(&expire).await?;
             }
         }
         Ok(answers)
@@ -183,6 +188,16 @@ pub(crate) async fn is_broker(server: &mut Server, db: i64) -> Result<bool, Trou
     Ok(heard > 0)
 }
 
+/// The address of a binding that an agent of this host left behind when it died.
+fn left_over<'b>(binding: &'b str, asker: &str, now: Timestamp) -> Option<&'b str> {
+    let address = binding.split(SEPARATOR).next()?;
+    let id: Uuid = address.strip_prefix(asker)?.parse().ok()?;
+    // Ids begin with their time.
+    let (seconds, _) = id.get_timestamp()?.to_unix();
+    let asked_us = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
+    (now.as_microsecond() - asked_us > LEFT_OVER_US).then_some(address)
+}
+
 /// What one request leaves at the broker until it is cleared away. A binding that stays would be
 /// answered for ever, so that it goes with this, too: when the operation ends in the middle.
 struct Bound {
@@ -192,10 +207,17 @@ struct Bound {
 
 impl Bound {
     fn new(server: &Server, reply: &Reply) -> Self {
-        let mut clear = Pipeline::new();
-        clear.cmd("SREM").arg(&reply.bindings).arg(&reply.binding).ignore();
-        clear.cmd("DEL").arg(&reply.list).ignore();
-        Self { server: server.clone(), clear: Some(clear) }
+        let mut bound = Self { server: server.clone(), clear: Some(Pipeline::new()) };
+        bound.take_along(reply);
+        bound
+    }
+
+    /// Clears away that, too.
+    fn take_along(&mut self, reply: &Reply) {
+        if let Some(clear) = &mut self.clear {
+            clear.cmd("SREM").arg(&reply.bindings).arg(&reply.binding).ignore();
+            clear.cmd("DEL").arg(&reply.list).ignore();
+        }
     }
 
     async fn clear(mut self) -> Result<(), Trouble> {
@@ -282,6 +304,8 @@ fn read(text: &str, ticket: &str) -> Option<(String, Value)> {
 
 #[cfg(test)]
 mod tests {
+    use hostler_core::clock::FixedClock;
+
     use super::*;
 
     #[test]
@@ -299,6 +323,23 @@ mod tests {
         }
         assert!(read(&encoded, "t2").is_none());
         assert!(read("{", "t1").is_none());
+    }
+
+    #[test]
+    fn only_what_an_agent_of_this_host_left_long_ago_is_cleared_away() {
+        let clock = FixedClock::at("2024-11-05T12:00:00Z".parse().expect("a time"));
+        let binding = |address: &str| Reply::of("celery", address).binding;
+        let address = format!("hostler@h1.{}", clock.id());
+        let ours = binding(&address);
+        let others =
+            [binding(&clock.id().to_string()), binding(&format!("hostler@h10.{}", clock.id()))];
+        assert_eq!(left_over(&ours, "hostler@h1.", clock.now()), None, "it may be under way");
+        clock.advance(Duration::from_secs(121));
+        assert_eq!(left_over(&ours, "hostler@h1.", clock.now()), Some(address.as_str()));
+        for other in others {
+            assert_eq!(left_over(&other, "hostler@h1.", clock.now()), None);
+        }
+        assert_eq!(left_over("hostler@h1.no-id", "hostler@h1.", clock.now()), None);
     }
 
     #[test]
