@@ -158,8 +158,7 @@ impl<R> Answer<R> {
     /// Adds what was really asked of the system.
     #[must_use]
     pub fn evidence(mut self, kind: &str, what: impl Into<String>) -> Self {
-        let (kind, what) = (kind.to_owned(), what.into());
-        self.evidence.push(Evidence { kind, what, ..Evidence::default() });
+        self.evidence.push(Evidence::new(kind, what));
         self
     }
 }

@@ -1,8 +1,8 @@
-//! Findings and figures: how they are put together, and what to type next.
+//! Findings, evidence and figures: how they are put together, and what to type next.
 
 use crate::{
     catalogue::Catalogue,
-    wire::{Figure, Finding, Status},
+    wire::{Evidence, Figure, Finding, Status},
 };
 
 impl Finding {
@@ -32,6 +32,13 @@ impl Finding {
         self.value = Some(value);
         self.unit = unit.to_owned();
         self
+    }
+}
+
+impl Evidence {
+    /// What was really asked of the system: "argv", "dbus", "sql", and the words.
+    pub fn new(kind: &str, what: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), what: what.into(), ..Self::default() }
     }
 }
 

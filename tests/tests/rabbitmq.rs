@@ -108,8 +108,10 @@ fn workers_over_rabbitmq_are_seen_by_celerys_own_tool() {
         assert!(!said.contains("hidden-value") && !said.contains("guest:guest"), "{said}");
     }
 
-    let missing = asked(&fleet, &["celery", "stats", "none"], 1);
-    assert!(missing["error"].to_string().contains("no_such_app"), "{missing}");
+    let missing = asked(&fleet, &["celery", "stats", "none"], 3);
+    assert!(text(&missing, "summary").contains("no_such_app"), "{missing}");
+    let asked = text(&missing["evidence"][0], "what");
+    assert!(asked.ends_with("celery -A no_such_app inspect --json stats"), "{missing}");
 
     // Its process shows what the tool cannot.
     worker.signal(Signal::STOP);
@@ -120,6 +122,6 @@ fn workers_over_rabbitmq_are_seen_by_celerys_own_tool() {
 
     rabbit.kill();
     let dead = ask("workers", 3);
-    assert!(dead["error"].to_string().contains("broker does not answer"), "{dead}");
+    assert!(text(&dead, "summary").contains("broker does not answer"), "{dead}");
     assert!(!dead.to_string().contains("guest:guest"), "{dead}");
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt::Debug, marker::PhantomData, pin::Pin, sync:
 use hostler_core::call::Mode;
 use hostler_proto::{
     operation::Operation,
-    wire::{ErrorCode, Failure, Outcome, PlanStep},
+    wire::{ErrorCode, Failure, Finding, Outcome, PlanStep, Status},
 };
 use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
@@ -74,9 +74,33 @@ impl<P: Probe> Handler for Probing<P> {
     fn run(&self, request: DynamicMessage, _: Order, cx: Context) -> Running {
         Box::pin(async move {
             let request = typed::<P>(&request)?;
-            Ok(outcome(P::observe(request, &cx).await?))
+            P::observe(request, &cx)
+                .await
+                .map(outcome)
+                .or_else(|failure| unmeasured(P::NAME, failure))
         })
     }
+}
+
+/// What a probe is told of that the host did not let itself be measured: nothing is known, which is an
+/// answer. A request that cannot be meant, or may not be made, stays a failure.
+fn unmeasured(operation: &str, failure: Failure) -> Result<Outcome, Failure> {
+    match failure.code() {
+        ErrorCode::Unreachable
+        | ErrorCode::HostFault
+        | ErrorCode::PreconditionFailed
+        | ErrorCode::Unsupported
+        | ErrorCode::LimitExceeded => {}
+        _ => return Err(failure),
+    }
+    let finding = Finding::new(Status::Unknown, operation, failure.message).why(failure.hint);
+    Ok(Outcome {
+        status: Status::Unknown.into(),
+        summary: finding.summary.clone(),
+        findings: vec![finding],
+        evidence: failure.evidence,
+        ..Outcome::default()
+    })
 }
 
 struct Acting<A>(PhantomData<fn() -> A>);
@@ -146,16 +170,13 @@ fn digest(steps: &[PlanStep], details: &impl Debug) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hostler_proto::catalogue::Catalogue;
+    use hostler_proto::{catalogue::Catalogue, wire::Evidence};
 
     use super::*;
 
     #[test]
     fn an_answer_in_which_nothing_was_measured_has_no_result() {
-        use hostler_proto::{
-            ops::RedisStatus,
-            wire::{Finding, Status},
-        };
+        use hostler_proto::ops::RedisStatus;
         let finding = Finding::new(Status::Critical, "main", "redis \"main\" does not answer");
         let none = outcome(Answer::<RedisStatus>::unmeasured(finding));
         assert_eq!((none.r#type.as_str(), none.data.len()), ("", 0));
@@ -163,6 +184,22 @@ mod tests {
         assert_eq!(none.summary, "redis \"main\" does not answer");
         let measured = outcome(Answer::ok("", RedisStatus::default()));
         assert_eq!(measured.r#type, "hostler.ops.v1.RedisStatus");
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_measured_is_unknown_and_a_wrong_request_is_none() {
+        let evidence = Evidence::new("argv", "nginx -t");
+        let failed = |code| {
+            let failure = Failure::new(code, "nginx is not there").hint("install it");
+            unmeasured("nginx.test", failure.evidence(evidence.clone()))
+        };
+        let told = failed(ErrorCode::Unsupported).expect("an answer");
+        assert_eq!((told.status(), told.summary.as_str()), (Status::Unknown, "nginx is not there"));
+        assert_eq!((told.r#type.as_str(), &told.evidence), ("", &vec![evidence.clone()]));
+        assert_eq!((told.findings[0].why.as_str(), told.findings.len()), ("install it", 1));
+        for code in [ErrorCode::InvalidArgument, ErrorCode::NotFound, ErrorCode::PermissionDenied] {
+            assert_eq!(failed(code).expect_err("a failure").code(), code);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod workers;
 
 use std::{sync::Arc, time::Duration};
 
-use hostler_proto::wire::Failure;
+use hostler_proto::wire::{Evidence, Failure};
 use serde_json::{Value, json};
 
 pub(crate) use self::pidbox::is_broker;
@@ -24,7 +24,7 @@ use self::{
 use crate::{
     host::{
         Host,
-        redis::{Server, Trouble},
+        redis::{Server, Trouble, whereabouts},
     },
     operation::{Answer, Context},
     stack::{Celery, Way, named},
@@ -58,7 +58,10 @@ impl<'h> App<'h> {
             }
             Way::Redis(broker) => named(&host.stack.redis, "redis", broker, |r| &r.name)?,
         };
-        let server = Server::connect(broker).await.map_err(|t| t.failure(&broker.name))?;
+        let server = Server::connect(broker).await.map_err(|trouble| {
+            let place = whereabouts(broker).map(|place| place.to_string()).unwrap_or_default();
+            trouble.failure(&broker.name).evidence(Evidence::new("redis", place))
+        })?;
         let (clock, cancelled) = (Arc::clone(&host.clock), cx.cancelled.clone());
         let mailbox = Mailbox::new(server, &entry.exchange, clock, cancelled);
         let app = Broker { name: &entry.name, broker: &broker.name, entry, mailbox };
@@ -118,7 +121,8 @@ impl<'h> App<'h> {
 
 impl Broker<'_> {
     fn failed(&self, trouble: &Trouble) -> Failure {
-        trouble.failure(self.broker)
+        let asked = Evidence::new("redis", self.mailbox.server.evidence());
+        trouble.failure(self.broker).evidence(asked)
     }
 }
 

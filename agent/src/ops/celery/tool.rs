@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
-use hostler_proto::wire::{ErrorCode, Failure};
+use hostler_proto::wire::{ErrorCode, Evidence, Failure};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -110,6 +110,16 @@ impl<'h> Tool<'h> {
     /// Asks these workers, which ends as soon as all of them have answered; every one, when none is
     /// named.
     pub(super) async fn ask_of(
+        &self,
+        what: &str,
+        longest: Duration,
+        of: &[&String],
+    ) -> Result<Answers, Failure> {
+        let asked = self.answers(what, longest, of).await;
+        asked.map_err(|failure| failure.evidence(Evidence::new("argv", self.line(what))))
+    }
+
+    async fn answers(
         &self,
         what: &str,
         longest: Duration,

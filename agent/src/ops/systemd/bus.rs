@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use futures_util::StreamExt;
 use hostler_proto::{
     name::nearest,
-    wire::{ErrorCode, Failure},
+    wire::{ErrorCode, Evidence, Failure},
 };
 use zbus::{
     connection::Builder,
@@ -354,11 +354,7 @@ fn refused(method: &str, name: &str, error: zbus::Error) -> Failure {
         }
         _ => (ErrorCode::HostFault, ""),
     };
-    let evidence = hostler_proto::wire::Evidence {
-        kind: "dbus".to_owned(),
-        what: format!("{method} {name}").trim_end().to_owned(),
-        ..Default::default()
-    };
+    let evidence = Evidence::new("dbus", format!("{method} {name}").trim_end());
     Failure::new(code, format!("systemd refused {method} {name}: {detail}"))
         .hint(hint)
         .evidence(evidence)

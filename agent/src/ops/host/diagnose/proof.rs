@@ -24,8 +24,7 @@ impl Search<'_> {
 
     /// As [`Self::prove`], of a program or a call whose answer was no operation's.
     pub(super) fn prove_one(&mut self, kind: &str, what: String) {
-        let kind = kind.to_owned();
-        self.prove(&[Evidence { kind, what, ..Evidence::default() }]);
+        self.prove(&[Evidence::new(kind, what)]);
     }
 }
 
