@@ -137,6 +137,16 @@ pub struct Postgres {
     /// Checks that it needs to be well.
     #[serde(default)]
     pub after: Vec<String>,
+    /// It was found, and nobody said how the agent is let in: it is not asked.
+    #[serde(skip)]
+    pub no_login: bool,
+}
+
+impl Postgres {
+    /// A server that was found.
+    pub(crate) fn found(name: &str, url: String, after: Vec<String>) -> Self {
+        Self { name: name.to_owned(), url, password_file: None, after, no_login: true }
+    }
 }
 
 /// A Redis or Valkey server.

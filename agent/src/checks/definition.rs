@@ -162,6 +162,9 @@ impl Drafts {
             let (ping, server) = (format!("postgres:{}", postgres.name), &postgres.name);
             let parameters = json!({ "server": server });
             drafts.add(ping.clone(), "postgres.ping", parameters.clone(), pace, &postgres.after)?;
+            if postgres.no_login {
+                continue;
+            }
             let after = [ping];
             for (kind, operation) in
                 [("connections", "postgres.connections"), ("locks", "postgres.locks")]

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use hostler_proto::{
     args,
     catalogue::Catalogue,
-    operation::{CeleryQueues, CeleryWorkers, NginxAccessReport, Operation},
+    operation::{CeleryQueues, CeleryWorkers, NginxAccessReport, Operation, PostgresPing},
 };
 
 use super::Found;
@@ -18,7 +18,7 @@ use crate::{
 
 /// How long the agent's start waits for what was found before.
 const START: Duration = Duration::from_secs(3);
-/// Redis servers of one host that are checked.
+/// Servers of one kind on one host that are checked.
 const SERVERS: usize = 100;
 /// Applications of Celery that are.
 const APPLICATIONS: usize = 20;
@@ -47,6 +47,9 @@ impl Checked {
         if !asks_workers(policy) {
             found.celery.clear();
         }
+        if policy.operation(PostgresPing::NAME).is_err() {
+            found.postgres.clear();
+        }
         if policy.operation(NginxAccessReport::NAME).is_err() {
             found.nginx.iter_mut().for_each(|nginx| nginx.access_log = None);
         }
@@ -72,6 +75,15 @@ impl Checked {
         });
         let is_there =
             |units: &[Unit], check: &String| units.iter().any(|u| of_unit(&u.name) == *check);
+        let mut names = BTreeSet::new();
+        found.postgres.retain_mut(|postgres| {
+            postgres.after.retain(|check| is_there(&found.units, check));
+            let units = found.units.iter().filter(|u| postgres.after.contains(&of_unit(&u.name)));
+            let units = units.cloned().collect();
+            let alone = Stack { units, postgres: vec![postgres.clone()], ..Stack::default() };
+            let fits = names.len() < SERVERS && can(alone) && names.insert(postgres.name.clone());
+            keep(format!("postgres:{}", postgres.name), fits)
+        });
         let mut names = BTreeSet::new();
         found.redis.retain_mut(|redis| {
             redis.after.retain(|check| is_there(&found.units, check));
@@ -167,7 +179,7 @@ mod tests {
     use std::{collections::BTreeMap, sync::mpsc};
 
     use super::*;
-    use crate::stack::{Celery, Nginx};
+    use crate::stack::{Celery, Nginx, Postgres};
 
     fn checked(units: &[&str], redis: &[(&str, &str, &str)]) -> Checked {
         let mut found = Found { units: BTreeSet::new(), ..Found::default() };
@@ -244,6 +256,7 @@ mod tests {
     fn what_the_policy_denies_is_found_and_not_checked() {
         let of = |deny: &str| {
             let found = Stack {
+                postgres: vec![Postgres::found("main", "postgres://h@[::1]/p".into(), Vec::new())],
                 redis: vec![Redis::at("main", "127.0.0.1:6379", 0, Vec::new())],
                 celery: vec![Celery::over("shop", "main", Vec::new())],
                 nginx: Some(Nginx { access_log: Some("/a.log".into()), ..Nginx::default() }),
@@ -252,13 +265,17 @@ mod tests {
             let policy = Policy { deny: vec![deny.to_owned()], ..Policy::default() };
             let checked = Checked::new(found, &policy, Catalogue::embedded()).expect("checks");
             let names = checked.checks.iter().map(|check| check.name.to_string());
-            let found = ["celery:shop", "celery-queues:shop", "nginx-config", "nginx-requests"];
-            names.filter(|name| found.contains(&name.as_str())).collect::<Vec<_>>()
+            let own = ["redis:main", "disk", "host", "resources", "units"];
+            names.filter(|name| !own.contains(&name.as_str())).collect::<Vec<_>>()
         };
+        // Of a cluster that nobody is let into nothing else can be asked.
+        let login = "postgres:main";
         let (celery, config) = (["celery-queues:shop", "celery:shop"], ["nginx-config"]);
-        assert_eq!(of("disk.usage"), [&celery[..], &config, &["nginx-requests"]].concat());
-        assert_eq!(of("celery.queues"), ["nginx-config", "nginx-requests"]);
-        assert_eq!(of("nginx.access-*"), [&celery[..], &config].concat());
+        let all = [&celery[..], &config, &["nginx-requests", login]].concat();
+        assert_eq!(of("disk.usage"), all);
+        assert_eq!(of("celery.queues"), ["nginx-config", "nginx-requests", login]);
+        assert_eq!(of("nginx.access-*"), [&celery[..], &config, &[login]].concat());
+        assert_eq!(of("postgres.ping"), all[..all.len() - 1]);
     }
 
     #[test]

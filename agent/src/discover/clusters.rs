@@ -1,11 +1,13 @@
 //! Where a cluster of PostgreSQL takes connections, as its own postmaster.pid says.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
+
+use serde::{Deserialize, Serialize};
 
 use crate::host::files;
 
 /// Where a cluster takes connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cluster {
     /// Its port, which its sockets have in their names.
     pub(super) port: u16,
@@ -52,6 +54,23 @@ impl Cluster {
         };
         format!("postgres://hostler@{host}:{port}/{database}")
     }
+}
+
+/// Clusters with their names: the only one is "main", others are called by their ports.
+pub(super) fn named<'c, T>(
+    clusters: impl ExactSizeIterator<Item = (&'c Cluster, T)>,
+) -> impl Iterator<Item = (String, &'c Cluster, T)> {
+    let only = clusters.len() == 1;
+    let mut names = BTreeSet::new();
+    clusters.map(move |(cluster, of)| {
+        let name = if only { "main".to_owned() } else { format!("p{}", cluster.port) };
+        // Clusters at different addresses may have one port.
+        let again = (2..).map(|n| format!("{name}-{n}"));
+        let mut free = [name.clone()].into_iter().chain(again);
+        let name = free.find(|name| !names.contains(name)).unwrap_or(name);
+        names.insert(name.clone());
+        (name, cluster, of)
+    })
 }
 
 /// A path as a parameter of a URL.

@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     Found, access_log,
     brokers::{self, Broker},
+    clusters::{self, Cluster},
     is_service, redis_name,
 };
 use crate::{
     checks::definition::of_unit,
-    stack::{Celery, Nginx, Pm2, Redis, Stack, Unit},
+    stack::{Celery, Nginx, Pm2, Postgres, Redis, Stack, Unit},
 };
 
 /// Where systemd is told what starts at boot (systemd.unit(5)).
@@ -37,6 +38,8 @@ const UNITS: [&str; 8] = [
 #[serde(default)]
 struct Remembered {
     units: BTreeSet<String>,
+    /// Clusters of PostgreSQL, with the unit.
+    clusters: Vec<(Cluster, String)>,
     redis: BTreeMap<String, String>,
     /// How they are called here: a check keeps its name, whatever is found beside it.
     redis_names: BTreeMap<String, String>,
@@ -90,9 +93,14 @@ impl Found {
         };
         let brokers = self.brokers.iter().filter(|b| own(&b.unit) && own(&b.served_by));
         let applications = brokers::certain(brokers.filter(|b| self.serves(b)));
+        let after = |unit: &String| is_service(unit).then(|| of_unit(unit)).into_iter().collect();
+        let postgres: Vec<_> = self.postgres.iter().filter(|(_, unit)| own(unit)).collect();
+        let postgres = clusters::named(postgres.into_iter()).map(|(name, cluster, unit)| {
+            Postgres::found(&name, cluster.url("postgres"), after(unit))
+        });
         let redis = self.redis.iter().filter(|(_, unit)| own(unit));
         let redis = redis.map(|(address, unit)| {
-            let after = is_service(unit).then(|| of_unit(unit)).into_iter().collect();
+            let after = after(unit);
             let of = applications.iter().find(|application| application.server == address);
             // No check is called by its database: it stays the same when a broker is found there.
             Redis::at(&name(address), address, of.map_or(0, |application| application.db), after)
@@ -103,6 +111,7 @@ impl Found {
         });
         Stack {
             units: self.at_boot.iter().map(unit).collect(),
+            postgres: postgres.collect(),
             redis: redis.collect(),
             celery: celery.collect(),
             pm2,
@@ -117,6 +126,12 @@ impl Found {
         self.units.extend(before.units.into_iter().filter(|unit| starts(unit)));
         // What somebody started by hand meanwhile stands in for the one that starts at boot.
         let by_hand = |now: Option<&String>| now.is_none_or(|unit| !starts(unit));
+        let up: BTreeSet<String> = self.postgres.values().cloned().collect();
+        for (cluster, unit) in before.clusters {
+            if starts(&unit) && !up.contains(&unit) && by_hand(self.postgres.get(&cluster)) {
+                self.postgres.insert(cluster, unit);
+            }
+        }
         let up: BTreeSet<String> = self.redis.values().cloned().collect();
         for (address, unit) in before.redis {
             // One that is up at another address has moved.
@@ -154,6 +169,7 @@ impl Found {
     fn remembered(&self) -> Remembered {
         Remembered {
             units: self.units.clone(),
+            clusters: self.postgres.iter().map(|(c, unit)| (c.clone(), unit.clone())).collect(),
             redis: self.redis.clone(),
             redis_names: self.redis_names.clone(),
             daemons: self.pm2.clone(),
@@ -209,10 +225,41 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    fn cluster(port: u16) -> Cluster {
+        Cluster { port, address: "localhost".into(), socket: "/run/postgresql".into() }
+    }
+
+    #[test]
+    fn a_cluster_is_known_until_it_moves_and_nobody_said_how_it_is_asked() {
+        let unit = "postgresql@15-main.service";
+        let look = |port: u16, before: &Found| {
+            let postgres = [(cluster(port), unit.to_owned())].into();
+            let mut found = Found { postgres, units: set(&[unit]), ..Found::default() };
+            found.remember(before.remembered(), &|_| true);
+            found
+        };
+        let moved = look(5433, &look(5432, &Found::default()));
+        let stack = moved.stack();
+        assert_eq!(stack.postgres.len(), 1, "{stack:?}");
+        let found = &stack.postgres[0];
+        assert_eq!((found.name.as_str(), found.no_login), ("main", true));
+        assert_eq!(found.url, "postgres://hostler@127.0.0.1:5433/postgres");
+        assert_eq!(found.after, ["unit:postgresql@15-main"]);
+        let mut by_hand = Found { postgres: moved.postgres, ..Found::default() };
+        by_hand.remember(Remembered::default(), &|_| false);
+        assert_eq!(by_hand.stack().postgres.len(), 0);
+    }
+
     #[test]
     fn what_did_not_come_up_is_still_checked_when_it_starts_at_boot() {
         let before = Remembered {
-            units: set(&["app.service", "gone.service", "pm2-x.service"]),
+            units: set(&[
+                "app.service",
+                "gone.service",
+                "pm2-x.service",
+                "postgresql@15-main.service",
+            ]),
+            clusters: vec![(cluster(5432), "postgresql@15-main.service".to_owned())],
             redis: [("127.0.0.1:6379".to_owned(), "redis-server.service".to_owned())].into(),
             daemons: [("/home/x/.pm2".to_owned(), "pm2-x.service".to_owned())].into(),
             proxy: Some("nginx.service".to_owned()),
@@ -221,14 +268,21 @@ mod tests {
         let starts = |unit: &str| !["gone.service", "adhoc.service"].contains(&unit);
         let mut found = Found { units: set(&["db.service", "adhoc.service"]), ..Found::default() };
         found.remember(before, &starts);
-        let all = ["adhoc.service", "app.service", "db.service", "pm2-x.service"];
+        let all = [
+            "adhoc.service",
+            "app.service",
+            "db.service",
+            "pm2-x.service",
+            "postgresql@15-main.service",
+        ];
         assert_eq!(found.units, set(&all));
         assert!(found.nginx.is_some() && found.redis.contains_key("127.0.0.1:6379"));
         assert_eq!(found.pm2["/home/x/.pm2"], "pm2-x.service");
         let stack = found.stack();
+        assert_eq!(stack.postgres.len(), 1);
         assert!(stack.pm2.is_some());
         let units: Vec<_> = stack.units.iter().map(|unit| unit.name.as_str()).collect();
-        assert_eq!(units, ["app.service", "db.service", "pm2-x.service"], "nobody starts adhoc");
+        assert_eq!(units, all[1..], "nobody starts adhoc");
     }
 
     /// A look at Redis servers, with what the one before kept in mind.

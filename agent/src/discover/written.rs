@@ -1,12 +1,9 @@
 //! What was found, as a stack file that somebody can go through.
 
-use std::collections::BTreeSet;
-
 use super::{
     Found, Tool, Workers, applications,
     brokers::{self, Application},
-    clusters::Cluster,
-    is_service, redis_name, served,
+    clusters, is_service, redis_name, served,
 };
 use crate::checks::definition::of_unit;
 
@@ -21,17 +18,8 @@ impl Found {
         for unit in &self.units {
             add(format!("\n[[unit]]\nname = {}\n", quoted(unit)));
         }
-        let mut names = BTreeSet::new();
-        for (cluster, unit) in &self.postgres {
-            let Cluster { port, socket, .. } = cluster;
-            let name =
-                if self.postgres.len() == 1 { "main".to_owned() } else { format!("p{port}") };
-            // Clusters at different addresses may have one port.
-            let again = (2..).map(|n| format!("{name}-{n}"));
-            let mut free = [name.clone()].into_iter().chain(again);
-            let name = free.find(|name| !names.contains(name)).unwrap_or(name);
-            names.insert(name.clone());
-            let socket = match socket.as_str() {
+        for (name, cluster, unit) in clusters::named(self.postgres.iter()) {
+            let socket = match cluster.socket.as_str() {
                 "" => String::new(),
                 socket => format!(" The socket is in {socket:?}."),
             };
@@ -162,7 +150,7 @@ pub(super) fn quoted(text: &str) -> String {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::*;
+    use super::{clusters::Cluster, *};
     use crate::{
         checks::definition,
         discover::{

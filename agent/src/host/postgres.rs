@@ -85,6 +85,8 @@ pub enum Trouble {
     Refused(String),
     /// What the stack file says cannot be used.
     Stack(String),
+    /// Nobody said how the agent is let in.
+    NoLogin,
 }
 
 impl fmt::Display for Trouble {
@@ -105,6 +107,7 @@ impl fmt::Display for Trouble {
             Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
             Self::Refused(why) => write!(f, "answers with an error: {why}"),
             Self::Stack(why) => write!(f, "cannot be asked: {why}"),
+            Self::NoLogin => f.write_str("cannot be looked into: the agent has no login"),
         }
     }
 }
@@ -137,6 +140,10 @@ impl Trouble {
             Self::Forbidden(_) => "give the role pg_monitor: docs/checks.md has the grants",
             Self::Refused(_) => "look at the server's log",
             Self::Stack(_) => "look at its [[postgres]] in the stack file",
+            Self::NoLogin => {
+                "full connections, locks and lag are not seen: CREATE ROLE hostler LOGIN PASSWORD '...'; GRANT \
+                 pg_monitor TO hostler; then `hostler-agent discover` writes the stack file that names it"
+            }
         }
     }
 }
@@ -223,6 +230,10 @@ impl Session {
     /// # Errors
     /// Why there is none.
     pub async fn open(entry: &Postgres, operation: &str) -> Result<Self, Trouble> {
+        // A login that is refused would stand in the server's log each time.
+        if entry.no_login {
+            return Err(Trouble::NoLogin);
+        }
         let mut options = options(&entry.url)
             .map_err(|e| Trouble::Stack(e.to_string()))?
             .application_name(&format!("hostler/{operation}"))

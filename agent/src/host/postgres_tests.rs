@@ -8,7 +8,7 @@ fn server() -> String {
 }
 
 fn entry(url: String) -> Postgres {
-    Postgres { name: "main".into(), url, password_file: None, after: Vec::new() }
+    Postgres { name: "main".into(), url, password_file: None, after: Vec::new(), no_login: false }
 }
 
 #[tokio::test]

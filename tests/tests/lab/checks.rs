@@ -179,6 +179,10 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
     assert!(!lab.succeeds("h1", &[&agent[..], &["discover", "--check"]].concat()));
 
     // Without the file the agent checks what it finds.
+    let log = "/var/log/postgresql/postgresql-15-main.log";
+    let count = format!("grep -c 'FATAL.*\"hostler\"' {log} || true");
+    let refused = || lab.exec("h1", &["sh", "-c", &count]);
+    let before = refused();
     lab.exec("h1", &["rm", "/etc/hostler/stack.toml"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);
     let standing = |check: &str| {
@@ -187,13 +191,23 @@ fn an_agent_finds_the_whole_stack_and_checks_it_with_nothing_written_by_hand() {
         let found = checks.into_iter().find(|c| c["state"]["check"] == check);
         found.and_then(|c| c["state"]["hard"].as_str().map(ToOwned::to_owned))
     };
-    let found =
-        ["unit:omnidoc-backend", "unit:redis-server", "redis:main", "nginx-config", "pm2", "disk"];
+    let found = [
+        "unit:omnidoc-backend",
+        "unit:redis-server",
+        "redis:main",
+        "postgres:main",
+        "nginx-config",
+        "pm2",
+        "disk",
+    ];
     eventually("its checks are those of what it found", || {
         found.iter().all(|name| standing(name).is_some())
     });
     let says = |text: &str| fleet.ctl(&["health", "h1", "-o", "json"]).out.contains(text);
     eventually("a password is asked for", || says("does not let the agent in"));
+    eventually("a login is missing", || standing("postgres:main").as_deref() == Some("unknown"));
+    assert!(says("GRANT pg_monitor") && standing("postgres-locks:main").is_none());
+    assert_eq!(refused(), before, "nobody tried to log in");
     // What did not come up is missed all the same.
     lab.exec("h1", &["systemctl", "stop", "omnidoc-backend"]);
     lab.exec("h1", &["systemctl", "restart", "hostler-agent"]);

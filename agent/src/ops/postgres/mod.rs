@@ -35,6 +35,7 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     let summary = format!("postgres \"{name}\" {trouble}");
     let status = match trouble {
         Trouble::Stack(_)
+        | Trouble::NoLogin
         | Trouble::Barred(_)
         | Trouble::Forbidden(_)
         | Trouble::Slow(_)
@@ -133,6 +134,7 @@ mod tests {
             url: "postgres://hostler@127.0.0.1/app".into(),
             password_file: None,
             after: after.iter().map(|name| (*name).to_owned()).collect(),
+            no_login: false,
         }
     }
 
@@ -178,6 +180,7 @@ mod tests {
         let forbidden = of(Trouble::Forbidden("permission denied for view v".into()));
         assert_eq!(forbidden.status, Status::Unknown);
         assert!(forbidden.findings[0].why.contains("pg_monitor"), "{forbidden:?}");
+        assert_eq!(of(Trouble::NoLogin).status, Status::Unknown);
         let barred = of(Trouble::Barred("permission denied for database \"app\"".into()));
         assert_eq!(barred.status, Status::Unknown);
         assert!(barred.findings[0].why.contains("GRANT CONNECT"), "{barred:?}");

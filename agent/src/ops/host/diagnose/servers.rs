@@ -58,6 +58,13 @@ impl Search<'_> {
                 self.silent("postgres", &server, ping, postgres::whereabouts(entry), unit).await;
                 continue;
             }
+            if entry.no_login {
+                // Its unit is all that can be looked at.
+                if self.server_of(&entry.after, "postgresql").await != ItsUnit::Troubled {
+                    self.causes_of(ping, Status::Warning);
+                }
+                continue;
+            }
             let check = format!("postgres-connections:{server}");
             let Some(checked) = self.as_checked::<PostgresConnections>(&check) else { continue };
             let request =
