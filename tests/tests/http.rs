@@ -73,12 +73,13 @@ fn a_certificate_is_judged_by_its_days_its_name_and_its_authority() {
         let args = ["http", "check", url.as_str(), "--on", "web-1", "-o", "json"];
         fleet.ctl(&args).exits(code).json()[0].clone()
     };
-    let days = |seen: &Value| seen["data"]["certificate_days_left"].as_f64().expect("days");
+    let days =
+        |seen: &Value| seen["data"]["certificate_left_s"].as_f64().expect("a time") / 86_400.0;
     let near = |seen: &Value| (18.9..20.1).contains(&days(seen));
 
     let seen = check(format!("https://localhost:{port}/"), 0);
     assert!(near(&seen) && seen["data"]["status"] == 200, "{seen}");
-    assert!(seen["data"]["tls_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{seen}");
+    assert!(seen["data"]["tls_s"].as_f64().is_some_and(|s| s > 0.0), "{seen}");
     // Below 21 days it is a warning.
     assert_eq!(seen["status"], "warning", "{seen}");
     let end = seen["summary"].as_str().expect("text");

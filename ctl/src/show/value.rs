@@ -101,7 +101,7 @@ pub fn bytes(number: f64) -> String {
 
 /// A time span in its two largest units: `340 ms`, `1.5 s`, `3m 20s`, `2h 5m`, `3d 4h`.
 pub fn duration(seconds: f64) -> String {
-    let rounded = seconds.abs().round();
+    let rounded = seconds.round();
     // Whatever does not fit is centuries away.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = rounded as u64;
@@ -111,8 +111,10 @@ pub fn duration(seconds: f64) -> String {
     };
     match whole {
         _ if !seconds.is_finite() => "unknown".into(),
-        _ if seconds.abs() < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
-        _ if seconds.abs() < 9.95 && seconds.fract() != 0.0 => format!("{seconds:.1} s"),
+        _ if seconds < 0.0 => format!("-{}", duration(-seconds)),
+        _ if seconds != 0.0 && seconds < 0.00995 => format!("{:.1} ms", seconds * 1000.0),
+        _ if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
+        _ if seconds < 9.95 && seconds.fract() != 0.0 => format!("{seconds:.1} s"),
         0..60 => format!("{whole} s"),
         60..3600 => two(whole / 60, whole % 60, ["m", "s"]),
         3600..86_400 => two(whole / 3600, whole % 3600 / 60, ["h", "m"]),
@@ -281,8 +283,10 @@ mod tests {
     fn sizes_and_spans_are_shown_in_units_that_a_person_would_choose() {
         let sizes = [0.0, 1023.0, 1024.0, 1_048_575.0, 1.5e12, 1e18].map(bytes);
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.4 TiB", "888.2 PiB"]);
-        let spans = [0.34, 1.0, 1.5, 59.0, 200.0, 7500.0, 86_400.0, 273_700.0].map(duration);
-        let expected = ["340 ms", "1 s", "1.5 s", "59 s", "3m 20s", "2h 5m", "1d", "3d 4h"];
+        let spans = [0.0004, 0.34, 1.0, 1.5, 59.0, 200.0, 7500.0, 86_400.0, 273_700.0, -86_400.0]
+            .map(duration);
+        let expected =
+            ["0.4 ms", "340 ms", "1 s", "1.5 s", "59 s", "3m 20s", "2h 5m", "1d", "3d 4h", "-1d"];
         assert_eq!(spans, expected);
     }
 

@@ -58,14 +58,14 @@ impl Probe for AptUpgradable {
         }
         packages.order_by(|a, b| b.security.cmp(&a.security).then_with(|| a.name.cmp(&b.name)));
         let now = SystemTime::from(cx.host.clock.now());
-        let lists_days = blocking(move || Ok(age(now))).await?;
+        let lists_age_s = blocking(move || Ok(age(now))).await?;
         let report = Report {
             security: count(packages.iter().filter(|p| p.security).count()),
             packages,
             held,
             phased,
             kept_back,
-            lists_days,
+            lists_age_s,
             reboot_required: Path::new("/run/reboot-required").exists(),
         };
         let answer = judge(report, request.lists_days);
@@ -149,13 +149,13 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Days since the package lists were brought up to date.
+/// Seconds since the package lists were brought up to date.
 fn age(now: SystemTime) -> Option<f64> {
     // The stamp is written only where apt's periodic jobs are set up; the lists' directory changes
     // with every update.
     let stamps = ["/var/lib/apt/periodic/update-success-stamp", "/var/lib/apt/lists/partial"];
     let newest = stamps.iter().filter_map(|p| fs::metadata(p).ok()?.modified().ok()).max()?;
-    now.duration_since(newest).ok().map(|age| age.as_secs_f64() / 86_400.0)
+    now.duration_since(newest).ok().map(|age| age.as_secs_f64())
 }
 
 /// `Inst NAME [OLD] (NEW ORIGIN:SUITE, ORIGIN2:SUITE2 [ARCH])`; one without OLD is new.
@@ -191,19 +191,19 @@ fn judge(report: Report, bound: u32) -> Answer<Report> {
     }
     let bound = Bound::of(<AptUpgradable as Operation>::NAME, "lists-days", bound.into());
     let bounds = Bounds::warning(bound.times(DAY_S), "");
-    match report.lists_days {
+    match report.lists_age_s {
         None => {
             let summary = "the package lists were never brought up to date";
             let finding = Finding::new(Status::Unknown, "lists", summary);
             findings.push(finding.why("what waits there cannot be told").next(DETAIL));
         }
-        Some(days) => {
-            if let Some(status) = bounds.above(days * DAY_S) {
-                let summary = format!("the package lists are {days:.0} days old");
+        Some(age_s) => {
+            if let Some(status) = bounds.above(age_s) {
+                let summary = format!("the package lists are {:.0} days old", age_s / DAY_S);
                 let finding = Finding::new(status, "lists", summary)
                     .why("updates that came since are not seen: `apt-get update` looks for them")
                     .next(DETAIL);
-                findings.push(bounds.told(finding, days * DAY_S, "s"));
+                findings.push(bounds.told(finding, age_s, "s"));
             }
         }
     }
@@ -257,8 +257,11 @@ mod tests {
         }
         assert_eq!(simulation.phased, ["fwupd", "libfwupd2"]);
         assert_eq!((simulation.kept_back.len(), simulation.packages.len()), (1, 1));
-        let report =
-            Report { phased: simulation.phased, lists_days: Some(0.1), ..Report::default() };
+        let report = Report {
+            phased: simulation.phased,
+            lists_age_s: Some(0.1 * DAY_S),
+            ..Report::default()
+        };
         let answer = judge(report, 7);
         assert_eq!(answer.status, Status::Ok);
         assert!(answer.summary.contains("2 come in phases"), "{}", answer.summary);
@@ -266,11 +269,11 @@ mod tests {
 
     #[test]
     fn a_finding_names_the_operation_that_shows_all_of_it() {
-        let report = Report { security: 1, lists_days: Some(0.1), ..Report::default() };
+        let report = Report { security: 1, lists_age_s: Some(0.1 * DAY_S), ..Report::default() };
         assert_eq!(judge(report, 7).findings[0].next, "apt upgradable");
         let never = judge(Report::default(), 7);
         assert_eq!(never.summary, "the package lists were never brought up to date");
-        let old = Report { lists_days: Some(8.0), ..Report::default() };
+        let old = Report { lists_age_s: Some(8.0 * DAY_S), ..Report::default() };
         let old = judge(old, 7).findings.remove(0);
         assert_eq!((old.value, old.warning), (Some(8.0 * DAY_S), Some(7.0 * DAY_S)));
     }

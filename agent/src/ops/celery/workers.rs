@@ -267,11 +267,12 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
         findings.push(finding);
     }
     let answered = seen.stats.answered;
-    let took = if seen.tool { 0.0 } else { seen.stats.took.as_secs_f64() * 1000.0 };
+    let took = if seen.tool { 0.0 } else { seen.stats.took.as_secs_f64() };
     let summary = match seen.tool {
         true => format!("{answered} workers answered"),
         false => {
-            format!("{answered} of {} workers answered in {took:.0} ms", seen.stats.subscribed)
+            let ms = took * 1e3;
+            format!("{answered} of {} workers answered in {ms:.0} ms", seen.stats.subscribed)
         }
     };
     let summary = match &seen.limited {
@@ -281,7 +282,7 @@ fn judge(app: &str, seen: Seen) -> Answer<Report> {
     let data = Report {
         workers,
         subscribed: u32::try_from(seen.stats.subscribed).unwrap_or(u32::MAX),
-        answered_ms: took,
+        answered_s: took,
     };
     #[expect(clippy::cast_precision_loss, reason = "a number of workers")]
     let count = answered as f64;

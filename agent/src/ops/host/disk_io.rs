@@ -66,7 +66,7 @@ fn activity(before: &str, after: &str, window: f64, whole: impl Fn(&str) -> bool
             writes_per_s: writes / window,
             read_bytes_per_s: spent(2) * SECTOR / window,
             write_bytes_per_s: spent(6) * SECTOR / window,
-            await_ms: if requests > 0.0 { (spent(3) + spent(7)) / requests } else { 0.0 },
+            await_s: if requests > 0.0 { (spent(3) + spent(7)) * 1e-3 / requests } else { 0.0 },
             queue: spent(10) / 1000.0 / window,
             busy_percent: (spent(9) / 10.0 / window).min(100.0),
         });
@@ -81,9 +81,9 @@ fn judge(report: Report, slow_ms: f64) -> Answer<Report> {
     let alerts = "awesome-prometheus-alerts (100 ms)";
     let bounds = Bounds::new(slow.times(1e-3), slow.times(1e-2), alerts);
     for disk in report.disks.iter().filter(|d| d.reads_per_s + d.writes_per_s >= FEW) {
-        let took_s = disk.await_ms / 1000.0;
+        let took_s = disk.await_s;
         if let Some(status) = bounds.above(took_s) {
-            let summary = format!("a request to {} takes {:.0} ms", disk.disk, disk.await_ms);
+            let summary = format!("a request to {} takes {:.0} ms", disk.disk, took_s * 1e3);
             let finding = Finding::new(status, &disk.disk, summary)
                 .why("whatever reads or writes there waits as long")
                 .next("host processes --by cpu");
@@ -127,7 +127,7 @@ mod tests {
         let disk = &report.disks[0];
         assert!((disk.reads_per_s - 10.0).abs() < 0.01 && (disk.writes_per_s - 5.0).abs() < 0.01);
         assert!((disk.read_bytes_per_s - 512_000.0).abs() < 0.01);
-        assert!((disk.await_ms - 100.0).abs() < 0.01 && (disk.busy_percent - 50.0).abs() < 0.01);
+        assert!((disk.await_s - 0.1).abs() < 1e-5 && (disk.busy_percent - 50.0).abs() < 0.01);
         assert!((disk.queue - 1.5).abs() < 0.01);
         assert_eq!(judge(report.clone(), 100.0).status, Status::Warning);
         assert_eq!(judge(report, 101.0).status, Status::Ok);

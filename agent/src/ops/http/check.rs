@@ -52,11 +52,11 @@ async fn check(request: &HttpCheckRequest, now: i64) -> Result<Answer<Report>, F
         Ok(other) => Some(other),
         Err(_) => None,
     };
-    seen.data.total_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    seen.data.total_s = begun.elapsed().as_secs_f64();
     if let Some(end) = seen.certificate.ends_at() {
         #[expect(clippy::cast_precision_loss, reason = "seconds of a date are far below 2^53")]
-        let days = (end - now) as f64 / 86_400.0;
-        seen.data.certificate_days_left = Some(days);
+        let left_s = (end - now) as f64;
+        seen.data.certificate_left_s = Some(left_s);
     }
     Ok(judge(request, seen, ended))
 }
@@ -91,7 +91,7 @@ fn judge(
             let bounds =
                 Bounds::critical(Bound::of(NAME, "timeout-s", request.timeout_s.into()), "");
             let late = finding(Status::Critical, summary, "users wait as long, or give up");
-            findings.push(bounds.told(late, data.total_ms / 1000.0, "s"));
+            findings.push(bounds.told(late, data.total_s, "s"));
         }
         Some(Err(trouble)) => {
             let why = match trouble {
@@ -123,16 +123,17 @@ fn judge(
             }
             let slow = Bound::of(NAME, "slow-ms", request.slow_ms.into());
             let bounds = Bounds::warning(slow.times(1e-3), "");
-            let took_s = data.first_byte_ms / 1000.0;
+            let took_s = data.first_byte_s;
             if let Some(status) = bounds.above(took_s) {
-                let (took, most) = (data.first_byte_ms, request.slow_ms);
+                let (took, most) = (took_s * 1e3, request.slow_ms);
                 let summary = format!("{url} took {took:.0} ms to answer; {most} are too many");
                 let slow = finding(status, summary, "users notice such waits");
                 findings.push(bounds.told(slow, took_s, "s"));
             }
         }
     }
-    if let Some(days) = data.certificate_days_left {
+    if let Some(left_s) = data.certificate_left_s {
+        let days = left_s / DAY_S;
         let limit = Bound::of(NAME, "certificate-days", request.certificate_days.into());
         let limit = limit.times(DAY_S);
         let bounds = Bounds::new(limit, limit.times(1.0 / 3.0), "");
@@ -142,14 +143,13 @@ fn judge(
         };
         let why =
             "clients refuse the connection from its end on: renew it, and reload what serves it";
-        let left_s = days * DAY_S;
         findings.extend(
             bounds.below(left_s).map(|s| bounds.told(finding(s, summary, why), left_s, "s")),
         );
     }
     let mut summary = match findings.first() {
         Some(finding) => finding.summary.clone(),
-        None => format!("{url} answered {} in {:.0} ms", data.status, data.total_ms),
+        None => format!("{url} answered {} in {:.0} ms", data.status, data.total_s * 1e3),
     };
     if findings.is_empty() && !data.location.is_empty() {
         summary += &format!(" and redirects to {}", data.location);
@@ -219,9 +219,9 @@ mod tests {
         let data = answer.data;
         assert_eq!((data.status, data.body_bytes), (200, 10));
         assert_eq!(data.address, at.to_string());
-        assert!(data.connect_ms > 0.0 && data.first_byte_ms > 0.0, "{data:?}");
-        assert!(data.total_ms >= data.connect_ms + data.first_byte_ms, "{data:?}");
-        assert_eq!(data.certificate_days_left, None);
+        assert!(data.connect_s > 0.0 && data.first_byte_s > 0.0, "{data:?}");
+        assert!(data.total_s >= data.connect_s + data.first_byte_s, "{data:?}");
+        assert_eq!(data.certificate_left_s, None);
     }
 
     #[tokio::test]
@@ -267,13 +267,13 @@ mod tests {
         let answer = checked(request(format!("http://{at}/"))).await;
         assert_eq!(answer.status, Status::Critical);
         assert!(answer.summary.contains("waiting for the first byte"), "{}", answer.summary);
-        assert!(answer.data.connect_ms > 0.0);
+        assert!(answer.data.connect_s > 0.0);
     }
 
     #[tokio::test]
     async fn slow_answers_are_a_warning() {
         let mut seen = Seen::default();
-        (seen.data.status, seen.data.first_byte_ms) = (200, 950.0);
+        (seen.data.status, seen.data.first_byte_s) = (200, 0.95);
         let answer = judge(&request("http://web/".into()), seen, Some(Ok(())));
         assert_eq!(answer.status, Status::Warning);
         let found = &answer.findings[0];
@@ -320,7 +320,7 @@ mod tests {
             (-3.0, Status::Critical),
         ] {
             let mut seen = Seen::default();
-            (seen.data.status, seen.data.certificate_days_left) = (200, Some(days));
+            (seen.data.status, seen.data.certificate_left_s) = (200, Some(days * DAY_S));
             let answer = judge(&request("https://web/".into()), seen, Some(Ok(())));
             assert_eq!(answer.status, status, "{days}");
             for found in answer.findings {

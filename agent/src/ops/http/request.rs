@@ -102,7 +102,7 @@ pub(in crate::ops) async fn get(uri: &Uri, seen: &mut Seen) -> Result<(), Troubl
         .await
         .map_err(|e| Trouble::Resolve(host.clone(), e))?
         .collect();
-    seen.data.resolve_ms = millis(begun);
+    seen.data.resolve_s = seconds(begun);
 
     seen.phase = "connecting";
     let tcp = connect(&host, &addresses, seen).await?;
@@ -116,7 +116,7 @@ pub(in crate::ops) async fn get(uri: &Uri, seen: &mut Seen) -> Result<(), Troubl
     let name = ServerName::try_from(host.clone())
         .map_err(|_| Trouble::Url(format!("{host} can be in no certificate")))?;
     let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(failed)?;
-    seen.data.tls_ms = millis(handshake);
+    seen.data.tls_s = seconds(handshake);
     exchange(tls, uri, seen).await
 }
 
@@ -132,7 +132,7 @@ async fn connect(
         seen.data.address = address.to_string();
         match TcpStream::connect(address).await {
             Ok(tcp) => {
-                seen.data.connect_ms = millis(begun);
+                seen.data.connect_s = seconds(begun);
                 // Without it the request could wait for an acknowledgement and be measured slow.
                 let _ = tcp.set_nodelay(true);
                 return Ok(tcp);
@@ -165,7 +165,7 @@ async fn exchange(
         .body(Empty::<Bytes>::new())
         .map_err(|e| Trouble::Url(e.to_string()))?;
     let answer = sender.send_request(request).await?;
-    seen.data.first_byte_ms = millis(sent);
+    seen.data.first_byte_s = seconds(sent);
     seen.data.status = answer.status().as_u16().into();
     if let Some(location) = answer.headers().get(LOCATION) {
         seen.data.location = String::from_utf8_lossy(location.as_bytes()).into_owned();
@@ -255,6 +255,6 @@ impl ServerCertVerifier for Recording {
     }
 }
 
-fn millis(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1000.0
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
 }

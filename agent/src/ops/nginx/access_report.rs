@@ -106,7 +106,7 @@ impl Seen {
         let of = self.paths.entry(path).or_default();
         of.0 += u64::from(class == "5xx");
         of.1 += 1;
-        let Some(took) = request.took_ms else { return };
+        let Some(took) = request.took_s else { return };
         of.2 += took;
         if self.requests.is_multiple_of(self.step + 1) {
             self.times.push(took);
@@ -153,10 +153,10 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
     };
     let failing = seen.paths.iter().filter(|(_, of)| of.0 > 0);
     let failing =
-        failing.map(|(path, of)| PathCount { path: path.clone(), count: of.0, total_ms: 0.0 });
+        failing.map(|(path, of)| PathCount { path: path.clone(), count: of.0, total_s: 0.0 });
     let slowest = seen.paths.iter().filter(|(_, of)| of.2 > 0.0);
     let slowest =
-        slowest.map(|(path, of)| PathCount { path: path.clone(), count: of.1, total_ms: of.2 });
+        slowest.map(|(path, of)| PathCount { path: path.clone(), count: of.1, total_s: of.2 });
     let mut statuses: Vec<_> = seen
         .statuses
         .iter()
@@ -170,11 +170,11 @@ fn judge(mut seen: Seen, request: &NginxAccessReportRequest, now: i64) -> Answer
         statuses,
         errors_percent: share,
         bytes: seen.bytes,
-        p50_ms: percentile(50),
-        p95_ms: percentile(95),
-        p99_ms: percentile(99),
+        p50_s: percentile(50),
+        p95_s: percentile(95),
+        p99_s: percentile(99),
         failing: top(failing.collect(), |p| p.count as f64),
-        slowest: top(slowest.collect(), |p| p.total_ms),
+        slowest: top(slowest.collect(), |p| p.total_s),
         unread: seen.unread,
     };
     let short = if covered < request.since_s { ", since the log begins" } else { "" };
@@ -228,7 +228,7 @@ mod tests {
         let request = read(&text, true).expect("read");
         assert_eq!((request.status, request.bytes, request.path), (502, 612, "/a/17"));
         assert_eq!(request.at, 1_795_669_921);
-        assert_eq!(request.took_ms, Some(250.0));
+        assert_eq!(request.took_s, Some(0.25));
         assert_eq!(kind(request.path), "/a/*");
         assert!(read("garbage", false).is_none());
     }
@@ -258,7 +258,7 @@ mod tests {
         let bad = of(90, 10);
         assert_eq!(bad.status, Status::Critical);
         assert!(bad.summary.contains("/users/*"), "{}", bad.summary);
-        assert_eq!(bad.data.p95_ms, Some(100.0));
+        assert_eq!(bad.data.p95_s, Some(0.1));
     }
 
     #[test]
@@ -284,9 +284,9 @@ mod tests {
         }
         let report = judge(seen, &request.expect("defaults"), 1_795_669_921 + 60).data;
         let slowest: Vec<_> =
-            report.slowest.iter().map(|p| (p.path.as_str(), p.count, p.total_ms)).collect();
-        assert_eq!(slowest, [("/report/*", 2, 5518.0), ("/api/users", 2, 500.0)]);
-        assert_eq!((report.p50_ms, report.p99_ms), (Some(380.0), Some(3001.0)));
+            report.slowest.iter().map(|p| (p.path.as_str(), p.count, p.total_s)).collect();
+        assert_eq!(slowest, [("/report/*", 2, 5.518), ("/api/users", 2, 0.5)]);
+        assert_eq!((report.p50_s, report.p99_s), (Some(0.38), Some(3.001)));
     }
 
     #[test]

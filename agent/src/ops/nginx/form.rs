@@ -18,7 +18,7 @@ pub(super) struct Request<'l> {
     pub(super) path: &'l str,
     pub(super) status: u16,
     pub(super) bytes: u64,
-    pub(super) took_ms: Option<f64>,
+    pub(super) took_s: Option<f64>,
 }
 
 /// `ADDRESS - USER [TIME] "METHOD PATH PROTOCOL" STATUS BYTES "REFERER" "AGENT" [SECONDS]`
@@ -30,14 +30,14 @@ pub(super) fn read(line: &str, timed: bool) -> Option<Request<'_>> {
     let status = numbers.next()?.parse().ok()?;
     let bytes = numbers.next()?.parse().unwrap_or(0);
     let target = words.split(' ').nth(1).unwrap_or(words);
-    let took_ms = match timed {
-        true => rest.rsplit(' ').next()?.parse::<f64>().ok().map(|s| s * 1000.0),
+    let took_s = match timed {
+        true => rest.rsplit(' ').next()?.parse().ok(),
         false => None,
     };
     let time = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", time).ok()?;
     let at: Timestamp = time.to_timestamp().ok()?;
     let path = target.split('?').next().unwrap_or(target);
-    Some(Request { at: at.as_second(), path, status, bytes, took_ms })
+    Some(Request { at: at.as_second(), path, status, bytes, took_s })
 }
 
 /// Whether the last lines of a log are all of a form that is read; none where it has no line. Blocks on the

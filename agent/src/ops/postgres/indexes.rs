@@ -9,7 +9,7 @@ use hostler_proto::{
 
 use super::{done, entry, locked::Locked, unseen};
 use crate::{
-    amount::size,
+    amount::{DAY_S, size},
     bounds::{Bound, Bounds},
     host::postgres::{Session, Trouble, count, number, text},
     operation::{Answer, Context, Probe},
@@ -23,7 +23,7 @@ const TOLD: usize = 5;
 const SMALL: i64 = 1 << 20;
 /// Since when the counters count: their reset, or the start of the server that crashed.
 const SINCE: &str = "SELECT extract(epoch FROM clock_timestamp() - coalesce(stats_reset, \
-    pg_catalog.pg_postmaster_start_time()))::float8 / 86400 AS days \
+    pg_catalog.pg_postmaster_start_time()))::float8 AS seconds \
     FROM pg_catalog.pg_stat_database WHERE datname = current_database()";
 /// None that a constraint stands on, or replication identifies rows by; no index of a partition,
 /// which goes with its parent's.
@@ -110,7 +110,7 @@ async fn look(
     locked: &Locked,
     request: &PostgresIndexesRequest,
 ) -> Result<Report, Trouble> {
-    let days = session.row(SINCE).await?;
+    let since = session.row(SINCE).await?;
     let scans = i64::try_from(request.scans.unwrap_or(SCANS)).unwrap_or(i64::MAX);
     let others = |sql: &str, table: &str| sql.replace("OTHERS", &locked.others(table));
     let unused = others(UNUSED, "s.relid").replace("SMALL", &SMALL.to_string());
@@ -137,7 +137,7 @@ async fn look(
         duplicate: duplicate.iter().map(index).collect(),
         invalid: invalid.iter().map(index).collect(),
         unindexed: unindexed.iter().map(table).collect(),
-        statistics_days: number(&days, "days").unwrap_or(0.0),
+        statistics_s: number(&since, "seconds").unwrap_or(0.0),
     })
 }
 
@@ -149,7 +149,8 @@ fn judge(name: &str, report: &Report, request: &PostgresIndexesRequest) -> Answe
         Bounds::warning(bound, "")
     };
     let wasted = bound("wasted-bytes", request.wasted_bytes);
-    let young = report.statistics_days < f64::from(request.days);
+    let days = report.statistics_s / DAY_S;
+    let young = days < f64::from(request.days);
     let mut useless = |subject: &str, indexes: &[IndexRecord], what: &str, why: &str| {
         let bytes: u64 = indexes.iter().map(|index| index.bytes).sum();
         let (Some(largest), Some(status)) = (indexes.first(), wasted.above(bytes as f64)) else {
@@ -176,13 +177,13 @@ fn judge(name: &str, report: &Report, request: &PostgresIndexesRequest) -> Answe
     let often = bound("whole-reads", request.whole_reads);
     for table in &report.unindexed {
         // Within the first day a rate would come from too little.
-        let a_day = table.whole_reads as f64 / report.statistics_days.max(1.0);
+        let a_day = table.whole_reads as f64 / days.max(1.0);
         let Some(status) = often.above(a_day) else { continue };
         let summary = format!(
             "{} ({}) is read whole {a_day:.0} times a day, and through an index {:.0} times",
             table.table,
             size(table.bytes),
-            table.index_reads as f64 / report.statistics_days.max(1.0)
+            table.index_reads as f64 / days.max(1.0)
         );
         let finding = Finding::new(status, &table.table, summary)
             .why(
@@ -206,13 +207,13 @@ fn judge(name: &str, report: &Report, request: &PostgresIndexesRequest) -> Answe
         findings.push(finding.next(format!("postgres locks {name}")));
     }
     if young {
-        let (seen, wanted) = (report.statistics_days, request.days);
-        let summary = format!("the statistics cover {seen:.1} days, fewer than {wanted}");
+        let wanted = request.days;
+        let summary = format!("the statistics cover {days:.1} days, fewer than {wanted}");
         let finding = Finding::new(Status::Unknown, "statistics", summary).why(
             "an index that is needed once a month would seem unused: ask again later, or for fewer days",
         );
         findings.push(
-            finding.next(format!("postgres indexes {name} --days {}", seen.floor().max(1.0))),
+            finding.next(format!("postgres indexes {name} --days {}", days.floor().max(1.0))),
         );
     }
     let wasted: u64 = report.unused.iter().chain(&report.duplicate).map(|i| i.bytes).sum();
@@ -236,9 +237,9 @@ mod tests {
     #[test]
     fn statistics_that_are_too_young_make_the_answer_unknown_and_not_well() {
         let request = PostgresIndexesRequest { days: 30, ..PostgresIndexesRequest::default() };
-        let young = Report { statistics_days: 2.0, ..Report::default() };
+        let young = Report { statistics_s: 2.0 * DAY_S, ..Report::default() };
         assert_eq!(judge("main", &young, &request).status, Status::Unknown);
-        let old = Report { statistics_days: 40.0, ..Report::default() };
+        let old = Report { statistics_s: 40.0 * DAY_S, ..Report::default() };
         assert_eq!(judge("main", &old, &request).status, Status::Ok);
         let invalid = Report { invalid: vec![IndexRecord::default()], ..old };
         assert_eq!(judge("main", &invalid, &request).status, Status::Warning);
@@ -255,7 +256,7 @@ mod tests {
             bytes: 1 << 30,
             ..Default::default()
         };
-        let old = || Report { statistics_days: 40.0, ..Report::default() };
+        let old = || Report { statistics_s: 40.0 * DAY_S, ..Report::default() };
         let found = |report: &Report, request: &PostgresIndexesRequest| {
             let found = judge("main", report, request).findings;
             let told = |f: Finding| (f.subject.clone(), f.status(), f.value, f.unit.clone());
@@ -265,7 +266,7 @@ mod tests {
         let bytes = f64::from(120 << 20);
         let told = ("unused".to_owned(), Status::Warning, Some(bytes), "bytes".to_owned());
         assert_eq!(found(&much, &request), [told]);
-        let young = Report { statistics_days: 3.0, ..much.clone() };
+        let young = Report { statistics_s: 3.0 * DAY_S, ..much.clone() };
         assert_eq!(found(&young, &request)[0].0, "statistics", "nobody can tell yet");
         let patient = PostgresIndexesRequest { wasted_bytes: 1 << 30, ..request.clone() };
         assert_eq!(found(&much, &patient), []);

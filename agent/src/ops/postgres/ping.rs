@@ -45,8 +45,8 @@ async fn ping(session: &mut Session) -> Result<(Report, bool), Trouble> {
     let began = Instant::now();
     let row = session.row(SQL).await?;
     let mut report = Report {
-        connect_ms: session.took.as_secs_f64() * 1000.0,
-        query_ms: began.elapsed().as_secs_f64() * 1000.0,
+        connect_s: session.took.as_secs_f64(),
+        query_s: began.elapsed().as_secs_f64(),
         version: text(&row, "version").split(' ').next().unwrap_or_default().to_owned(),
         in_recovery: flag(&row, "in_recovery"),
         uptime_s: number(&row, "uptime").unwrap_or(0.0),
@@ -64,11 +64,9 @@ fn judge(name: &str, log: &str, report: Report, request: &PostgresPingRequest) -
         ("streaming", Some(lag)) => format!(", {lag:.0} s behind"),
         _ => String::new(),
     };
-    let summary = format!(
-        "PostgreSQL {} ({role}{behind}) answered in {:.1} ms",
-        report.version,
-        report.connect_ms + report.query_ms
-    );
+    let took = report.connect_s + report.query_s;
+    let summary =
+        format!("PostgreSQL {} ({role}{behind}) answered in {:.1} ms", report.version, took * 1e3);
     let replication = replication::judge(name, log, &report, request);
     let restarted = (report.uptime_s < RESTARTED_S).then(|| {
         let summary = format!("postgres \"{name}\" was started {:.0} s ago", report.uptime_s);
@@ -76,7 +74,6 @@ fn judge(name: &str, log: &str, report: Report, request: &PostgresPingRequest) -
             .why("somebody restarted it, or it crashed")
             .next(log)
     });
-    let took = (report.connect_ms + report.query_ms) / 1000.0;
     let mut answer = Answer::ok(summary, report).figure("answer", "", took, "s");
     if let Some(lag) = lag {
         answer = answer.figure("lag", "", lag, "s");

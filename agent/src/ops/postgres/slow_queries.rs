@@ -127,9 +127,9 @@ fn judge(
         Bound::of(<PostgresSlowQueries as Operation>::NAME, "slow-ms", request.slow_ms.into());
     let bounds = Bounds::warning(slow.times(1e-3), "");
     let mut slow: Vec<_> = report.statements.iter().filter(|s| s.calls >= RUNS).collect();
-    slow.order_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
+    slow.order_by(|a, b| b.mean_s.total_cmp(&a.mean_s));
     let slow = slow.into_iter().take(TOLD).filter_map(|statement| {
-        let mean_s = statement.mean_ms / 1000.0;
+        let mean_s = statement.mean_s;
         let status = bounds.above(mean_s)?;
         let (calls, text) = (statement.calls, short(&statement.statement));
         let said = format!("{mean_s:.1} s on average, {calls} times {since}: {text}");
@@ -205,10 +205,12 @@ async fn look(
         // Utility statements keep their constants: passwords of roles, for one.
         super::statement::shown(&words, "masked")
     };
+    // The extension counts milliseconds.
+    let seconds = |row: &_, name| number(row, name).unwrap_or(0.0) * 1e-3;
     let statements = rows.iter().map(|row| StatementTimes {
-        total_ms: number(row, "total").unwrap_or(0.0),
-        mean_ms: number(row, "mean").unwrap_or(0.0),
-        max_ms: number(row, "max").unwrap_or(0.0),
+        total_s: seconds(row, "total"),
+        mean_s: seconds(row, "mean"),
+        max_s: seconds(row, "max"),
         calls: count(row, "calls"),
         rows: count(row, "rows"),
         share_percent: number(row, "share").unwrap_or(0.0),
@@ -240,8 +242,8 @@ mod tests {
     fn what_is_slow_each_time_and_runs_often_is_a_warning_and_since_when_is_said() {
         let request = completed::<PostgresSlowQueries>(&PostgresSlowQueriesRequest::default());
         let request = request.expect("defaults");
-        let statement = |mean_ms, calls| StatementTimes {
-            mean_ms,
+        let statement = |mean_s, calls| StatementTimes {
+            mean_s,
             calls,
             user: "app".into(),
             statement: "SELECT 1".into(),
@@ -249,7 +251,7 @@ mod tests {
         };
         let judged = |since_s, request: &PostgresSlowQueriesRequest| {
             let statements =
-                vec![statement(1.0, 1_000_000), statement(9000.0, 99), statement(2500.0, 100)];
+                vec![statement(0.001, 1_000_000), statement(9.0, 99), statement(2.5, 100)];
             let report = Report { statements, since_s, ..Report::default() };
             judge("main", report, request, 10_000)
         };

@@ -60,7 +60,7 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
             }
             answered => drop(answered?),
         }
-        fastest = fastest.min(began.elapsed().as_secs_f64() * 1000.0);
+        fastest = fastest.min(began.elapsed().as_secs_f64());
     }
     let info = match server.ask::<String>(&["INFO", "everything"]).await {
         Err(Trouble::Forbidden(_)) => {
@@ -123,7 +123,7 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
     let mut seen = info.seen();
     (seen.cluster_down, seen.replicas_short) = (cluster_down, replicas_short);
     seen.asked = server.evidence();
-    seen.report.ping_ms = fastest.is_finite().then_some(fastest);
+    seen.report.ping_s = fastest.is_finite().then_some(fastest);
     seen.report.celery_broker = bindings.map(|bindings| bindings > 0);
     seen.stops_writes = stops;
     seen.save_unknown = save_unknown;

@@ -22,21 +22,21 @@ pub(super) fn judge(
     request: &RedisSlowLogRequest,
     now_s: i64,
 ) -> Vec<Finding> {
-    let slow_ms = f64::from(request.slow_ms);
+    let slow_s = f64::from(request.slow_ms) * 1e-3;
     let of_late = |at_s: i64| now_s.saturating_sub(at_s) <= i64::from(request.within_s);
-    let bound = Bound::of(<RedisSlowLog as Operation>::NAME, "slow-ms", slow_ms);
+    let bound = Bound::of(<RedisSlowLog as Operation>::NAME, "slow-ms", request.slow_ms.into());
     let origin = "ten times what Redis logs as slow (slowlog-log-slower-than)";
     let bounds = Bounds::warning(bound.times(1e-3), origin);
-    let finding = |subject: &str, summary: String, why: &str, took_ms: f64| {
+    let finding = |subject: &str, summary: String, why: &str, took_s: f64| {
         let finding = Finding::new(Status::Warning, subject, summary)
             .why(why)
             .next(format!("redis slow-log {name}"));
-        bounds.told(finding, took_ms / 1000.0, "s")
+        bounds.told(finding, took_s, "s")
     };
     let late = amount::span(f64::from(request.within_s));
     let slow: Vec<_> =
-        report.commands.iter().filter(|c| c.took_ms >= slow_ms && of_late(c.at_s)).collect();
-    let slowest = slow.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms));
+        report.commands.iter().filter(|c| c.took_s >= slow_s && of_late(c.at_s)).collect();
+    let slowest = slow.iter().max_by(|a, b| a.took_s.total_cmp(&b.took_s));
     let mut findings = Vec::new();
     if let Some(slowest) = slowest {
         let many = match slow.len() {
@@ -45,23 +45,26 @@ pub(super) fn judge(
         };
         let command: String = slowest.command.chars().take(SHOWN).collect();
         let summary = format!(
-            "redis \"{name}\" is slow: {many} of {slow_ms:.0} ms or more in the last {late}, the longest \
+            "redis \"{name}\" is slow: {many} of {} ms or more in the last {late}, the longest \
              {:.0} ms: {command}",
-            slowest.took_ms
+            request.slow_ms,
+            slowest.took_s * 1e3
         );
         let why = "it carries out one command at a time: all others wait for as long";
-        findings.push(finding(name, summary, why, slowest.took_ms));
+        findings.push(finding(name, summary, why, slowest.took_s));
     }
     let told = |event: &&LatencyEvent| {
-        event.last_ms >= slow_ms
+        event.last_s >= slow_s
             && of_late(event.at_s)
             && !(slowest.is_some() && event.event.ends_with("command"))
     };
     for event in report.events.iter().filter(told) {
-        let LatencyEvent { event, last_ms, .. } = event;
-        let summary =
-            format!("redis \"{name}\" stood still for {last_ms:.0} ms in the last {late}: {event}");
-        findings.push(finding(event, summary, "all commands waited for as long", *last_ms));
+        let LatencyEvent { event, last_s, .. } = event;
+        let summary = format!(
+            "redis \"{name}\" stood still for {:.0} ms in the last {late}: {event}",
+            last_s * 1e3
+        );
+        findings.push(finding(event, summary, "all commands waited for as long", *last_s));
     }
     findings
 }
@@ -78,15 +81,15 @@ mod tests {
         let request = RedisSlowLogRequest { slow_ms: 100, within_s: 600, ..Default::default() };
         let command = |&(age, took_ms): &(i64, f64)| SlowCommand {
             at_s: NOW - age,
-            took_ms,
+            took_s: took_ms / 1000.0,
             command: "eval".to_owned(),
             ..Default::default()
         };
         let event = |&(event, age, last_ms): &(&str, i64, f64)| LatencyEvent {
             event: event.to_owned(),
             at_s: NOW - age,
-            last_ms,
-            longest_ms: 9000.0,
+            last_s: last_ms / 1000.0,
+            longest_s: 9.0,
         };
         let report = Report {
             commands: commands.iter().map(command).collect(),

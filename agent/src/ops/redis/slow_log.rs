@@ -29,14 +29,14 @@ impl Probe for RedisSlowLog {
             Err(trouble) => return Ok(unanswered(entry, &trouble, server.evidence())),
         };
         let (name, commands) = (&entry.name, &data.commands);
-        let slowest = commands.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms));
+        let slowest = commands.iter().max_by(|a, b| a.took_s.total_cmp(&b.took_s));
         let summary = match slowest {
             None if hidden.contains(&"SLOWLOG GET") => "slow commands cannot be seen".to_owned(),
             None => "no command was slow".to_owned(),
             Some(slowest) => format!(
                 "{} slow commands; the slowest took {:.1} ms: {}",
                 commands.len(),
-                slowest.took_ms,
+                slowest.took_s * 1e3,
                 slowest.command
             ),
         };
@@ -70,8 +70,8 @@ async fn look(
     let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
         event,
         at_s,
-        last_ms,
-        longest_ms,
+        last_s: last_ms * 1e-3,
+        longest_s: longest_ms * 1e-3,
     });
     let commands = log.iter().filter_map(command).collect();
     Ok(Report { commands, events: events.collect(), length })
@@ -108,10 +108,10 @@ fn command(entry: &Value) -> Option<SlowCommand> {
     let shown = told(words.iter().map(text))?;
     let key = shown.key.iter().flat_map(|key| [' '].into_iter().chain(key.chars().take(100)));
     #[expect(clippy::cast_precision_loss, reason = "microseconds of one command")]
-    let took_ms = number(2)? as f64 / 1000.0;
+    let took_s = number(2)? as f64 / 1e6;
     Some(SlowCommand {
         at_s: number(1)?,
-        took_ms,
+        took_s,
         command: shown.name.chars().chain(key).collect(),
         arguments: u32::try_from(words.len().saturating_sub(1)).unwrap_or(u32::MAX),
         client: parts.get(4).map(text).unwrap_or_default(),
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn values_and_passwords_of_slow_commands_are_left_out() {
         let set = command(&entry(&["SET", "user:1", "secret"])).expect("read");
-        assert_eq!((set.command.as_str(), set.arguments, set.took_ms), ("SET user:1", 2, 12.5));
+        assert_eq!((set.command.as_str(), set.arguments, set.took_s), ("SET user:1", 2, 0.0125));
         for words in
             [&["AUTH", "secret"][..], &["eval", "return 'secret'", "0"], &["ECHO", "secret"]]
         {
