@@ -3,10 +3,11 @@
 use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use hostler_core::clock::Clock;
+use hostler_logs::Times;
 use hostler_proto::wire::{ErrorCode, Failure};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-use super::{backwards::Backwards, time::Times};
+use super::backwards::Backwards;
 use crate::{
     host::{Host, blocking, logs},
     operation::Context,

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hostler_logs::{Counted, Kind, Times, scan};
 use hostler_proto::{
     operation::{LogsErrors, Operation},
     ops::{ErrorKind, HourCount, LogsErrors as Report, LogsErrorsRequest},
@@ -17,11 +18,8 @@ use hostler_proto::{
 };
 
 use super::{
-    counted::{Counted, Kind},
     known::{self, New, News},
     packed::Packed,
-    scan::scan,
-    time::Times,
 };
 use crate::{
     amount,

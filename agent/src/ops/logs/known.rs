@@ -3,12 +3,12 @@
 
 use std::{collections::HashMap, io, path::Path, time::Duration};
 
+use hostler_logs::{Counted, KINDS};
 use hostler_proto::{
     operation::{LogsErrors, Operation},
     ops::LogsErrorsRequest,
 };
 
-use super::counted::{Counted, KINDS};
 use crate::host::past::{Look, Past};
 
 /// Sets of files, beside the one that is asked for, of which it is remembered what was there.
@@ -118,7 +118,9 @@ fn name(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::counted::Kind, *};
+    use hostler_logs::Kind;
+
+    use super::*;
 
     const HOUR_US: i64 = 3_600_000_000;
 

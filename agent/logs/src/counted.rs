@@ -5,20 +5,23 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 /// Kinds that are told apart.
-pub(super) const KINDS: usize = 10_000;
+pub const KINDS: usize = 10_000;
 /// Hours that are counted.
 const HOURS: usize = 24 * 366;
 
 /// A time on this host's wall clock, to the second: `2026-11-26 06:12:01`.
-pub(super) type Moment = [u8; 19];
+pub type Moment = [u8; 19];
 /// An hour: the beginning of a moment.
-pub(super) type Hour = [u8; 13];
+pub type Hour = [u8; 13];
 
 /// One kind of message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kind {
+pub struct Kind {
+    /// How many there were.
     pub count: u64,
+    /// The earliest, of those that have a time.
     pub first: Option<Moment>,
+    /// The latest of them.
     pub last: Option<Moment>,
     /// Number of a file that has it.
     pub file: usize,
@@ -26,11 +29,16 @@ pub(super) struct Kind {
 
 /// What was counted.
 #[derive(Debug, Default)]
-pub(super) struct Counted {
+pub struct Counted {
+    /// Kinds of messages, by their templates.
     pub kinds: HashMap<Vec<u8>, Kind, RandomState>,
+    /// Errors of each hour.
     pub hours: HashMap<Hour, u64, RandomState>,
+    /// All errors.
     pub errors: u64,
+    /// Those of kinds beyond [`KINDS`].
     pub others: u64,
+    /// Lines, errors or not.
     pub lines: u64,
     /// Errors of which nobody can tell when they were.
     pub timeless: u64,
@@ -38,7 +46,7 @@ pub(super) struct Counted {
 
 impl Counted {
     /// One message.
-    pub(super) fn add(&mut self, template: &[u8], at: Option<Moment>, file: usize) {
+    pub fn add(&mut self, template: &[u8], at: Option<Moment>, file: usize) {
         self.errors += 1;
         self.timeless += u64::from(at.is_none());
         if let Some(hour) = at.as_ref().and_then(|at| at.first_chunk()) {
@@ -73,7 +81,7 @@ impl Counted {
     }
 
     /// What another counter has.
-    pub(super) fn take(&mut self, other: Self) {
+    pub fn take(&mut self, other: Self) {
         self.errors += other.errors;
         self.others += other.others;
         self.lines += other.lines;

@@ -17,7 +17,7 @@ use aho_corasick::{
 };
 use memchr::memmem::Finder;
 
-use super::{
+use crate::{
     counted::Counted,
     template::template,
     time::{Time, Times},
@@ -84,11 +84,12 @@ impl Search {
     }
 }
 
-/// Reads every source to its end. `times` says which lines are too old to count; `read` counts the bytes meanwhile; it ends early once `stop` says so. Blocks.
+/// Reads every source to its end. `times` says which lines are too old to count; `read` counts the bytes
+/// meanwhile; it ends early once `stop` says so. Blocks.
 ///
 /// # Errors
 /// The first of each source that reading met, with its number; what was read before still counts.
-pub(super) fn scan<R: Read + Send>(
+pub fn scan<R: Read + Send>(
     sources: impl Iterator<Item = R> + Send,
     times: &Times,
     read: &AtomicU64,
@@ -328,7 +329,8 @@ fn last_line(after: &[u8]) -> Option<(&[u8], &[u8], usize)> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::counted::KINDS, *};
+    use super::*;
+    use crate::counted::KINDS;
 
     fn times(since: &str) -> Times {
         let since = (!since.is_empty()).then(|| since.parse().expect("a time"));

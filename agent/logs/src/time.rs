@@ -3,7 +3,7 @@
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::counted::Moment;
+use crate::counted::Moment;
 
 /// Bytes of a line in which its time is looked for.
 const WITHIN: usize = 256;
@@ -29,7 +29,7 @@ const QUARTER: i64 = 900;
 
 /// What times of lines are compared with, and the zone in which lines without one are written.
 #[derive(Debug, Clone)]
-pub(super) struct Times {
+pub struct Times {
     zone: TimeZone,
     /// The earliest that counts, in seconds since 1970, and the same on the wall clock here.
     since: Option<(i64, i64)>,
@@ -41,7 +41,7 @@ pub(super) struct Times {
 
 /// A time that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Time {
+pub struct Time {
     /// On the wall clock here, as it is shown and counted.
     pub at: Moment,
     /// It is before what counts.
@@ -60,14 +60,14 @@ struct Written {
 
 impl Times {
     /// Lines count from `since` on, all when there is none.
-    pub(super) fn new(zone: TimeZone, now: Timestamp, since: Option<Timestamp>) -> Self {
+    pub fn new(zone: TimeZone, now: Timestamp, since: Option<Timestamp>) -> Self {
         let wall = |at: Timestamp| at.as_second() + i64::from(zone.to_offset(at).seconds());
         let since = since.map(|at| (at.as_second(), wall(at)));
         Self { since, now: wall(now), known: None, zone }
     }
 
     /// The time of a line, and what follows it; none and the whole line where none can be read.
-    pub(super) fn split<'l>(&mut self, line: &'l [u8]) -> (Option<Time>, &'l [u8]) {
+    pub fn split<'l>(&mut self, line: &'l [u8]) -> (Option<Time>, &'l [u8]) {
         let Some(written) = written(line, self.now) else { return (None, line) };
         let Written { digits, ahead, end } = written;
         let (wall, early) = match ahead {

@@ -46,7 +46,7 @@ fn is(byte: u8, class: u8) -> bool {
 }
 
 /// The template of a message. It is written to `out`, which is cleared first.
-pub(super) fn template(rest: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn template(rest: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let mut at = 0;
     while at < rest.len() && out.len() < LONGEST {
@@ -149,7 +149,8 @@ fn word(rest: &[u8], out: &mut Vec<u8>) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::time::Times, *};
+    use super::*;
+    use crate::time::Times;
 
     fn times() -> Times {
         Times::new(jiff::tz::TimeZone::UTC, jiff::Timestamp::UNIX_EPOCH, None)
