@@ -161,10 +161,13 @@ impl Drafts {
         for postgres in &stack.postgres {
             let (ping, server) = (format!("postgres:{}", postgres.name), &postgres.name);
             let parameters = json!({ "server": server });
-            drafts.add(ping.clone(), "postgres.ping", parameters.clone(), pace, &postgres.after)?;
             if postgres.no_login {
+                // No second look makes that any surer.
+                let pace = Pace { attempts: 1, ..pace };
+                drafts.add(ping, "postgres.ping", parameters, pace, &postgres.after)?;
                 continue;
             }
+            drafts.add(ping.clone(), "postgres.ping", parameters.clone(), pace, &postgres.after)?;
             let after = [ping];
             for (kind, operation) in
                 [("connections", "postgres.connections"), ("locks", "postgres.locks")]
