@@ -1,8 +1,11 @@
 //! Processes and the sockets they hold, read from /proc. Everything here blocks for milliseconds.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt};
+use std::{collections::HashMap, os::unix::fs::MetadataExt, sync::LazyLock};
 
 use procfs::process::{FDTarget, Process, all_processes};
+
+/// Kinds of units that have processes.
+const UNITS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
 /// A process at one moment.
 #[derive(Debug, Clone)]
@@ -65,6 +68,11 @@ pub fn one(pid: u32) -> Option<Seen> {
     seen(&Process::new(i32::try_from(pid).ok()?).ok()?)
 }
 
+/// The state letter of a process; none when it is gone.
+pub fn state(pid: u32) -> Option<char> {
+    Some(Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.state)
+}
+
 /// When a process began, in seconds since 1970.
 #[expect(clippy::cast_precision_loss, reason = "ticks of an uptime are far below 2^52")]
 pub fn began_s(process: &Seen) -> Option<f64> {
@@ -89,18 +97,43 @@ fn seen(process: &Process) -> Option<Seen> {
     })
 }
 
-/// The unit is the last part of the control group's path that systemd named.
 fn unit(process: &Process) -> String {
-    let groups = process.cgroups().map(|g| g.0).unwrap_or_default();
+    let groups = groups(process);
+    let unit = groups.iter().find_map(|group| unit_of(group, &ROOT));
+    unit.unwrap_or_default().to_owned()
+}
+
+/// The control groups that systemd put a process into: one, but where old and new ones are mixed.
+fn groups(process: &Process) -> Vec<String> {
+    let groups = process.cgroups().map(|g| g.0).unwrap_or_default().into_iter();
     let systemd = groups
-        .iter()
         .filter(|g| g.controllers.is_empty() || g.controllers.iter().any(|c| c == "name=systemd"));
-    let is_unit =
-        |part: &&str| [".service", ".scope", ".socket", ".mount"].iter().any(|t| part.ends_with(t));
-    systemd
-        .filter_map(|g| g.pathname.rsplit('/').find(is_unit).map(ToOwned::to_owned))
-        .next()
-        .unwrap_or_default()
+    systemd.map(|group| group.pathname).collect()
+}
+
+/// Where this host's own control groups begin: not at the top where it is a container that sees those of its
+/// host.
+static ROOT: LazyLock<String> = LazyLock::new(|| {
+    let first = Process::new(1).map(|first| groups(&first)).unwrap_or_default();
+    let root = first.iter().find_map(|group| group.strip_suffix("/init.scope"));
+    root.unwrap_or_default().to_owned()
+});
+
+/// The unit of this host that a control group belongs to, as `cg_path_get_unit` of systemd has it: the first
+/// beneath slices. What is beneath that is no unit of this host: a user's own manager has services there, and
+/// a container those of its systemd, which may be called as those of the host are.
+fn unit_of<'g>(group: &'g str, root: &str) -> Option<&'g str> {
+    let mut parts = group.strip_prefix(root)?.split('/').filter(|part| !part.is_empty());
+    // One that is called as a file of the kernel's there has a '_' before it.
+    let unit = parts.find(|part| !part.ends_with(".slice"))?;
+    let unit = unit.strip_prefix('_').unwrap_or(unit);
+    UNITS.iter().any(|kind| unit.ends_with(kind)).then_some(unit)
+}
+
+/// Whether a unit is one service, which can be ended and started alone: with a user's own manager ends all that
+/// the user runs.
+pub fn is_service(unit: &str) -> bool {
+    unit.ends_with(".service") && !unit.starts_with("user@")
 }
 
 /// Whether anything still runs in a process group.
@@ -239,6 +272,50 @@ impl Users {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_is_the_hosts_own_whatever_a_user_or_a_container_has_beneath_it() {
+        for (group, unit) in [
+            ("/system.slice/nginx.service", "nginx.service"),
+            (
+                "/system.slice/system-postgresql.slice/postgresql@15-main.service",
+                "postgresql@15-main.service",
+            ),
+            ("/system.slice/gitlab.service/workers/nginx.service", "gitlab.service"),
+            ("/init.scope", "init.scope"),
+            ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope"),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
+                "user@1000.service",
+            ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ab.scope",
+                "user@1000.service",
+            ),
+            (
+                "/machine.slice/machine-web.scope/payload/system.slice/nginx.service",
+                "machine-web.scope",
+            ),
+            (
+                "/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
+                "systemd-nspawn@web.service",
+            ),
+            ("/machine.slice/libpod-ab.scope/container", "libpod-ab.scope"),
+            ("/system.slice/docker-ab.scope/system.slice/nginx.service", "docker-ab.scope"),
+            ("/system.slice/_cpu.service", "cpu.service"),
+            ("/docker/ab/system.slice/nginx.service", ""),
+            ("/lxc.payload.web/system.slice/nginx.service", ""),
+            ("/../../system.slice/nginx.service", ""),
+            ("/", ""),
+        ] {
+            assert_eq!(unit_of(group, "").unwrap_or_default(), unit, "{group}");
+        }
+        let own = "/docker/ab";
+        assert_eq!(unit_of("/docker/ab/system.slice/nginx.service", own), Some("nginx.service"));
+        assert_eq!(unit_of("/system.slice/nginx.service", own), None, "it is its host's");
+        let services = ["nginx.service", "user@1000.service", "session-3.scope"].map(is_service);
+        assert_eq!(services, [true, false, false]);
+    }
 
     #[test]
     fn this_very_process_and_its_socket_are_seen() {

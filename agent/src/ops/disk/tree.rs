@@ -311,9 +311,9 @@ fn judge(root: &Path, data: ops::DiskTree) -> Answer<ops::DiskTree> {
         && mib(held) >= 1
     {
         let count = data.deleted.len();
-        let next = match worst.unit.is_empty() {
-            true => "host processes --by memory".to_owned(),
-            false => format!("systemd restart {}", worst.unit),
+        let next = match processes::is_service(&worst.unit) {
+            true => format!("systemd restart {}", worst.unit),
+            false => "host processes --by memory".to_owned(),
         };
         let summary = format!("{count} deleted files still take {} MiB", mib(held));
         let (command, pid) = (&worst.command, worst.pid);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     amount,
+    host::processes,
     ops::{
         journal,
         systemd::{self, Particulars, full_name},
@@ -225,7 +226,7 @@ impl Search<'_> {
                 };
                 let summary =
                     format!("port {port} of {unit} is taken by {command} (pid {pid}){whose}");
-                let next = match owner.unit.ends_with(".service") {
+                let next = match processes::is_service(&owner.unit) {
                     true => format!("systemd stop {}", owner.unit),
                     false => format!("net port-owner {port}"),
                 };
