@@ -11,8 +11,8 @@ use hostler_proto::{
     ops::SystemdStatusRequest,
     wire::{Finding, Status},
 };
+use rustix::io::Errno;
 
-use super::unit::Unit;
 use crate::{
     amount,
     bounds::{Bound, Bounds},
@@ -29,6 +29,9 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// systemd itself, which keeps the sockets of what it has not started yet.
 const SYSTEMD: u32 = 1;
 
+/// How the kernel is asked what waits.
+type Look = fn() -> Result<Backlogs, Errno>;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
@@ -38,30 +41,44 @@ pub(super) struct Serving {
     pub(super) asked: Vec<(&'static str, String)>,
 }
 
-/// Looks at units that are active and nothing else is wrong with; where none was named, at all but some.
+/// Looks at units that are active and nothing else is wrong with, each with its main process; where none was
+/// named, also at what waits at the sockets of all others but some.
 pub(super) async fn serving(
     cx: &Context,
     request: &SystemdStatusRequest,
-    active: &[&Unit],
+    active: &[(String, u32)],
     except: &[String],
 ) -> Serving {
+    served(cx, request, active, except, backlog::look).await
+}
+
+async fn served(
+    cx: &Context,
+    request: &SystemdStatusRequest,
+    active: &[(String, u32)],
+    except: &[String],
+    look: Look,
+) -> Serving {
     let mut found = Serving::default();
-    for unit in active.iter().filter(|unit| unit.status.main_pid > 0) {
-        let (name, pid) = (unit.status.name.as_str(), unit.status.main_pid);
-        let state = blocking(move || Ok(processes::one(pid))).await.ok().flatten();
-        if let Some(finding) = state.and_then(|seen| stopped(name, pid, seen.state)) {
+    let processes: Vec<u32> = active.iter().map(|(_, pid)| *pid).collect();
+    let states = blocking(move || Ok(processes.into_iter().map(processes::state).collect()));
+    let states: Vec<Option<char>> = states.await.unwrap_or_default();
+    for ((name, pid), state) in active.iter().zip(states) {
+        if let Some(finding) = state.and_then(|state| stopped(name, *pid, state)) {
             found.findings.push(finding);
             found.asked.push(("file", format!("/proc/{pid}/stat")));
         }
     }
     let named = !request.unit.is_empty();
     let meant = |unit: &str| match named {
-        true => active.iter().any(|there| there.status.name == unit),
-        false => unit.ends_with(".service") && !except.iter().any(|name| name == unit),
+        true => active.iter().any(|(there, _)| there == unit),
+        false => processes::is_service(unit) && !except.iter().any(|name| name == unit),
     };
-    found.asked.push(("netlink", "sock_diag: what waits at sockets that listen".to_owned()));
     let window = Duration::from_secs(request.accept_s.into());
-    for (unit, waiting) in waiting(cx, window, &meant).await {
+    // That a kernel does not tell what waits says nothing about a unit.
+    let Some(waiting) = waiting(cx, window, &meant, look).await else { return found };
+    found.asked.push(("netlink", "sock_diag: what waits at sockets that listen".to_owned()));
+    for (unit, waiting) in waiting {
         if !found.findings.iter().any(|finding| finding.subject == unit) {
             found.findings.push(judge(&unit, &waiting, request.accept_s));
         }
@@ -98,33 +115,34 @@ struct Waiting {
     none_taken: bool,
 }
 
-/// The worst socket of each unit that is meant, at which somebody waits for so long.
+/// The worst socket of each unit that is meant, at which somebody waits for so long; none where nobody tells
+/// what waits.
 async fn waiting(
     cx: &Context,
     window: Duration,
     meant: &(dyn Fn(&str) -> bool + Sync),
-) -> BTreeMap<String, Waiting> {
+    look: Look,
+) -> Option<BTreeMap<String, Waiting>> {
     let mut of_units = BTreeMap::new();
-    // That a kernel does not tell what waits says nothing about a unit.
-    let look = || async { blocking(|| Ok(backlog::look().unwrap_or_default())).await };
-    let Ok(first) = look().await else { return of_units };
+    let look = || async { blocking(move || Ok(look().ok())).await.ok().flatten() };
+    let first = look().await?;
     if first.is_empty() || !cx.pause(MOMENT).await {
-        return of_units;
+        return Some(of_units);
     }
-    let Ok(second) = look().await else { return of_units };
+    let second = look().await?;
     if still(&first, &second).is_empty() {
-        return of_units;
+        return Some(of_units);
     }
-    let Ok(holders) = blocking(|| Ok(processes::sockets())).await else { return of_units };
+    let holders = blocking(|| Ok(processes::sockets())).await.ok()?;
     let units: HashMap<u64, String> = still(&first, &second)
         .into_keys()
         .filter_map(|inode| Some((inode, holder(holders.get(&inode)?)?)))
         .filter(|(_, unit)| meant(unit))
         .collect();
     if units.is_empty() || !cx.pause(window.saturating_sub(MOMENT)).await {
-        return of_units;
+        return Some(of_units);
     }
-    let Ok(last) = look().await else { return of_units };
+    let last = look().await?;
     for (inode, waiting) in still(&first, &last) {
         let Some(unit) = units.get(&inode) else { continue };
         let worst: &mut Waiting = of_units.entry(unit.clone()).or_default();
@@ -133,7 +151,7 @@ async fn waiting(
             *worst = waiting;
         }
     }
-    of_units
+    Some(of_units)
 }
 
 /// The sockets at which somebody waited at both looks.
@@ -194,7 +212,12 @@ fn judge(unit: &str, waiting: &Waiting, accept_s: u32) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::host::Host;
 
     fn said(none_taken: bool, waiting: u32) -> (Status, String) {
         let (at, callers) = ("127.0.0.1:8000".to_owned(), Vec::new());
@@ -227,6 +250,39 @@ mod tests {
         for well in ['S', 'R', 'I', 'D', ' '] {
             assert_eq!(stopped("web.service", 7, well), None, "{well}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_evidence_only_where_the_kernel_told_it() {
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let host = Host::showing(std::path::Path::new("/"));
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let request = SystemdStatusRequest { accept_s: 2, ..SystemdStatusRequest::default() };
+        let silent = served(&cx, &request, &[], &[], || Err(Errno::NOENT)).await;
+        assert_eq!((silent.asked, silent.findings), (vec![], vec![]));
+        let told = served(&cx, &request, &[], &[], || Ok(Backlogs::new())).await;
+        assert_eq!((told.asked.len(), told.asked[0].0), (1, "netlink"));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_process_is_seen_of_a_unit_that_nobody_named() {
+        #[expect(clippy::disallowed_methods, reason = "it is only held, and ended at once")]
+        let mut held = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("started");
+        let pid = rustix::process::Pid::from_child(&held);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+        let stopped = rustix::process::WaitOptions::UNTRACED;
+        rustix::process::waitpid(Some(pid), stopped).expect("it stands");
+        let (events, _receiver) = tokio::sync::mpsc::channel(1);
+        let host = Host::showing(std::path::Path::new("/"));
+        let cx = Context::new(Arc::new(host), CancellationToken::new(), events);
+        let active =
+            [("other.service".to_owned(), std::process::id()), ("web.service".into(), held.id())];
+        let request = SystemdStatusRequest::default();
+        let found = served(&cx, &request, &active, &[], || Ok(Backlogs::new())).await;
+        held.kill().and_then(|()| held.wait()).expect("ended");
+        let said: Vec<&str> = found.findings.iter().map(|f| f.subject.as_str()).collect();
+        assert_eq!(said, ["web.service"]);
+        assert!(found.asked.contains(&("file", format!("/proc/{}/stat", active[1].1))));
     }
 
     #[test]

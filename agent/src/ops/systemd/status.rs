@@ -30,10 +30,12 @@ impl Probe for SystemdStatus {
         let named: BTreeSet<String> = request.unit.iter().map(|n| full_name(n)).collect();
         let mut answer = Answer::ok("", Report::default());
         let except: Vec<_> = request.except.iter().map(|n| full_name(n)).collect();
+        let mut running = Vec::new();
         let mut units = match named.is_empty() {
             true => {
-                let mut units = troubled(&bus, now, &request).await?;
+                let mut units = troubled(&bus, now, &request, &mut running).await?;
                 units.retain(|unit| !except.contains(&unit.status.name));
+                running.retain(|(name, _)| !except.contains(name));
                 units
             }
             false => {
@@ -57,7 +59,9 @@ impl Probe for SystemdStatus {
         }
         let well =
             |unit: &&Unit| unit.status.active_state == "active" && judge(unit, &request).is_none();
-        let active: Vec<_> = units.iter().filter(well).collect();
+        let active = units.iter().filter(well);
+        let active = active.map(|unit| (unit.status.name.clone(), unit.status.main_pid));
+        let active: Vec<_> = active.chain(running).collect();
         let serving = serving(cx, &request, &active, &except).await;
         for finding in &serving.findings {
             if !units.iter().any(|unit| unit.status.name == finding.subject) {
@@ -81,11 +85,13 @@ impl Probe for SystemdStatus {
     }
 }
 
-/// Units that failed, wait to be restarted, or were restarted often of late.
+/// Units that failed, wait to be restarted, or were restarted often of late. Of services with which nothing is
+/// wrong `running` gets their main processes.
 async fn troubled(
     bus: &Bus,
     now_us: i64,
     request: &SystemdStatusRequest,
+    running: &mut Vec<(String, u32)>,
 ) -> Result<Vec<Unit>, Failure> {
     let mut units = Vec::new();
     for name in bus.in_state(&TROUBLE).await? {
@@ -93,12 +99,19 @@ async fn troubled(
     }
     for name in bus.in_state(&["running"]).await? {
         // A unit may be gone again since it was listed.
-        if name.ends_with(".service")
-            && bus.pulse(&name).await.is_ok_and(|p| p.restarts >= request.restarts)
+        let Some(pulse) = (match name.ends_with(".service") {
+            true => bus.pulse(&name).await.ok(),
+            false => None,
+        }) else {
+            continue;
+        };
+        if pulse.restarts >= request.restarts
             && let Ok(unit) = bus.unit(&name, now_us).await
             && judge(&unit, request).is_some()
         {
             units.push(unit);
+        } else {
+            running.push((name, pulse.pid));
         }
     }
     Ok(units)
