@@ -11,8 +11,10 @@ mod clusters;
 mod connected;
 mod differences;
 pub mod keeper;
+mod master;
 mod remembered;
 mod served;
+mod system;
 mod written;
 
 use std::{
@@ -20,29 +22,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::{brokers::Broker, clusters::Cluster, connected::Connection, served::Served};
+use self::{
+    brokers::Broker, clusters::Cluster, connected::Connection, served::Served, system::is_system,
+};
 use crate::{
-    host::processes::{Seen, Users, in_container, with_arguments, working_directory},
+    host::processes::{self, Seen, Users, in_container, with_arguments, working_directory},
     ops::{net, pm2},
 };
 
-/// Units of the system itself: they are watched together, by the check `units`.
-const SYSTEM: [&str; 14] = [
-    "systemd-",
-    "dbus",
-    "cron",
-    "ssh",
-    "getty@",
-    "serial-getty@",
-    "console-getty",
-    "user@",
-    "polkit",
-    "rsyslog",
-    "unattended-upgrades",
-    "networking",
-    "hostler-",
-    "init",
-];
 /// Directories above which no checkout is looked for.
 const DEEPEST: usize = 6;
 
@@ -71,6 +58,8 @@ pub struct Found {
     pub nginx: Option<String>,
     /// Main processes of nginx.
     masters: Vec<u32>,
+    /// Whether it is the nginx whose configuration `nginx.test` looks at, where that can be told.
+    tested: Option<bool>,
     /// Whether it writes its requests where and as the probe reads them, where that can be told.
     requests: Option<bool>,
     /// Checkouts from which processes run.
@@ -167,18 +156,12 @@ impl Found {
             _ if (title.contains("redis-server") || title.contains("valkey-server"))
                 && !title.contains("[sentinel]") =>
             {
-                let address = words.get(1).copied().unwrap_or("127.0.0.1:6379");
-                let address = address.replace('*', "127.0.0.1");
-                if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-                    && counts(&unit, self.redis.get(&address))
-                {
+                let address = redis_address(words.get(1).copied().unwrap_or("127.0.0.1:6379"));
+                if let Some(address) = address.filter(|a| counts(&unit, self.redis.get(a))) {
                     self.redis.insert(address, unit.clone());
                 }
             }
-            _ if title.starts_with("nginx: master") && counts(&unit, self.nginx.as_ref()) => {
-                self.nginx = Some(unit.clone());
-                self.masters.push(seen.pid);
-            }
+            _ if title.starts_with("nginx: master") => self.master(seen.pid, &unit),
             _ if title.starts_with("PM2 ") => {
                 let home = pm2::home(&title, seen.uid).map(ToOwned::to_owned);
                 self.pm2.extend(home.map(|home| (home, unit.clone())));
@@ -200,8 +183,7 @@ impl Found {
             }
             _ => {}
         }
-        let own = is_service(&unit) && !SYSTEM.iter().any(|s| unit.starts_with(s));
-        if own {
+        if is_service(&unit) {
             self.units.insert(unit);
             let programs = arguments.iter().take(2);
             self.virtualenvs.extend(programs.filter_map(|a| applications::environment(a)));
@@ -220,8 +202,30 @@ fn counts(unit: &str, there: Option<&String>) -> bool {
     there.is_none_or(|there| is_service(unit) || !is_service(there))
 }
 
+/// Whether a unit is a service that this host has beside the system itself.
 fn is_service(unit: &str) -> bool {
-    unit.ends_with(".service")
+    processes::is_service(unit) && !is_system(unit)
+}
+
+/// Where a Redis server says in its title that it listens, as a URL has it: those of IPv6 stand there without
+/// brackets, and a '-' before an address that may be missing.
+fn redis_address(title: &str) -> Option<String> {
+    let (host, port) = title.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    let host = match host.strip_prefix('-').unwrap_or(host) {
+        "*" => "127.0.0.1",
+        "::*" => "::",
+        host => host,
+    };
+    Some(bracketed(&format!("{host}:{port}")))
+}
+
+/// An address with a port, as a URL has it.
+fn bracketed(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some((ip, port)) if ip.contains(':') && !ip.starts_with('[') => format!("[{ip}]:{port}"),
+        _ => address.to_owned(),
+    }
 }
 
 /// How a Redis server is called at first. No name of a check has the brackets of an address.
@@ -297,6 +301,22 @@ mod tests {
         assert_eq!(found.nginx.as_deref(), Some("nginx.service"));
         assert_eq!(found.pm2, [(HOME.to_owned(), "pm2-omnidoc.service".to_owned())].into());
         assert!(found.celery.contains_key("omnidoc"));
+    }
+
+    #[test]
+    fn a_redis_server_is_known_by_its_address_as_a_url_has_it() {
+        for (title, address) in [
+            ("*:6379", "127.0.0.1:6379"),
+            ("0.0.0.0:6379", "0.0.0.0:6379"),
+            ("::1:6379", "[::1]:6379"),
+            ("-::1:6379", "[::1]:6379"),
+            ("::*:6379", "[::]:6379"),
+            ("fd00::7:6380", "[fd00::7]:6380"),
+        ] {
+            assert_eq!(redis_address(title).as_deref(), Some(address), "{title}");
+        }
+        assert_eq!((redis_address("/etc/redis.conf"), redis_address("--port")), (None, None));
+        assert_eq!(bracketed("[::1]:6379"), "[::1]:6379");
     }
 
     #[test]

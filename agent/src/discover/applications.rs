@@ -30,6 +30,9 @@ const USUAL: [&str; 6] = [
 /// Files of a directory that are looked at to see whether it holds dumps.
 const FILES: usize = 50;
 
+/// Characters of a name: that of a check, which has its kind before it, has an end.
+const LONGEST: usize = 60;
+
 /// The Python environment that a program lies in: `/opt/app/.venv` for `/opt/app/.venv/bin/celery`.
 pub(super) fn environment(program: &str) -> Option<PathBuf> {
     let programs = Path::new(program).parent().filter(|p| p.is_absolute() && p.ends_with("bin"))?;
@@ -84,7 +87,7 @@ pub(super) fn named(paths: &BTreeSet<PathBuf>) -> Vec<(String, &Path)> {
         let parts = path.ancestors().filter_map(|p| p.file_name()?.to_str());
         let name = parts.clone().find(|n| says(n)).or(parts.clone().next()).unwrap_or("app");
         let allowed = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
-        let name: String = name.chars().filter(|c| allowed(*c)).collect();
+        let name: String = name.chars().filter(|c| allowed(*c)).take(LONGEST).collect();
         let name = name.trim_start_matches(['.', '_', '-']);
         let name = if name.is_empty() { "app" } else { name };
         let more = (2..).map(|n| format!("{name}-{n}"));

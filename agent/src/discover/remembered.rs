@@ -11,7 +11,7 @@ use hostler_core::durable;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Found, access_log,
+    Found, access_log, bracketed,
     brokers::{self, Broker},
     clusters::{self, Cluster},
     is_service, redis_name,
@@ -82,8 +82,8 @@ impl Found {
         // One in a container or started by hand is not this host's to judge.
         let own = |unit: &String| self.at_boot.contains(unit);
         let pm2 = self.pm2.values().any(own).then(|| Pm2 { apps: Vec::new() });
-        // Its configuration can be tested by root alone.
-        let root = rustix::process::geteuid().is_root();
+        // Its configuration can be tested by root alone, and that of no other program.
+        let root = rustix::process::geteuid().is_root() && self.tested != Some(false);
         let nginx = (root && self.nginx.as_ref().is_some_and(own)).then(|| Nginx {
             status_url: None,
             access_log: (self.requests == Some(true)).then(|| access_log::STANDARD.to_owned()),
@@ -134,6 +134,7 @@ impl Found {
         }
         let up: BTreeSet<String> = self.redis.values().cloned().collect();
         for (address, unit) in before.redis {
+            let address = bracketed(&address);
             // One that is up at another address has moved.
             if starts(&unit) && !up.contains(&unit) && by_hand(self.redis.get(&address)) {
                 self.redis.insert(address, unit);
@@ -173,7 +174,8 @@ impl Found {
             redis: self.redis.clone(),
             redis_names: self.redis_names.clone(),
             daemons: self.pm2.clone(),
-            proxy: self.nginx.clone(),
+            // While it is down nobody can tell which program it was.
+            proxy: self.nginx.clone().filter(|_| self.tested != Some(false)),
             requests: self.requests == Some(true),
             brokers: self.brokers.clone(),
         }
@@ -322,8 +324,16 @@ mod tests {
             servers(&both),
             [server("127.0.0.1:6379", first.1), server("127.0.0.1:6380", second.1)]
         );
-        let third = look(&[("c.service", "[::1]:6379")], &both);
+        let third = look(&[("c.service", "::1:6379")], &both);
         assert!(servers(&third).contains(&server("::1:6379", "[::1]:6379")));
+        let before = Remembered {
+            units: set(&["c.service"]),
+            redis: [("::1:6379".to_owned(), "c.service".to_owned())].into(),
+            ..Remembered::default()
+        };
+        let mut down = Found::default();
+        down.remember(before, &|_| true);
+        assert_eq!(servers(&down), [server("main", "[::1]:6379")], "kept by an older agent");
     }
 
     #[test]
@@ -407,6 +417,12 @@ mod tests {
         for unit in ["session-1.scope", "docker-1.scope", "other.service", ""] {
             assert_eq!(judged(&look(unit)), (false, false), "{unit}");
         }
+        let mut other = look("web.service");
+        other.tested = Some(false);
+        assert_eq!(judged(&other), (true, false), "nginx.test would look at another program");
+        let mut down = Found::default();
+        down.remember(other.remembered(), &|unit| unit == "web.service");
+        assert_eq!(down.nginx, None, "nor while it is down");
         let mut read = look("web.service");
         let log = |found: &Found| found.stack().nginx.and_then(|nginx| nginx.access_log);
         assert_eq!(log(&read), None);

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostler_proto::ops::Listener;
 
 use super::{
-    Found, SYSTEM,
+    Found,
+    system::is_system,
     written::{after, quoted},
 };
 
@@ -72,8 +73,8 @@ impl Found {
         for listener in listeners {
             let Listener { protocol, address, port, command, unit, .. } = listener;
             let Ok(port) = u16::try_from(port) else { continue };
-            let other = OTHERS.contains(&command.as_str())
-                || SYSTEM.iter().any(|s| unit.starts_with(s) || command.starts_with(s));
+            let other =
+                OTHERS.contains(&command.as_str()) || is_system(&unit) || is_system(&command);
             if protocol != "tcp" || command.is_empty() || other || known.contains(&port) {
                 continue;
             }

@@ -61,12 +61,9 @@ impl Found {
                 .into());
         }
         add(served::suggestions(&self.served));
-        for path in &self.git {
-            let name = path.file_name().map_or("app".into(), |n| n.to_string_lossy());
-            let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
-            add(format!("\n[[git]]\nname = {name}\npath = {path}\n"));
-        }
-        for (kind, paths) in [("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)] {
+        let paths =
+            [("git", &self.git), ("virtualenv", &self.virtualenvs), ("frontend", &self.frontends)];
+        for (kind, paths) in paths {
             for (name, path) in applications::named(paths) {
                 let (name, path) = (quoted(&name), quoted(&path.to_string_lossy()));
                 add(format!("\n[[{kind}]]\nname = {name}\npath = {path}\n"));
@@ -156,7 +153,7 @@ mod tests {
         discover::{
             around::Around,
             brokers::Broker,
-            tests::{omnidoc, seen},
+            tests::{self, omnidoc, seen},
         },
         host::processes::Seen,
         stack::Stack,
@@ -195,6 +192,26 @@ mod tests {
         let servers = (stack.postgres.len(), stack.redis.len(), stack.celery.len());
         assert_eq!(servers, (1, 1, 1));
         assert!(stack.pm2.is_some() && stack.nginx.is_some());
+    }
+
+    #[test]
+    fn whatever_directories_and_addresses_are_called_the_file_can_be_used() {
+        let mut found = tests::found(&[
+            ("a.service", "/usr/bin/redis-server ::1:6379"),
+            ("b.service", "/usr/bin/redis-server -::1:6380"),
+            // Of a user's own manager: no unit of this host.
+            ("user@1000.service", "/usr/bin/redis-server 127.0.0.1:6381"),
+        ]);
+        let long = format!("/srv/{}", "a".repeat(200));
+        for path in ["/opt/a/app", "/opt/b/app", "/srv/my app", "/srv/Überblick", &long] {
+            found.git.insert(path.into());
+        }
+        let text = found.to_toml();
+        let stack: Stack = toml::from_str(&text).expect(&text);
+        checked(&stack);
+        assert_eq!((stack.git.len(), stack.redis.len(), stack.units.len()), (5, 3, 2), "{text}");
+        let urls: Vec<_> = stack.redis.iter().map(|redis| redis.url.as_str()).collect();
+        assert!(urls.contains(&"redis://[::1]:6379/0") && urls.contains(&"redis://[::1]:6380/0"));
     }
 
     #[test]

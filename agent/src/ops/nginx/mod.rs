@@ -5,4 +5,4 @@ mod form;
 mod status;
 mod test;
 
-pub(crate) use self::form::understood;
+pub(crate) use self::{form::understood, test::PROGRAM};

@@ -11,9 +11,12 @@ use crate::{
     operation::{Answer, Context, Probe},
 };
 
+/// The nginx whose configuration is tested.
+pub(crate) const PROGRAM: &str = "/usr/sbin/nginx";
+
 impl Probe for NginxTest {
     async fn observe(_: NginxTestRequest, _: &Context) -> Result<Answer<Report>, Failure> {
-        let mut running = Program::new("/usr/sbin/nginx").arg("-t").start()?;
+        let mut running = Program::new(PROGRAM).arg("-t").start()?;
         while running.line().await?.is_some() {}
         Ok(judge(&running.end().await?))
     }
