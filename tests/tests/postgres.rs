@@ -102,6 +102,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
         needed_indexes(&fleet, major, port);
         locked_tables(&fleet, major, port);
         prepared_transactions(&fleet, major, port);
+        lost_counters(&fleet, major, port);
     }
 }
 
@@ -317,6 +318,42 @@ fn prepared_transactions(fleet: &Fleet, major: u32, port: u16) {
     explained(port, &seen);
     psql(port, "ROLLBACK PREPARED 'order-17'");
     assert!(waiting.wait().expect("it ended").success());
+}
+
+/// A server that has lost its counters sees no dead row: that is UNKNOWN until they are counted again.
+fn lost_counters(fleet: &Fleet, major: u32, port: u16) {
+    // Only what is lost here is to be told.
+    psql(port, "DROP TABLE locked");
+    psql(
+        port,
+        "CREATE TABLE lost (n int, t text) WITH (autovacuum_enabled = off); \
+         INSERT INTO lost SELECT n, repeat('x', 40) FROM generate_series(1, 60000) n; \
+         CREATE TABLE fresh (n int); CREATE TABLE empty (n int); INSERT INTO fresh VALUES (1)",
+    );
+    psql(port, "ANALYZE lost");
+    psql(port, "DELETE FROM lost WHERE n > 600");
+    let server = format!("v{major}");
+    let args = ["postgres", "bloat", &server, "--on", "db-1", "-o", "json"];
+    let seen = || fleet.ctl(&args).json()[0].clone();
+    // Below 15 a process of its own counts, a moment later.
+    let dead = "59400 rows of public.lost are dead";
+    eventually("dead rows are counted", || seen()["findings"].to_string().contains(dead));
+    psql(port, "SELECT pg_stat_reset()");
+    psql(port, "ANALYZE t");
+    let lost = "dead rows of public.lost are not known: their counters were lost";
+    eventually("the counters are lost", || seen()["findings"].to_string().contains(lost));
+    let blind = seen();
+    assert_eq!(blind["status"], "unknown", "{major}: {blind}");
+    for other in ["public.fresh", "public.empty"] {
+        assert!(!blind["findings"].to_string().contains(other), "{major}: {blind}");
+    }
+    explained(port, &blind);
+    // It goes on, and what is counted now is not all.
+    psql(port, "INSERT INTO lost SELECT n, 'y' FROM generate_series(1, 100) n");
+    assert!(seen()["findings"].to_string().contains(lost), "{major}");
+    psql(port, "ANALYZE lost");
+    eventually("they are counted again", || seen()["findings"].to_string().contains("are dead"));
+    psql(port, "DROP TABLE lost, fresh, empty; ANALYZE");
 }
 
 #[test]

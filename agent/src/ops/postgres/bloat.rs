@@ -24,7 +24,8 @@ const HOLDS_BACK: &str = "5 minutes";
 
 /// Estimated: the pages that the rows would take at their average width, against those that there
 /// are. It needs statistics of every column; without it says nothing (24 bytes of row header, 4 of
-/// line pointer, 24 of page header: storage/bufpage.h).
+/// line pointer, 24 of page header: storage/bufpage.h). Counters are lost where far fewer rows are counted than
+/// there were when the catalogue was told, and nobody vacuumed or analyzed since.
 const ESTIMATE: &str = "SELECT c.oid::int8 AS oid, n.nspname || '.' || c.relname AS name, \
     pg_catalog.pg_relation_size(c.oid)::int8 AS heap, \
     s.n_dead_tup AS dead, s.n_live_tup AS live, \
@@ -39,6 +40,8 @@ const ESTIMATE: &str = "SELECT c.oid::int8 AS oid, n.nspname || '.' || c.relname
     AS vacuumed, \
     extract(epoch FROM clock_timestamp() - greatest(s.last_analyze, s.last_autoanalyze))::float8 \
     AS analyzed, \
+    coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) IS NULL \
+    AND 2 * (s.n_live_tup + s.n_dead_tup) <= greatest(c.reltuples, 0) AS lost, \
     CASE WHEN c.relpages > 10 AND w.known = w.columns AND c.reltuples >= 0 THEN \
     greatest(0, 100 - 100 * ceil(c.reltuples * (w.width + 28) / (current_setting('block_size')::float8 - 24)) \
     / c.relpages)::float8 END AS wasted \
@@ -96,8 +99,8 @@ async fn ask(
         return Ok(blind(name));
     }
     let locked = Locked::look(session).await?;
-    let (report, missing) = look(session, &locked, request, cx).await?;
-    let answer = partial(judge(name, report, request), session);
+    let (report, lost, missing) = look(session, &locked, request, cx).await?;
+    let answer = partial(judge(name, report, &lost, request), session);
     let answer = locked.finding(name).into_iter().fold(answer, Answer::finding);
     let missing = missing.then(|| {
         let summary = "exact figures need the extension pgstattuple, which is not installed";
@@ -115,18 +118,19 @@ fn blind(name: &str) -> Answer<Report> {
     Answer::unmeasured(finding)
 }
 
+/// What there is, the tables whose counters were lost, and whether the extension for exact figures is missing.
 async fn look(
     session: &mut Session,
     locked: &Locked,
     request: &PostgresBloatRequest,
     cx: &Context,
-) -> Result<(Report, bool), Trouble> {
+) -> Result<(Report, Vec<String>, bool), Trouble> {
     let rows = session
         .rows_with(&ESTIMATE.replace("OTHERS", &locked.others("c.oid")), request.top.into())
         .await?;
     let held = session.rows(&HELD_BACK.replace("PATIENCE", HOLDS_BACK)).await?;
     let schema = text(&session.row(EXTENSION).await?, "schema");
-    let mut tables = Vec::new();
+    let (mut tables, mut lost) = (Vec::new(), Vec::new());
     for (done, row) in rows.iter().enumerate() {
         let mut table = TableBloat {
             table: text(row, "name"),
@@ -153,6 +157,10 @@ async fn look(
                 table.method = "exact".to_owned();
             }
         }
+        // Of a small one nobody can tell from one that is empty.
+        if table.heap_bytes > MEASURABLE && flag(row, "lost") {
+            lost.push(table.table.clone());
+        }
         tables.push(table);
     }
     let wasted = |t: &TableBloat| {
@@ -162,7 +170,7 @@ async fn look(
     };
     tables.order_by(|a, b| wasted(b).total_cmp(&wasted(a)).then(b.dead_rows.cmp(&a.dead_rows)));
     let held_back_by = held.first().map(|row| text(row, "what")).unwrap_or_default();
-    Ok((Report { tables, held_back_by }, request.exact && schema.is_empty()))
+    Ok((Report { tables, held_back_by }, lost, request.exact && schema.is_empty()))
 }
 
 /// A name as SQL takes it, whatever it is.
@@ -171,7 +179,12 @@ fn quoted(name: &str) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of rows")]
-fn judge(name: &str, report: Report, request: &PostgresBloatRequest) -> Answer<Report> {
+fn judge(
+    name: &str,
+    report: Report,
+    lost: &[String],
+    request: &PostgresBloatRequest,
+) -> Answer<Report> {
     let mut findings = Vec::new();
     let bounds = |parameter, percent: u32| {
         let bound = Bound::of(<PostgresBloat as Operation>::NAME, parameter, percent.into());
@@ -217,16 +230,38 @@ fn judge(name: &str, report: Report, request: &PostgresBloatRequest) -> Answer<R
             findings.push(wasted_bounds.told(finding, wasted, "percent"));
         }
     }
+    if let [first, others @ ..] = lost {
+        let more = match others.len() {
+            0 => String::new(),
+            n => format!(" and of {n} more tables"),
+        };
+        let summary = format!("dead rows of {first}{more} are not known: their counters were lost");
+        let why = format!(
+            "since a crash, pg_stat_reset() or an upgrade the server counts from nothing, and autovacuum \
+             goes by that; ANALYZE {first} makes up for it"
+        );
+        findings.push(Finding::new(Status::Unknown, first, summary).why(why).next(&closer));
+    }
     let blind = report.tables.iter().filter(|t| {
-        t.heap_bytes > MEASURABLE && t.wasted_percent.is_none() && t.analyzed_s.is_some()
+        t.heap_bytes > MEASURABLE && t.wasted_percent.is_none() && !lost.contains(&t.table)
     });
-    let blind = blind.count();
-    if blind > 0 {
-        let summary = format!("the wasted space of {blind} tables cannot be estimated");
+    let (analyzed, fresh): (Vec<&TableBloat>, _) = blind.partition(|t| t.analyzed_s.is_some());
+    if !analyzed.is_empty() {
+        let summary = format!("the wasted space of {} tables cannot be estimated", analyzed.len());
         let why = "the agent's role may not read their columns' statistics (pg_read_all_data may); \
                    --exact needs only pgstattuple";
         let finding = Finding::new(Status::Unknown, "statistics", summary);
-        findings.push(finding.why(why).next(closer));
+        findings.push(finding.why(why).next(&closer));
+    }
+    if let [first, ..] = fresh.as_slice() {
+        let (table, n) = (&first.table, fresh.len());
+        let summary =
+            format!("the wasted space of {n} tables, as {table}, was not estimated so far");
+        let why = format!(
+            "they were not analyzed since they were made or their counters were lost; ANALYZE {table} \
+             makes up for it"
+        );
+        findings.push(Finding::new(Status::Unknown, table, summary).why(why).next(closer));
     }
     let dead: u64 = report.tables.iter().map(|t| t.dead_rows).sum();
     let held = match report.held_back_by.as_str() {
@@ -252,6 +287,7 @@ mod tests {
             vacuum_at: 20_000,
             wasted_percent: wasted,
             method: "estimate".into(),
+            analyzed_s: Some(60.0),
             ..TableBloat::default()
         }
     }
@@ -261,7 +297,7 @@ mod tests {
     }
 
     fn judged(table: TableBloat, request: &PostgresBloatRequest) -> Answer<Report> {
-        judge("main", Report { tables: vec![table], ..Report::default() }, request)
+        judge("main", Report { tables: vec![table], ..Report::default() }, &[], request)
     }
 
     #[test]
@@ -284,11 +320,15 @@ mod tests {
     #[test]
     fn dead_rows_count_when_autovacuum_should_have_taken_them_and_who_keeps_them_is_named() {
         let status = |t| judged(t, &request()).status;
-        assert_eq!(status(table(15_000, None)), Status::Ok, "autovacuum does not want them yet");
+        assert_eq!(
+            status(table(15_000, Some(1.0))),
+            Status::Ok,
+            "autovacuum does not want them yet"
+        );
         assert_eq!(status(table(30_000, None)), Status::Warning);
         assert_eq!(status(table(0, Some(85.0))), Status::Warning);
         let held = Report { tables: vec![table(30_000, None)], held_back_by: "pid 7".into() };
-        let held = judge("main", held, &request()).findings.remove(0);
+        let held = judge("main", held, &[], &request()).findings.remove(0);
         assert!(held.why.contains("pid 7 may still see them"));
         assert_eq!(held.next, "postgres activity main");
         let next = |exact| {
@@ -297,6 +337,33 @@ mod tests {
         };
         assert_eq!(next(false), "postgres bloat main --exact");
         assert_eq!(next(true), "postgres indexes main");
+    }
+
+    #[test]
+    fn what_was_not_counted_or_not_analyzed_is_unknown_with_what_makes_up_for_it() {
+        let seen = |change: &dyn Fn(&mut TableBloat), lost: &[String]| {
+            let mut table = table(0, None);
+            change(&mut table);
+            let report = Report { tables: vec![table], ..Report::default() };
+            let answer = judge("main", report, lost, &request());
+            let why = answer.findings.first().map_or(String::new(), |found| found.why.clone());
+            (answer.status, answer.findings.len(), why)
+        };
+        let small = |t: &mut TableBloat| (t.heap_bytes, t.analyzed_s) = (8192, None);
+        assert_eq!(seen(&small, &[]).0, Status::Ok, "a fresh or an empty one");
+        let fresh = |t: &mut TableBloat| t.analyzed_s = None;
+        let counted = |t: &mut TableBloat| (t.wasted_percent, t.analyzed_s) = (Some(1.0), None);
+        assert_eq!(seen(&counted, &[]).0, Status::Ok);
+        for (change, lost) in
+            [(&fresh as &dyn Fn(&mut TableBloat), false), (&fresh, true), (&counted, true)]
+        {
+            let lost: Vec<String> = lost.then(|| "public.t".to_owned()).into_iter().collect();
+            let (status, findings, why) = seen(change, &lost);
+            assert_eq!((status, findings), (Status::Unknown, 1), "{lost:?}");
+            assert!(why.contains("ANALYZE public.t makes up for it"), "{why}");
+        }
+        let (status, _, why) = seen(&|_| {}, &[]);
+        assert!(status == Status::Unknown && why.contains("pg_read_all_data"), "{why}");
     }
 
     #[test]
