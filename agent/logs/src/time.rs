@@ -81,7 +81,20 @@ impl Times {
         (moment(wall).map(|at| Time { at, early }), rest)
     }
 
-    fn offset(&mut self, at: i64) -> i64 {
+    /// The seconds that the digits of a line's time say, as if they were UTC; `None` within where the line
+    /// tells its zone.
+    pub fn digits(&self, line: &[u8]) -> Option<Option<i64>> {
+        let written = written(line, self.now)?;
+        Some(written.ahead.is_none().then_some(written.digits))
+    }
+
+    /// The earliest that counts, on the wall clock here; none where nothing is left out by its age.
+    pub fn since(&self) -> Option<i64> {
+        self.since.map(|(_, wall)| wall)
+    }
+
+    /// How far the wall clock here is ahead of UTC at some time.
+    pub fn offset(&mut self, at: i64) -> i64 {
         let quarter = at.div_euclid(QUARTER);
         match self.known {
             Some((known, offset)) if known == quarter => offset,

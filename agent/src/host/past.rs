@@ -113,9 +113,9 @@ impl Past {
         self.write(&[look])
     }
 
-    /// Forgets what was kept longest ago of what the same operation looks at, this one excepted, where those
-    /// are more than so many. Blocks on the disk.
-    pub fn forget_others(&self, most: usize) {
+    /// Forgets what was kept longest ago of what the same operation looks at, where that is more than so much;
+    /// this one and some excepted. Blocks on the disk.
+    pub fn forget_others(&self, most: usize, except: &[Self]) {
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let Some(((operation, _), directory)) = name.rsplit_once('-').zip(self.path.parent())
@@ -124,7 +124,8 @@ impl Past {
         };
         let same = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            *path != self.path && name.rsplit_once('-').is_some_and(|(of, _)| of == operation)
+            let stays = *path == self.path || except.iter().any(|past| past.path == *path);
+            !stays && name.rsplit_once('-').is_some_and(|(of, _)| of == operation)
         };
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let others = entries.map(|entry| entry.path()).filter(same);
@@ -262,7 +263,7 @@ mod tests {
                     look(1)
                 })
                 .expect("kept");
-            of(n).forget_others(2);
+            of(n).forget_others(2, &[]);
         }
         let mut before = None;
         of(4)

@@ -20,6 +20,7 @@ use hostler_proto::{
 use super::{
     known::{self, New, News},
     packed::Packed,
+    zones::{self, Elsewhere},
 };
 use crate::{
     amount,
@@ -50,7 +51,7 @@ impl Probe for LogsErrors {
             blocking(move || Ok(look(&host, &paths, &times, &read, &|| cancelled.is_cancelled())))
         };
         tokio::pin!(counting);
-        let (opened, counted, unreadable) = loop {
+        let Looked { opened, counted, unreadable, elsewhere } = loop {
             tokio::select! {
                 done = &mut counting => break done?,
                 () = tokio::time::sleep(BEAT) => {
@@ -65,15 +66,19 @@ impl Probe for LogsErrors {
         let now_us = cx.host.clock.now().as_microsecond();
         let past = known::past(&cx.host.policy.state_dir, &request);
         let compared = {
-            let request = request.clone();
+            let (request, host) = (request.clone(), Arc::clone(&cx.host));
             blocking(move || {
                 let (news, kept) = known::remember(&past, &request, &counted, now_us);
+                if news.since_us.is_none() {
+                    past.forget_others(known::REMEMBERED, &known::of_checks(&host));
+                }
                 Ok((counted, news, kept))
             })
         };
         let (counted, news, kept) = compared.await?;
         let bytes = read.load(Ordering::Relaxed);
         let mut findings: Vec<_> = unreadable.into_iter().map(unread).collect();
+        findings.extend(zones::told(&elsewhere));
         findings.extend(forgetful(news.since_us.is_none(), kept));
         Ok(judge(&request, &opened, counted, findings, &news, bytes, now_us))
     }
@@ -88,7 +93,14 @@ fn times(since_s: u64, cx: &Context) -> Times {
     Times::new(jiff::tz::TimeZone::system(), now, since)
 }
 
-type Unreadable = Vec<(PathBuf, String)>;
+/// What a look at files gave.
+struct Looked {
+    opened: Vec<PathBuf>,
+    counted: Counted,
+    unreadable: Vec<(PathBuf, String)>,
+    /// Those whose lines are as old as another clock says.
+    elsewhere: Vec<(PathBuf, Elsewhere)>,
+}
 
 fn look(
     host: &Host,
@@ -96,14 +108,17 @@ fn look(
     times: &Times,
     read: &AtomicU64,
     stop: &(dyn Fn() -> bool + Sync),
-) -> (Vec<PathBuf>, Counted, Unreadable) {
-    let mut unreadable = Unreadable::new();
-    let mut opened = Vec::new();
+) -> Looked {
+    let (mut opened, mut unreadable, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
+    let mut own = times.clone();
     for path in paths {
         // One after the other: each is closed before the next is opened.
         match logs::open(host, path) {
             Ok((_, file)) => {
-                drop(file);
+                match zones::elsewhere(&file, &mut own) {
+                    Ok(found) => elsewhere.extend(found.map(|found| (path.clone(), found))),
+                    Err(error) => unreadable.push((path.clone(), error.to_string())),
+                }
                 opened.push(path.clone());
             }
             Err(failure) => unreadable.push((path.clone(), failure.message)),
@@ -113,9 +128,11 @@ fn look(
     let (counted, errors) = scan(sources, times, read, stop);
     for (number, error) in errors {
         let path = opened.get(number).cloned().unwrap_or_default();
-        unreadable.push((path, error.to_string()));
+        if !unreadable.iter().any(|(known, _)| *known == path) {
+            unreadable.push((path, error.to_string()));
+        }
     }
-    (opened, counted, unreadable)
+    Looked { opened, counted, unreadable, elsewhere }
 }
 
 fn unread((path, why): (PathBuf, String)) -> Finding {
@@ -218,8 +235,12 @@ fn judge(
     let most = report.kinds.first().map_or(String::new(), |k| {
         format!("; most often ({}): {}", k.count, k.template.chars().take(100).collect::<String>())
     });
+    let first = match news.since_us {
+        None => "; it was looked at first now, so that none of them counts as new",
+        Some(_) => "",
+    };
     let summary = format!(
-        "{} errors of {} kinds in {} lines{most}",
+        "{} errors of {} kinds in {} lines{most}{first}",
         report.errors,
         kinds.len(),
         report.lines
@@ -235,6 +256,8 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn counted(templates: &[(&str, u64)]) -> Counted {
@@ -287,6 +310,7 @@ mod tests {
         let first = look(&[("old", 100)]);
         assert_eq!(first.status, Status::Ok, "the first look has nothing to compare with");
         assert_eq!(first.data.new_since_s, None);
+        assert!(first.summary.contains("looked at first now"), "{}", first.summary);
         let second = look(&[("old", 100), ("new", 7)]);
         assert_eq!(
             (second.status, second.data.kinds[0].template.as_str()),
@@ -316,5 +340,71 @@ mod tests {
         assert_eq!(first.status(), Status::Unknown);
         assert_eq!(forgetful(false, denied()), None, "the older one serves");
         assert_eq!(forgetful(true, Ok(())), None);
+    }
+    #[test]
+    fn a_file_whose_lines_another_clock_dates_is_told_beside_what_was_counted() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().canonicalize().expect("real").join("a.log");
+        let written: jiff::Timestamp = "2099-01-15T11:20:07Z".parse().expect("a time");
+        std::fs::write(&path, "2099-01-15 11:20:06 ERROR x\n").expect("written");
+        let file = std::fs::File::options().append(true).open(&path).expect("open");
+        file.set_modified(written.into()).expect("set");
+        let since = written - jiff::SignedDuration::from_mins(10);
+        let look = |zone: &str| {
+            let zone = jiff::tz::TimeZone::get(zone).expect("a zone");
+            let times = Times::new(zone, written, Some(since));
+            let host = Host::showing(directory.path());
+            look(&host, std::slice::from_ref(&path), &times, &AtomicU64::new(0), &|| false)
+        };
+        let berlin = look("Europe/Berlin");
+        assert_eq!((berlin.counted.errors, berlin.elsewhere.len()), (0, 1), "it is taken for old");
+        let utc = look("UTC");
+        assert_eq!((utc.counted.errors, utc.elsewhere.len()), (1, 0));
+    }
+    fn context(host: Host) -> Context {
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        Context::new(Arc::new(host), tokio_util::sync::CancellationToken::new(), events)
+    }
+
+    /// A log whose line was written by the host's clock, or by one two hours away, and later than it was made.
+    fn log(cx: &Context, path: &Path, away: bool) {
+        let written = cx.host.clock.now() + jiff::SignedDuration::from_secs(90);
+        let zone = jiff::tz::TimeZone::system();
+        let behind = if zone.to_offset(written).seconds() < 0 { 2 } else { -2 };
+        let hours = if away { behind } else { 0 };
+        let at = zone.to_datetime(written) + jiff::SignedDuration::from_hours(hours);
+        std::fs::write(path, format!("{} ERROR x\n", at.strftime("%Y-%m-%d %H:%M:%S")))
+            .expect("written");
+        let file = std::fs::File::options().append(true).open(path).expect("open");
+        file.set_modified(written.into()).expect("set");
+    }
+
+    #[tokio::test]
+    async fn an_answer_says_whose_clock_dates_the_lines_and_a_check_keeps_what_it_knows() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().canonicalize().expect("real").join("a.log");
+        let mut host = Host::showing(directory.path());
+        host.policy.state_dir = directory.path().join("state");
+        let stack = format!("[[logs]]\nname = \"a\"\npaths = [{path:?}]\n");
+        host.stack = toml::from_str(&stack).expect("a stack file");
+        let cx = context(host);
+        let ask = async |since_s| {
+            let path = vec![path.display().to_string()];
+            let request = LogsErrorsRequest { path, since_s, ..LogsErrorsRequest::default() };
+            let request = crate::operation::completed::<LogsErrors>(&request).expect("a request");
+            LogsErrors::observe(request, &cx).await.expect("an answer")
+        };
+        log(&cx, &path, true);
+        let away = ask(600).await;
+        assert_eq!(away.status, Status::Unknown, "{away:?}");
+        assert!(away.summary.contains("in another time zone"), "{away:?}");
+        log(&cx, &path, false);
+        let known = ask(600).await;
+        assert_eq!((known.status, known.data.new_since_s.is_some()), (Status::Ok, true));
+        for by_hand in 0..2 * known::REMEMBERED as u64 {
+            assert_eq!(ask(1_000 + by_hand).await.data.new_since_s, None, "a first look");
+        }
+        assert!(ask(600).await.data.new_since_s.is_some(), "it is a check's");
+        assert_eq!(ask(1_000).await.data.new_since_s, None, "that was long ago");
     }
 }

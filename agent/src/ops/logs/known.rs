@@ -5,14 +5,23 @@ use std::{collections::HashMap, io, path::Path, time::Duration};
 
 use hostler_logs::{Counted, KINDS};
 use hostler_proto::{
+    catalogue::Catalogue,
     operation::{LogsErrors, Operation},
     ops::LogsErrorsRequest,
 };
+use prost::Message as _;
 
-use crate::host::past::{Look, Past};
+use crate::{
+    checks::definition,
+    host::{
+        Host,
+        past::{Look, Past},
+    },
+};
 
-/// Sets of files, beside the one that is asked for, of which it is remembered what was there.
-const REMEMBERED: usize = 31;
+/// Sets of files, beside the one that is asked for and those of checks, of which it is remembered what was
+/// there.
+pub(super) const REMEMBERED: usize = 31;
 /// Kinds of a set that are remembered; of an endless number those of now are the ones that count.
 const KNOWN: usize = 2 * KINDS;
 /// The form of templates and of what is kept: raised when the same message gets another template, since
@@ -52,6 +61,17 @@ pub(super) fn past(state_dir: &Path, request: &LogsErrorsRequest) -> Past {
     let asked = format!("{FORM} {since_s} {new_warning} {}", path.join("\n"));
     let name = name(number(asked.as_bytes()));
     Past::of(state_dir, <LogsErrors as Operation>::NAME, &name, Duration::ZERO)
+}
+
+/// The pasts of what this host's checks ask, of which a stack file bounds the number: a check that is forgotten
+/// before it runs again would never find anything new.
+pub(super) fn of_checks(host: &Host) -> Vec<Past> {
+    let systemd = definition::has_systemd();
+    // One that is wrong is none that an agent runs with.
+    let checks = definition::checks(&host.stack, systemd, Catalogue::bare()).unwrap_or_default();
+    let ours = checks.iter().filter(|check| check.operation == <LogsErrors as Operation>::NAME);
+    let asked = ours.filter_map(|check| LogsErrorsRequest::decode(check.request.clone()).ok());
+    asked.map(|request| past(&host.policy.state_dir, &request)).collect()
 }
 
 /// What is new, and keeps what is known from now on. At the first look nothing is new. A kind that became
@@ -98,9 +118,6 @@ pub(super) fn remember(
         }
         Look { at_us: now_us, sizes: known }
     });
-    if news.since_us.is_none() {
-        past.forget_others(REMEMBERED);
-    }
     (news, kept)
 }
 
@@ -188,5 +205,36 @@ mod tests {
             })
             .expect("kept");
         assert!((9_000..=KNOWN).contains(&kept), "{kept}");
+    }
+    #[test]
+    fn what_a_check_asks_is_not_forgotten_for_what_people_ask_by_hand() {
+        let state = tempfile::tempdir().expect("directory");
+        let all: String = (0..2 * REMEMBERED)
+            .map(|n| format!("[[logs]]\nname = \"a{n}\"\npaths = [\"/srv/{n}.log\"]\n"))
+            .collect();
+        let mut host = Host::showing(state.path());
+        host.policy.state_dir = state.path().to_owned();
+        host.stack = toml::from_str(&all).expect("a stack file");
+        let checks = of_checks(&host);
+        assert_eq!(checks.len(), 2 * REMEMBERED);
+        let first = |past: &Past| {
+            let mut first = false;
+            let kept = past.replace(|before| {
+                first = before.is_none();
+                Look { at_us: 1, sizes: Default::default() }
+            });
+            kept.expect("kept");
+            if first {
+                past.forget_others(REMEMBERED, &of_checks(&host));
+            }
+            first
+        };
+        assert!(checks.iter().all(first), "nobody looked before");
+        let mut by_hand =
+            (0..2 * REMEMBERED).map(|n| past(state.path(), &request(&format!("/{n}"))));
+        assert!(by_hand.all(|past| first(&past)));
+        assert!(!checks.iter().any(first), "each is known");
+        let files = std::fs::read_dir(state.path().join("past")).expect("a directory").count();
+        assert_eq!(files, 3 * REMEMBERED + 1);
     }
 }

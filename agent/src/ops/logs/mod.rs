@@ -7,5 +7,6 @@ mod follow;
 mod known;
 mod packed;
 mod tail;
+mod zones;
 
 pub(crate) use ending::{Ended, ending};
