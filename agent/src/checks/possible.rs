@@ -39,7 +39,20 @@ pub(super) fn possible(stack: &Stack, catalogue: &Catalogue) -> Result<(), Inval
     });
     let backups = stack.backups.iter();
     let backups = backups.map(|entry| ("backups", &entry.name, "directory", &entry.directory));
-    for (kind, name, key, path) in git.chain(pip).chain(pnpm).chain(backups) {
+    let secrets = stack.postgres.iter().flat_map(|entry| {
+        entry.password_file.iter().map(|path| ("postgres", &entry.name, "password_file", path))
+    });
+    let redis = stack.redis.iter().flat_map(|entry| {
+        let secret = entry.password_file.iter().map(|path| ("password_file", path));
+        let files = secret.chain(entry.ca_file.iter().map(|path| ("ca_file", path)));
+        files.map(|(key, path)| ("redis", &entry.name, key, path))
+    });
+    let celery = stack.celery.iter().flat_map(|entry| {
+        let file = entry.environment_file.iter();
+        file.map(|path| ("celery", &entry.name, "environment_file", path))
+    });
+    let files = secrets.chain(redis).chain(celery);
+    for (kind, name, key, path) in git.chain(pip).chain(pnpm).chain(backups).chain(files) {
         absolute(&format!("{kind}:{name}"), key, path)?;
     }
     Ok(())
@@ -159,5 +172,18 @@ mod tests {
         }
         let said = refused("[[frontend]]\nname = \"a\"\npath = \"/a\"\npnpm = \"bin/pnpm\"\n");
         assert!(said.contains("its pnpm \"bin/pnpm\" is no absolute path"), "{said}");
+        for (kind, entry, key) in [
+            ("postgres", "url = \"postgres://a@h/x\"", "password_file"),
+            ("redis", "url = \"redis://h/0\"", "password_file"),
+            ("redis", "url = \"rediss://h/0\"", "ca_file"),
+            ("celery", "broker = \"main\"", "environment_file"),
+        ] {
+            let text =
+                |path: &str| format!("[[{kind}]]\nname = \"a\"\n{entry}\n{key} = \"{path}\"\n");
+            let expected = format!("check \"{kind}:a\": its {key} \"x\" is no absolute path");
+            assert_eq!(refused(&text("x")), expected);
+            let stack: Stack = toml::from_str(&text("/x")).expect("a stack file");
+            assert!(possible(&stack, Catalogue::embedded()).is_ok(), "{kind} {key}");
+        }
     }
 }
