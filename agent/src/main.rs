@@ -4,6 +4,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use hostler_agent::{
+    checks::possible,
     config::{Config, STANDARD},
     discover::Found,
     enroll::{self, Candidate},
@@ -115,6 +116,9 @@ async fn execute(arguments: Arguments) -> Result<(), program::Error> {
         Command::CheckConfig => {
             config.check()?;
             let checked = config.checked(Catalogue::bare()).await?;
+            for said in possible::unread(&checked.stack) {
+                tracing::warn!("{said}");
+            }
             tracing::info!(checks = checked.checks.len(), "the configuration can be used");
             Ok(())
         }

@@ -4,10 +4,12 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Process, command, eventually};
@@ -27,6 +29,25 @@ pub fn named(variable: &str) -> String {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
+}
+
+/// An authority and a certificate of it for 127.0.0.1, in files: `ca.pem`, `own.pem`, `own.key`.
+///
+/// # Panics
+/// When they cannot be made.
+pub fn certificates(directory: &Path) {
+    let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = key();
+    let certificate = authority.self_signed(&authority_key).expect("signed");
+    fs::write(directory.join("ca.pem"), certificate.pem()).expect("written");
+    let issuer = Issuer::new(authority, authority_key);
+    let own_key = key();
+    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let own = own.signed_by(&own_key, &issuer).expect("signed");
+    fs::write(directory.join("own.pem"), own.pem()).expect("written");
+    fs::write(directory.join("own.key"), own_key.serialize_pem()).expect("written");
 }
 
 /// A Redis or Valkey server.
@@ -101,6 +122,26 @@ impl Postgres {
         server
     }
 
+    /// Starts one that speaks TLS, with the certificate and key of [`certificates`] in its directory.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn with_tls() -> Self {
+        let server = Self::new();
+        server.run("initdb", &["-D", "data", "-A", "trust", "-U", "hostler", "--no-sync"]);
+        certificates(&server.directory);
+        let key = server.directory.join("own.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("its mode");
+        Self::give(&key);
+        server.start("ssl=on -c ssl_cert_file=../own.pem -c ssl_key_file=../own.key");
+        server
+    }
+
+    /// The authority that signed its certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
     /// Starts a standby of it that reads from a replication slot of its own.
     ///
     /// # Panics
@@ -118,11 +159,17 @@ impl Postgres {
         let port = free_port();
         let directory = PathBuf::from(format!("/var/tmp/hostler-pg-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
+        let server = Self { port, directory };
+        Self::give(&server.directory);
+        server
+    }
+
+    /// Makes a path the one of the user as whom it runs.
+    fn give(path: &Path) {
         if rustix::process::geteuid().is_root() {
-            let chown = command("/usr/bin/chown").arg("postgres").arg(&directory).status();
+            let chown = command("/usr/bin/chown").arg("postgres").arg(path).status();
             assert!(chown.expect("chown").success());
         }
-        Self { port, directory }
     }
 
     fn start(&self, setting: &str) {

@@ -6,7 +6,7 @@ use std::fs;
 use hostler_tests::{
     fleet::{Fleet, Place},
     process::{command, eventually},
-    servers::Postgres,
+    servers::{Postgres, certificates},
 };
 use serde_json::Value;
 
@@ -408,6 +408,42 @@ fn a_standby_says_how_far_it_is_behind_and_a_primary_who_does_not_follow() {
     let alone = ask(&fleet, &["ping", "two"], 1);
     assert_eq!(alone["data"]["source"], "stopped", "{alone}");
     assert!(alone["findings"].to_string().contains("receives nothing from its primary"), "{alone}");
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_is_told_from_a_server_that_does_not_answer() {
+    let directory = tempfile::tempdir().expect("a directory");
+    certificates(directory.path());
+    let server = Postgres::with_tls();
+    let other = directory.path().join("ca.pem").display().to_string();
+    let own = server.authority().display().to_string();
+    let entry = |(name, mode, ca): (&str, &str, &str)| {
+        let at = format!("postgres://hostler@127.0.0.1:{}/postgres", server.port);
+        format!(
+            "[[postgres]]\nname = \"{name}\"\n\
+             url = \"{at}?sslmode={mode}&sslrootcert={ca}&connect_timeout=hunter2\"\n"
+        )
+    };
+    let mut fleet = Fleet::new(Place::Loopback, "");
+    let entries = [
+        ("main", "verify-full", own.as_str()),
+        ("other", "verify-ca", &other),
+        ("none", "verify-ca", "/nonexistent/ca.pem"),
+    ];
+    fs::write(fleet.path("stack.toml"), entries.map(entry).concat()).expect("written");
+    fleet.join("db-1", &[], &format!("stack = \"{}\"", fleet.path("stack.toml").display()));
+    let well = ask(&fleet, &["ping", "main"], 0);
+    assert_eq!(well["data"]["tls"], true, "{well}");
+    let untrusted = ask(&fleet, &["ping", "other"], 1);
+    let said = untrusted["summary"].as_str().expect("text");
+    assert!(said.contains("is not trusted: invalid peer certificate"), "{untrusted}");
+    assert!(untrusted["findings"][0]["why"].to_string().contains("sslrootcert"), "{untrusted}");
+    let none = ask(&fleet, &["ping", "none"], 3);
+    let said = none["summary"].as_str().expect("text");
+    assert!(said.contains("cannot be asked: /nonexistent/ca.pem: No such file"), "{none}");
+    // What nobody heeds in a URL is in no log, and check-config names it.
+    let log = fleet.agent("db-1").log();
+    assert!(!log.contains("hunter2") && !log.contains("connect_timeout"), "{log}");
 }
 
 #[test]

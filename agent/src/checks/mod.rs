@@ -11,7 +11,7 @@
 pub mod course;
 pub mod definition;
 mod memory;
-mod possible;
+pub mod possible;
 mod renewal;
 mod report;
 mod timing;

@@ -8,9 +8,9 @@ use hostler_proto::{args, catalogue::Catalogue};
 
 use super::definition::InvalidCheck;
 use crate::{
-    host::{postgres, redis},
+    host::{postgres, query::parameters, redis},
     ops::http,
-    stack::Stack,
+    stack::{Postgres, Stack},
 };
 
 /// Whether everything that a stack file names can be asked.
@@ -88,7 +88,8 @@ fn server(
 fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let asked = query.to_ascii_lowercase().split('&').any(|p| p.starts_with("pass"));
+    // `pass` and `password`, and `sslpassword`, which is that of a key.
+    let asked = parameters(url).any(|(name, _)| name.to_ascii_lowercase().contains("pass"));
     // Some are written as they are, with a '/' or a '?' that ends the address for whoever reads it.
     let written = match place.rsplit_once('@') {
         Some((user, _)) => user.contains(':'),
@@ -99,6 +100,18 @@ fn has_password(url: &str) -> bool {
         }
     };
     asked || written
+}
+
+/// What its clients do not read of what a stack file names, without the values.
+pub fn unread(stack: &Stack) -> Vec<String> {
+    let of = |entry: &Postgres| {
+        let names = postgres::unread(&entry.url);
+        let (check, names) = (format!("postgres:{}", entry.name), names.join(", "));
+        (!names.is_empty()).then(|| {
+            format!("check {check:?}: nothing heeds {names:?} of the parameters in its url")
+        })
+    };
+    stack.postgres.iter().filter_map(of).collect()
 }
 
 /// Whether every endpoint can be requested, also one whose check is switched off or asks for another: it is
@@ -153,6 +166,33 @@ mod tests {
         ] {
             assert!(refused(text).contains("127.0.0.1:99999/ names no host and port"));
         }
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_refused_however_that_is_called_and_it_is_not_shown() {
+        for url in [
+            "postgres://u@127.0.0.1/x?sslpassword=hunter2",
+            "postgres://u@127.0.0.1/x?sslmode=require&PassWord=hunter2",
+            "postgres://u@127.0.0.1/x?ssl%70assword=hunter2",
+            "postgres://u:hunter2@127.0.0.1/x",
+        ] {
+            let said = refused(&format!("[[postgres]]\nname = \"main\"\nurl = \"{url}\"\n"));
+            assert!(said.contains("its url holds a password"), "{url}: {said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_nobody_heeds_are_named_without_their_values() {
+        let url = "postgres://u@127.0.0.1/x?connect_timeout=hunter2&sslmode=require&tcp=hunter2";
+        let text = format!(
+            "[[postgres]]\nname = \"a\"\nurl = \"{url}\"\n\
+             [[postgres]]\nname = \"b\"\nurl = \"postgres://u@127.0.0.1/x?sslmode=require\"\n"
+        );
+        let stack: Stack = toml::from_str(&text).expect("a stack file");
+        let said = "check \"postgres:a\": nothing heeds \"connect_timeout, tcp\" of the parameters in \
+                    its url";
+        assert_eq!(unread(&stack), [said]);
     }
 
     #[test]

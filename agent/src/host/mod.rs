@@ -13,8 +13,10 @@ pub mod past;
 pub mod place;
 pub mod postgres;
 pub mod processes;
+pub mod query;
 pub mod redis;
 pub mod sock_diag;
+mod why;
 
 use std::sync::Arc;
 

@@ -1,24 +1,31 @@
 //! The way to a PostgreSQL server that the stack file names: a short-lived session that can only
 //! read, waits for no lock for long, and says who it is.
 
+mod trouble;
+mod turns;
+mod url;
+
 use std::{
-    collections::HashMap,
     fmt,
+    io::ErrorKind,
     path::{Path, PathBuf},
-    str::FromStr,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
 use sqlx::{
     Connection as _, Executor as _,
-    postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow},
+    postgres::{PgConnectOptions, PgConnection, PgRow},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
+pub use self::{
+    trouble::Trouble,
+    url::{options, unread},
+};
+use self::{
+    turns::{Turn, turns},
+    url::unreadable,
+};
 use super::{files, place::Place};
 use crate::stack::Postgres;
 
@@ -27,10 +34,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Longest for a statement, and for a lock. An application's lock holds no probe up.
 const STATEMENT: &str = "10s";
 const LOCK: &str = "2s";
-/// Sessions that this agent has with one server at a time, whatever asks for them.
-const AT_ONCE: usize = 2;
-/// Longest that an operation waits for one of them.
-const TURN: Duration = Duration::from_secs(8);
 /// Statements of a session that are kept as evidence.
 const KEPT: usize = 20;
 
@@ -47,180 +50,12 @@ pub struct Session {
     pub took: Duration,
     /// What it was asked, word for word; of very many statements the first.
     pub asked: Vec<String>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("place", &self.place).finish_non_exhaustive()
-    }
-}
-
-/// Why a server does not do what it is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nobody answers there.
-    Unreachable(String),
-    /// Nothing comes back from there.
-    Silent(String),
-    /// It takes connections, and answers nothing.
-    Hung(String),
-    /// It does not let us in.
-    Denied(String),
-    /// It knows the role, which may not connect to this database.
-    Barred(String),
-    /// It has no free connection left.
-    Full(String),
-    /// The role, or the database, has as many connections as it may have; the server has more.
-    Limited(String),
-    /// The agent itself has all the sessions that it takes.
-    Taken,
-    /// It is starting, stopping or recovering.
-    Busy(String),
-    /// A statement took too long, or waited too long for a lock.
-    Slow(String),
-    /// The role may not see this.
-    Forbidden(String),
-    /// It answers with an error.
-    Refused(String),
-    /// What the stack file says cannot be used.
-    Stack(String),
-    /// Nobody said how the agent is let in.
-    NoLogin,
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(why) | Self::Silent(why) | Self::Hung(why) => {
-                write!(f, "does not answer: {why}")
-            }
-            Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
-            Self::Barred(why) => {
-                write!(f, "does not let the agent's role into the database: {why}")
-            }
-            Self::Full(why) => write!(f, "has no free connection: {why}"),
-            Self::Limited(why) => write!(f, "gives the agent no further connection: {why}"),
-            Self::Taken => write!(f, "is asked by {AT_ONCE} other operations of this agent"),
-            Self::Busy(why) => write!(f, "serves nobody yet: {why}"),
-            Self::Slow(why) => write!(f, "did not answer in time: {why}"),
-            Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
-            Self::Refused(why) => write!(f, "answers with an error: {why}"),
-            Self::Stack(why) => write!(f, "cannot be asked: {why}"),
-            Self::NoLogin => f.write_str("cannot be looked into: the agent has no login"),
-        }
-    }
-}
-
-impl Trouble {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) | Self::Silent(_) => {
-                "see whether it runs: systemd status postgresql"
-            }
-            Self::Hung(_) => "it hangs, or is stopped by a signal",
-            Self::Denied(_) => "look at its [[postgres]] in the stack file, and at pg_hba.conf",
-            Self::Barred(_) => {
-                "GRANT CONNECT ON DATABASE ... TO the role of the stack file, or name another database in \
-                 the url of its [[postgres]]"
-            }
-            Self::Full(_) => {
-                "on the host a superuser still gets in (psql as postgres, by \
-                 superuser_reserved_connections): see pg_stat_activity, end what idles with \
-                 pg_terminate_backend(pid); a pool or more max_connections keeps it from coming back"
-            }
-            Self::Limited(_) => {
-                "the server has free connections, and a limit of the role or the database is reached: \
-                 end sessions of it, or raise it with ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT"
-            }
-            Self::Taken => "wait until they have ended, and ask again",
-            Self::Busy(_) => "its log says how far it is",
-            Self::Slow(_) => "see what runs: postgres activity",
-            Self::Forbidden(_) => "give the role pg_monitor: docs/checks.md has the grants",
-            Self::Refused(_) => "look at the server's log",
-            Self::Stack(_) => "look at its [[postgres]] in the stack file",
-            Self::NoLogin => {
-                "full connections, locks and lag are not seen: CREATE ROLE hostler LOGIN PASSWORD '...'; GRANT \
-                 pg_monitor TO hostler; then `hostler-agent discover` writes the stack file that names it"
-            }
-        }
-    }
-}
-
-impl From<sqlx::Error> for Trouble {
-    fn from(error: sqlx::Error) -> Self {
-        let said = match &error {
-            sqlx::Error::Database(error) => error.message().to_owned(),
-            other => innermost(other),
-        };
-        let code = error.as_database_error().and_then(|e| e.code());
-        match code.as_deref() {
-            Some("53300") if own_limit(&error) => Self::Limited(said),
-            Some("53300") => Self::Full(said),
-            Some("28P01" | "28000" | "3D000") => Self::Denied(said),
-            Some("57P01" | "57P02" | "57P03") => Self::Busy(said),
-            Some("57014" | "55P03") => Self::Slow(said),
-            Some("42501") => Self::Forbidden(said),
-            Some(_) => Self::Refused(said),
-            None => match error {
-                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Self::Unreachable(said),
-                sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => Self::Stack(said),
-                _ => Self::Refused(said),
-            },
-        }
-    }
-}
-
-/// Whether it is a limit of the role or the database that keeps us out, and not the server's. Its
-/// words are in the server's language, the names of its functions are not.
-fn own_limit(error: &sqlx::Error) -> bool {
-    let error = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>());
-    let place = error.and_then(PgDatabaseError::routine).unwrap_or_default();
-    ["InitializeSessionUserId", "CheckMyDatabase"].contains(&place)
-}
-
-/// The turns of the operations that ask the server at an address.
-fn turns(address: &str) -> Arc<Semaphore> {
-    static TURNS: LazyLock<Mutex<HashMap<String, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
-    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-    let of = turns.entry(address.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
-    Arc::clone(of)
-}
-
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
-/// What a URL says, as the library reads it. That takes no user before an empty host, as there is one in
-/// `postgres://USER@/DATABASE?host=/run/postgresql`.
-///
-/// # Errors
-/// When it is none.
-pub fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    PgConnectOptions::from_str(&user_last(url))
-}
-
-/// A user before an empty host becomes a parameter.
-fn user_last(url: &str) -> String {
-    let parts = url.split_once("://").and_then(|(scheme, rest)| {
-        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        Some((scheme, authority.strip_suffix('@')?, rest.split('#').next()?))
-    });
-    let Some((scheme, user, rest)) = parts else { return url.to_owned() };
-    // In a parameter these two mean something else.
-    let plain = |text: &str| text.replace('+', "%2B").replace('&', "%26");
-    let joint = if rest.contains('?') { '&' } else { '?' };
-    match user.split_once(':') {
-        None => format!("{scheme}://{rest}{joint}user={}", plain(user)),
-        Some((user, password)) => {
-            let (user, password) = (plain(user), plain(password));
-            format!("{scheme}://{rest}{joint}user={user}&password={password}")
-        }
     }
 }
 
@@ -239,6 +74,8 @@ impl Session {
             .application_name(&format!("hostler/{operation}"))
             // A pooler between hands each statement to another session.
             .statement_cache_capacity(0)
+            // It says how numbers become texts, and they come as numbers; poolers refuse it.
+            .extra_float_digits(None)
             .options([
                 ("statement_timeout", STATEMENT),
                 ("lock_timeout", LOCK),
@@ -250,25 +87,11 @@ impl Session {
             options = options.password(&files::password(file).await.map_err(Trouble::Stack)?);
         }
         let (address, place) = (place_of(&options).to_string(), shown(&options));
-        let turn = timeout(TURN, turns(&address).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Trouble::Taken) };
+        let turn = turns(&address).next().await?;
         let began = Instant::now();
-        let connecting = timeout(CONNECT, PgConnection::connect_with(&options));
-        let Ok(connected) = connecting.await else {
-            let after = CONNECT.as_secs();
-            return Err(match place_of(&options).takes_connections().await {
-                true => Trouble::Hung(format!(
-                    "it takes connections, and said nothing within {after} s"
-                )),
-                false => Trouble::Silent(format!("no connection within {after} s")),
-            });
-        };
-        let connection = connected.map_err(|error| match Trouble::from(error) {
-            // Nothing was asked yet: it is the database that it may not use.
-            Trouble::Forbidden(said) => Trouble::Barred(said),
-            trouble => trouble,
-        })?;
-        let took = began.elapsed();
+        let connected = connected(&options, &entry.url).await;
+        turn.took(connected.as_ref().err());
+        let (connection, took) = (connected?, began.elapsed());
         let asked = Vec::new();
         let mut session =
             Self { connection, place, version: 0, sees_all: false, took, asked, _turn: turn };
@@ -329,6 +152,40 @@ impl Session {
     }
 }
 
+/// Connects, or tells why there is no connection.
+async fn connected(options: &PgConnectOptions, url: &str) -> Result<PgConnection, Trouble> {
+    let place = place_of(options);
+    let Ok(connected) = timeout(CONNECT, PgConnection::connect_with(options)).await else {
+        let after = CONNECT.as_secs();
+        return Err(match place.takes_connections().await {
+            true => {
+                Trouble::Hung(format!("it takes connections, and said nothing within {after} s"))
+            }
+            false => Trouble::Silent(format!("no connection within {after} s")),
+        });
+    };
+    let error = match connected {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    // A call to a port never ends so: it is a file of TLS, which is read when the server agrees to that.
+    if let sqlx::Error::Io(io) = &error
+        && matches!(
+            io.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory
+        )
+        && matches!(place, Place::Port { .. })
+        && let Some(why) = unreadable(url).await
+    {
+        return Err(Trouble::Stack(why));
+    }
+    Err(match Trouble::from(error) {
+        // Nothing was asked yet: it is the database that it may not use.
+        Trouble::Forbidden(said) => Trouble::Barred(said),
+        trouble => trouble,
+    })
+}
+
 /// Where a server is; none when its URL cannot be read.
 pub fn whereabouts(entry: &Postgres) -> Option<Place> {
     Some(place_of(&options(&entry.url).ok()?))
@@ -356,12 +213,21 @@ fn database(options: &PgConnectOptions) -> &str {
 
 /// A column as a whole number; 0 when it is NULL or none.
 pub fn integer(row: &PgRow, column: &str) -> i64 {
-    sqlx::Row::try_get::<Option<i64>, _>(row, column).ok().flatten().unwrap_or(0)
+    whole(row, column).unwrap_or(0)
+}
+
+fn whole(row: &PgRow, column: &str) -> Option<i64> {
+    sqlx::Row::try_get::<Option<i64>, _>(row, column).ok().flatten()
 }
 
 /// A column as a count; 0 when it is NULL or none.
 pub fn count(row: &PgRow, column: &str) -> u64 {
     u64::try_from(integer(row, column)).unwrap_or(0)
+}
+
+/// A column as a count; none when it is NULL or none.
+pub fn counted(row: &PgRow, column: &str) -> Option<u64> {
+    whole(row, column).and_then(|n| u64::try_from(n).ok())
 }
 
 /// A column as a number; none when it is NULL or none.

@@ -1,6 +1,11 @@
 //! What a session promises, on a real server.
 
-use super::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    turns::{AT_ONCE, turns},
+    *,
+};
 
 fn server() -> String {
     std::env::var("HOSTLER_TEST_POSTGRES")
@@ -49,7 +54,11 @@ async fn a_server_is_never_asked_by_more_than_two_sessions_at_a_time() {
     let address = url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("a place");
     let first = Session::open(&one, "postgres.ping").await.expect("a session");
     let second = Session::open(&other, "postgres.locks").await.expect("another one");
-    assert_eq!(turns(address).available_permits(), 0, "for each server, and not for each database");
+    assert_eq!(
+        turns(address).free.available_permits(),
+        0,
+        "for each server, and not for each database"
+    );
     let mut third = Box::pin(Session::open(&one, "postgres.sizes"));
     let waiting = timeout(Duration::from_millis(100), &mut third).await;
     assert!(waiting.is_err(), "it waits for its turn");
@@ -57,10 +66,14 @@ async fn a_server_is_never_asked_by_more_than_two_sessions_at_a_time() {
     let third = third.await.expect("a session, when there is a turn");
     third.close().await;
     drop(second);
-    assert_eq!(turns(address).available_permits(), AT_ONCE);
+    assert_eq!(turns(address).free.available_permits(), AT_ONCE);
     let gone = entry("postgres://hostler@localhost:1/postgres".to_owned());
     assert!(matches!(Session::open(&gone, "postgres.ping").await, Err(Trouble::Unreachable(_))));
-    assert_eq!(turns("localhost:1").available_permits(), AT_ONCE, "who was not let in has no turn");
+    assert_eq!(
+        turns("localhost:1").free.available_permits(),
+        AT_ONCE,
+        "who was not let in has no turn"
+    );
 }
 
 #[test]
@@ -81,26 +94,6 @@ fn a_server_is_where_the_library_connects_to() {
     assert_eq!(place_of(&options), Place::Socket(socket.into()));
 }
 
-#[test]
-fn a_user_before_an_empty_host_is_read_as_it_is_meant() {
-    for (url, user, socket, port) in [
-        ("postgres://u@/db?host=/run/x", "u", Some("/run/x"), 5432),
-        ("postgres://u%2B1+2@/db?host=/run/x&port=7", "u+1+2", Some("/run/x"), 7),
-        ("postgres://u@/?host=/run/x", "u", Some("/run/x"), 5432),
-        ("postgres://u:a%26b@?host=/run/x", "u", Some("/run/x"), 5432),
-        ("postgres://u@127.0.0.1:7/db", "u", None, 7),
-    ] {
-        let read = options(url).expect(url);
-        let at = read.get_socket().map(|path| path.display().to_string());
-        assert_eq!(
-            (read.get_username(), at.as_deref(), read.get_port()),
-            (user, socket, port),
-            "{url}"
-        );
-    }
-    assert!(options("postgres://u@127.0.0.1:x/db").is_err());
-}
-
 #[tokio::test]
 async fn a_server_is_reached_by_its_socket_as_the_stack_file_names_it() {
     let tcp = Session::open(&entry(format!("{}/postgres", server())), "postgres.ping").await;
@@ -113,4 +106,80 @@ async fn a_server_is_reached_by_its_socket_as_the_stack_file_names_it() {
     let session = Session::open(&entry(url), "postgres.ping").await.expect("a session");
     assert_eq!(session.place, format!("{directory}/.s.PGSQL.{port}, database postgres"));
     session.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn everybody_who_asks_a_server_that_hangs_hears_that_it_does() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let _hangs = std::os::unix::net::UnixListener::bind(path.join(".s.PGSQL.5432")).expect("bound");
+    let entry = entry(format!("postgres://hostler@/postgres?host={}", path.display()));
+    let began = Instant::now();
+    let asking = futures_util::future::join_all(
+        (0..15).map(|_| async { Session::open(&entry, "postgres.ping").await }),
+    );
+    for said in asking.await {
+        let said = said.expect_err("no session");
+        assert!(matches!(said, Trouble::Hung(_)), "{said:?}");
+    }
+    assert!(began.elapsed() < 2 * CONNECT, "who waits does not ask again");
+}
+
+/// The trouble with somebody at a port who refuses what a session begins with.
+async fn refused(code: &str, said: &str) -> Trouble {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{said}\0\0");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        assert!(stream.read(&mut [0; 1024]).await.expect("a beginning") > 0);
+        let length = u32::try_from(fields.len() + 4).expect("short").to_be_bytes();
+        let answer = [b"E", &length[..], fields.as_bytes()].concat();
+        stream.write_all(&answer).await.expect("answered");
+    });
+    let url = format!("postgres://hostler@127.0.0.1:{port}/postgres?sslmode=disable");
+    Session::open(&entry(url), "postgres.ping").await.expect_err("no session")
+}
+
+#[tokio::test]
+async fn a_pooler_that_refuses_the_settings_of_a_session_is_told_from_one_that_has_no_server() {
+    for said in [
+        "unsupported startup parameter: options",
+        "unsupported startup parameter in options: statement_timeout",
+    ] {
+        assert_eq!(refused("08P01", said).await, Trouble::Pooler(said.to_owned()));
+    }
+    let away = "pgbouncer cannot connect to server";
+    assert_eq!(refused("08P01", away).await, Trouble::Refused(away.to_owned()));
+}
+
+#[tokio::test]
+async fn a_file_of_a_url_that_cannot_be_read_is_named_and_the_server_is_not_blamed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        stream.read_exact(&mut [0; 8]).await.expect("asks for TLS");
+        stream.write_all(b"S").await.expect("agreed");
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    let url = |port| {
+        let file = "/nonexistent/ca.pem";
+        format!("postgres://u@127.0.0.1:{port}/x?sslmode=verify-full&sslrootcert={file}")
+    };
+    let said = Session::open(&entry(url(port)), "postgres.ping").await.expect_err("no session");
+    assert!(
+        matches!(&said, Trouble::Stack(why) if why.contains("/nonexistent/ca.pem")),
+        "{said:?}"
+    );
+    let gone = Session::open(&entry(url(1)), "postgres.ping").await.expect_err("no session");
+    assert!(matches!(gone, Trouble::Unreachable(_)), "{gone:?}");
+}
+
+#[test]
+fn words_of_tls_about_a_certificate_are_no_sign_that_nobody_answers() {
+    let of = |said: &str| Trouble::from(sqlx::Error::Io(std::io::Error::other(said.to_owned())));
+    let untrusted = "invalid peer certificate: BadSignature";
+    assert_eq!(of(untrusted), Trouble::Untrusted(untrusted.to_owned()));
+    assert!(matches!(of("unexpected end of file"), Trouble::Unreachable(_)));
 }

@@ -4,6 +4,7 @@ mod apt;
 pub(crate) mod celery;
 mod disk;
 mod git;
+mod home;
 mod host;
 pub(crate) mod http;
 mod journal;

@@ -15,6 +15,7 @@ mod statement;
 
 use hostler_proto::wire::{Failure, Finding, Status};
 
+use super::home::Home;
 use crate::{
     host::{
         Host,
@@ -31,12 +32,23 @@ fn entry<'h>(host: &'h Host, name: &str) -> Result<&'h Postgres, Failure> {
 
 /// What was found out about a server that cannot be used: how bad that is, and why.
 fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
-    let name = &entry.name;
-    let summary = format!("postgres \"{name}\" {trouble}");
+    let why = match trouble {
+        Trouble::Unreachable(_) => Unmeasured::Away,
+        Trouble::Silent(_) => Unmeasured::Silent,
+        Trouble::Hung(_) => Unmeasured::Hung,
+        _ => Unmeasured::Otherwise,
+    };
+    let answer = Answer::unmeasured(found(entry, trouble)).evidence("postgres", place(&entry.url));
+    Answer { unmeasured: Some(why), ..answer }
+}
+
+/// What is said of it.
+fn found(entry: &Postgres, trouble: &Trouble) -> Finding {
     let status = match trouble {
         Trouble::Stack(_)
         | Trouble::NoLogin
         | Trouble::Barred(_)
+        | Trouble::Pooler(_)
         | Trouble::Forbidden(_)
         | Trouble::Slow(_)
         | Trouble::Limited(_)
@@ -44,23 +56,15 @@ fn unusable<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
         _ => Status::Critical,
     };
     let next = match trouble {
-        Trouble::Unreachable(_) | Trouble::Silent(_) => {
-            format!("systemd status {}", unit(entry).unwrap_or("postgresql"))
-        }
-        Trouble::Hung(_) => whereabouts(entry).map(|place| place.whose()).unwrap_or_default(),
+        Trouble::Unreachable(_) | Trouble::Silent(_) => home(entry).status(),
+        Trouble::Hung(_) => home(entry).whose(),
         // On a full server every operation would need the connection that there is none of.
-        Trouble::Busy(_) | Trouble::Full(_) => log(entry),
+        Trouble::Busy(_) | Trouble::Full(_) => home(entry).log(),
         _ => String::new(),
     };
-    let finding = Finding::new(status, name, &summary).why(trouble.hint()).next(next);
-    let answer = Answer::unmeasured(finding).evidence("postgres", place(&entry.url));
-    let why = match trouble {
-        Trouble::Unreachable(_) => Unmeasured::Away,
-        Trouble::Silent(_) => Unmeasured::Silent,
-        Trouble::Hung(_) => Unmeasured::Hung,
-        _ => Unmeasured::Otherwise,
-    };
-    Answer { unmeasured: Some(why), ..answer }
+    let name = &entry.name;
+    let summary = format!("postgres \"{name}\" {trouble}");
+    Finding::new(status, name, summary).why(trouble.hint()).next(next)
 }
 
 /// The same of what changes slowly, and is seldom looked at: nothing is known of it. How bad it is that the
@@ -72,21 +76,9 @@ fn unseen<R: Default>(entry: &Postgres, trouble: &Trouble) -> Answer<R> {
     answer
 }
 
-/// The unit that the server runs in, where the stack file names it among what it needs.
-fn unit(entry: &Postgres) -> Option<&str> {
-    let mut units = entry.after.iter().filter_map(|after| after.strip_prefix("unit:"));
-    let first = units.clone().next();
-    units.find(|unit| unit.contains("postgres")).or(first)
-}
-
-/// The operation that shows what the server logs; without its unit nobody can tell, and which that is, the
-/// port tells, or at a socket the list of units.
-fn log(entry: &Postgres) -> String {
-    let whose = || whereabouts(entry).map(|place| place.whose()).filter(|next| !next.is_empty());
-    match unit(entry) {
-        Some(unit) => format!("journal read --unit {unit} --lines 50"),
-        None => whose().unwrap_or_else(|| "systemd status postgresql".to_owned()),
-    }
+/// Where the server runs.
+fn home(entry: &Postgres) -> Home<'_> {
+    Home::of(&entry.after, &["postgres"], "postgresql", whereabouts(entry))
 }
 
 /// Where the server of a URL is, which may hold more than that; nothing of one that cannot be read, since
@@ -124,8 +116,6 @@ fn partial<R>(answer: Answer<R>, session: &Session) -> Answer<R> {
 
 #[cfg(test)]
 mod tests {
-    use hostler_proto::{args, catalogue::Catalogue};
-
     use super::*;
 
     fn entry(after: &[&str]) -> Postgres {
@@ -139,27 +129,33 @@ mod tests {
     }
 
     #[test]
-    fn what_to_look_at_next_is_the_unit_that_the_stack_file_names() {
+    fn what_to_look_at_next_depends_on_what_is_wrong() {
         let named = entry(&["check:network", "unit:docker", "unit:postgresql@15-main"]);
-        assert_eq!(log(&named), "journal read --unit postgresql@15-main --lines 50");
-        let spec = Catalogue::embedded().get("journal.read").expect("journal.read");
-        args::from_text(spec, [("unit", "postgresql@15-main")]).expect("it can be typed");
-        let status = |entry: &Postgres, trouble: &Trouble| {
-            unusable::<hostler_proto::ops::PostgresPing>(entry, trouble).findings[0].next.clone()
-        };
+        let next = |entry: &Postgres, trouble: &Trouble| found(entry, trouble).next;
         let gone = Trouble::Unreachable("refused".into());
-        assert_eq!(status(&named, &gone), "systemd status postgresql@15-main");
+        assert_eq!(next(&named, &gone), "systemd status postgresql@15-main");
         let unnamed = entry(&[]);
-        assert_eq!(status(&unnamed, &gone), "systemd status postgresql");
+        assert_eq!(next(&unnamed, &gone), "systemd status postgresql");
         let hung = Trouble::Hung("it said nothing".into());
-        assert_eq!(status(&unnamed, &hung), "net port-owner 5432");
+        assert_eq!(next(&unnamed, &hung), "net port-owner 5432");
         let url = "postgres://hostler@localhost/app?host=/run/postgresql&port=5433".to_owned();
         let socket = Postgres { url, ..entry(&[]) };
-        assert_eq!(status(&socket, &hung), "", "no port leads to a socket");
+        assert_eq!(next(&socket, &hung), "", "no port leads to a socket");
         let full = Trouble::Full("sorry".into());
-        assert_eq!(status(&named, &full), "journal read --unit postgresql@15-main --lines 50");
-        assert_eq!(status(&unnamed, &full), "net port-owner 5432", "that tells its unit");
-        assert_eq!(status(&socket, &full), "systemd status postgresql");
+        assert_eq!(next(&named, &full), "journal read --unit postgresql@15-main --lines 50");
+        assert_eq!(next(&unnamed, &full), "net port-owner 5432", "that tells its unit");
+        assert_eq!(next(&socket, &full), "systemd status postgresql");
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_critical_and_a_pooler_in_between_is_unknown() {
+        let of = |trouble| found(&entry(&[]), &trouble);
+        let untrusted = of(Trouble::Untrusted("invalid peer certificate: Expired".into()));
+        assert_eq!(untrusted.status(), Status::Critical, "others refuse it as well");
+        assert!(untrusted.why.contains("sslrootcert") && untrusted.next.is_empty());
+        let pooler = of(Trouble::Pooler("unsupported startup parameter: options".into()));
+        assert_eq!(pooler.status(), Status::Unknown);
+        assert!(pooler.why.contains("ignore_startup_parameters"), "{pooler:?}");
     }
 
     #[test]

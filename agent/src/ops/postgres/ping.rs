@@ -7,7 +7,7 @@ use hostler_proto::{
 };
 use tokio::time::Instant;
 
-use super::{done, entry, log, partial, replication, unusable};
+use super::{done, entry, home, partial, replication, unusable};
 use crate::{
     host::postgres::{Session, Trouble, flag, number, text},
     operation::{Answer, Context, Probe},
@@ -32,7 +32,7 @@ impl Probe for PostgresPing {
         };
         let answer = match ping(&mut session).await {
             Ok((report, seen)) => {
-                let answer = judge(&entry.name, &log(entry), report, &request);
+                let answer = judge(&entry.name, &home(entry).log(), report, &request);
                 if seen { answer } else { partial(answer, &session) }
             }
             Err(trouble) => unusable(entry, &trouble),

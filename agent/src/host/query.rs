@@ -1,0 +1,46 @@
+//! The parameters of a URL.
+
+/// What stands behind the `?` of a URL: the name of each parameter as it is meant, and the whole of it as it
+/// is written.
+pub fn parameters(url: &str) -> impl Iterator<Item = (String, &str)> {
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| (meant(pair.split('=').next().unwrap_or_default()), pair))
+}
+
+/// A part of it as it is meant: `%5B` is a bracket.
+pub(super) fn meant(written: &str) -> String {
+    let written = written.replace('+', " ");
+    let mut parts = written.split('%');
+    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
+            Some(Ok(byte)) => {
+                out.push(byte);
+                out.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            _ => {
+                out.push(b'%');
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_named_as_they_are_meant_however_they_are_written() {
+        let url = "postgres://u@h/db?sslmode=require&options%5Bx%5d=a=b&%&plain&&ssl%70assword=1";
+        let names: Vec<String> = parameters(url).map(|(name, _)| name).collect();
+        assert_eq!(names, ["sslmode", "options[x]", "%", "plain", "sslpassword"]);
+        assert_eq!(parameters(url).nth(1).expect("a parameter").1, "options%5Bx%5d=a=b");
+        assert_eq!(parameters("postgres://u@h/db").count(), 0);
+        for (written, expected) in [("a+b%20c", "a b c"), ("%c3%A4%", "ä%"), ("%zz%4", "%zz%4")] {
+            assert_eq!(meant(written), expected);
+        }
+    }
+}
