@@ -173,10 +173,13 @@ pub struct Redis {
     /// Checks that it needs to be well.
     #[serde(default)]
     pub after: Vec<String>,
+    /// It was found, and nobody said how it is asked.
+    #[serde(skip)]
+    pub found: bool,
 }
 
 impl Redis {
-    /// A server at an address that lets everybody in.
+    /// A server that was found at an address, as one that lets everybody in.
     pub(crate) fn at(name: &str, address: &str, db: i64, after: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -186,6 +189,7 @@ impl Redis {
             ca_file: None,
             replica: None,
             after,
+            found: true,
         }
     }
 }

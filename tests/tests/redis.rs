@@ -11,9 +11,8 @@ use std::{
 use hostler_tests::{
     fleet::{Fleet, Place},
     process::{Process, command, eventually},
-    servers::{Redis, free_port},
+    servers::{Redis, certificates, free_port},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -348,6 +347,7 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     for (user, rights) in [
         ("pings", "+ping"),
         ("half", "+ping +info +exists +slowlog|get +slowlog|len ~*"),
+        ("selects", "+ping +select +info"),
         ("scans", "+dbsize +scan +type +memory|usage +info ~cache:*"),
     ] {
         let words: Vec<&str> = rights.split(' ').collect();
@@ -360,8 +360,21 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
         let file = fleet.path("password").display().to_string();
         let user = |user: &str| format!("username = \"{user}\"\npassword_file = \"{file}\"");
         let entries = ["pings", "half", "scans"].map(|name| server(name, own.port, &user(name)));
-        entries.concat() + &server("gone", free_port(), "")
+        let other = |name: &str, user_name: &str, db: &str| {
+            server(name, own.port, &user(user_name)).replace("/0\"", db)
+        };
+        entries.concat()
+            + &server("gone", free_port(), "")
+            + &other("unselected", "half", "/1\"")
+            + &other("beyond", "selects", "/99\"")
     });
+    for (name, said) in
+        [("unselected", "has no permissions"), ("beyond", "DB index is out of range")]
+    {
+        let seen = asked(&fleet, &["redis", "status", name], 3);
+        assert!(seen["summary"].as_str().expect("text").contains(said), "{seen}");
+        assert!(!seen["findings"][0]["why"].as_str().expect("text").is_empty(), "{seen}");
+    }
     // The server answers: that much is known.
     let pings = asked(&fleet, &["redis", "status", "pings"], 3);
     assert_eq!(pings["status"], "unknown", "{pings}");
@@ -413,22 +426,6 @@ fn what_a_user_of_few_rights_may_not_see_is_unknown_and_the_rest_is_told() {
     }
 }
 
-/// An authority and a certificate of it for 127.0.0.1, in files.
-fn certificates(directory: &std::path::Path) {
-    let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("parameters");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = key();
-    let certificate = authority.self_signed(&authority_key).expect("signed");
-    fs::write(directory.join("ca.pem"), certificate.pem()).expect("written");
-    let issuer = Issuer::new(authority, authority_key);
-    let own_key = key();
-    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-    let own = own.signed_by(&own_key, &issuer).expect("signed");
-    fs::write(directory.join("own.pem"), own.pem()).expect("written");
-    fs::write(directory.join("own.key"), own_key.serialize_pem()).expect("written");
-}
-
 #[test]
 fn a_server_with_tls_is_trusted_by_its_authority_alone() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -457,6 +454,7 @@ fn a_server_with_tls_is_trusted_by_its_authority_alone() {
             + &entry("name", "localhost", "ca.pem")
             + &others
             + &system
+            + &server("plain", port, "")
     });
     assert_eq!(asked(&fleet, &["redis", "status", "main"], 0)["status"], "ok");
     asked(&fleet, &["redis", "monitor", "main", "--time", "1s"], 0);
@@ -465,11 +463,20 @@ fn a_server_with_tls_is_trusted_by_its_authority_alone() {
         ("name", 1, "is not trusted: invalid peer certificate"),
         ("system", 1, "is not trusted: invalid peer certificate"),
         ("none", 3, "none.pem"),
+        ("plain", 1, "takes connections and ends them"),
     ] {
         let refused = asked(&fleet, &["redis", "status", name], code);
         let summary = refused["summary"].as_str().expect("text");
         assert!(summary.contains(words), "{name}: {refused}");
         assert!(!refused.to_string().contains("secret-1"));
+        // Whoever checks certificates refuses it, or the stack file is wrong: that is said of both.
+        let why = refused["findings"][0]["why"].as_str().expect("text");
+        let advice = match name {
+            "plain" => "rediss://",
+            "none" => "[[redis]] in the stack file",
+            _ => "ca_file",
+        };
+        assert!(why.contains(advice), "{name}: {refused}");
     }
 }
 

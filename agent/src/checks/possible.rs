@@ -151,6 +151,8 @@ mod tests {
             ("redis", "http://x/", "; write redis://HOST"),
             ("redis", "redis://127.0.0.1:99999/0", "; write redis://HOST"),
             ("redis", "redis://127.0.0.1/hunter2", "; write redis://HOST"),
+            ("redis", "redis://127.0.0.1/-1", "no database is below 0"),
+            ("redis", "unix:///run/redis.sock?db=-1", "no database is below 0"),
         ] {
             let said = refused(&format!("[[{kind}]]\nname = \"main\"\nurl = \"{url}\"\n"));
             let check = format!("check \"{kind}:main\": its url cannot be read (");

@@ -1,9 +1,10 @@
 //! The way to a Redis or Valkey server that the stack file names. Secrets are read here, and go
 //! nowhere but to the server.
 
+mod trouble;
+
 use std::{fmt, time::Duration};
 
-use hostler_proto::wire::{ErrorCode, Failure};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisError, TlsCertificates, aio::MultiplexedConnection,
@@ -13,7 +14,8 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{files, place::Place};
+pub use self::trouble::Trouble;
+use super::{files, place::Place, why::innermost};
 use crate::stack::Redis;
 
 /// Longest for a connection.
@@ -48,154 +50,16 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Why a server does not do what it is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nobody answers there.
-    Unreachable(String),
-    /// Nothing comes back from there.
-    Silent(String),
-    /// It takes connections, and answers nothing.
-    Hung(String),
-    /// Its certificate does not show that it is the one.
-    Untrusted(String),
-    /// It does not let us in: no password, a wrong one, no such user.
-    Denied(String),
-    /// It has as many clients as it takes.
-    Full(String),
-    /// It let us in, and does not allow this.
-    Forbidden(String),
-    /// It reads its data and answers later.
-    Loading,
-    /// It answers with an error.
-    Refused(String),
-    /// What the stack file says cannot be used.
-    Stack(String),
-    /// Nobody waits for the answer any more.
-    Cancelled,
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(why) | Self::Silent(why) | Self::Hung(why) => {
-                write!(f, "does not answer: {why}")
-            }
-            Self::Untrusted(why) => write!(f, "is not trusted: {why}"),
-            Self::Denied(why) => write!(f, "does not let the agent in: {why}"),
-            Self::Full(why) => write!(f, "has no free connection: {why}"),
-            Self::Forbidden(why) => write!(f, "does not allow this to the agent: {why}"),
-            Self::Loading => f.write_str("still loads its data and serves nobody"),
-            Self::Refused(why) => write!(f, "answers with an error: {why}"),
-            Self::Stack(why) => write!(f, "cannot be asked: {why}"),
-            Self::Cancelled => f.write_str("was not heard to the end: the operation was cancelled"),
-        }
-    }
-}
-
-impl Trouble {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) | Self::Silent(_) => {
-                "see whether it runs: systemd status redis-server"
-            }
-            Self::Hung(_) => {
-                "it hangs, is stopped by a signal, or one command keeps it from all others"
-            }
-            Self::Untrusted(_) => "look at ca_file of its [[redis]], and at the host in its url",
-            Self::Denied(_) => {
-                "look at username and password_file of its [[redis]] in the stack file"
-            }
-            Self::Full(_) => {
-                "new clients are turned away: on the host `ss -tnp` shows who holds its connections; \
-                 a pool in that program, or more maxclients, keeps it from coming back"
-            }
-            Self::Forbidden(_) => "docs/checks.md has the ACL that the agent needs",
-            Self::Loading => "wait until it has; its log says how far it is",
-            Self::Refused(_) => "look at the server's log",
-            Self::Stack(_) => "look at its [[redis]] in the stack file",
-            Self::Cancelled => "ask again",
-        }
-    }
-
-    /// The failure of an operation that cannot go on.
-    pub fn failure(&self, server: &str) -> Failure {
-        let code = match self {
-            Self::Unreachable(_)
-            | Self::Silent(_)
-            | Self::Hung(_)
-            | Self::Loading
-            | Self::Full(_) => ErrorCode::Unreachable,
-            // It is not the policy that forbids it: what the server is told of the agent is to be mended.
-            Self::Denied(_) | Self::Forbidden(_) | Self::Stack(_) => ErrorCode::PreconditionFailed,
-            Self::Untrusted(_) => ErrorCode::Unreachable,
-            Self::Refused(_) => ErrorCode::HostFault,
-            Self::Cancelled => ErrorCode::Cancelled,
-        };
-        Failure::new(code, format!("redis \"{server}\" {self}")).hint(self.hint())
-    }
-}
-
-/// How a server begins that has as many clients as it takes.
-const FULL: &str = "max number of clients";
-
-impl From<RedisError> for Trouble {
-    fn from(error: RedisError) -> Self {
-        // Of many questions the first refusal counts; together they have no code.
-        let refusals = error.clone().into_server_errors();
-        if let Some((_, first)) = refusals.as_deref().and_then(<[_]>::first) {
-            return Self::refused(first.code(), first.details());
-        }
-        if let Some(code) = error.code() {
-            return Self::refused(code, error.detail());
-        }
-        let said = || error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
-        if error.is_timeout() {
-            return Self::Hung("it takes connections, and gave no answer in time".to_owned());
-        }
-        match error.kind() {
-            redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
-            redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
-            _ if error.is_io_error() => match innermost(&error) {
-                why if why.contains("certificate") => Self::Untrusted(why),
-                why => Self::Unreachable(why),
-            },
-            _ => Self::Refused(said()),
-        }
-    }
-}
-
-impl Trouble {
-    /// What a server's own no means.
-    fn refused(code: &str, detail: Option<&str>) -> Self {
-        let said = detail.map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"));
-        match (code, detail.unwrap_or_default()) {
-            ("NOAUTH" | "WRONGPASS", _) => Self::Denied(said),
-            ("NOPERM", _) => Self::Forbidden(said),
-            ("LOADING", _) => Self::Loading,
-            (_, detail) if detail.starts_with(FULL) => Self::Full(said),
-            // The library gives the refusal of a database no code.
-            (_, detail) if detail.starts_with("Authentication required") => Self::Denied(said),
-            _ => Self::Refused(said),
-        }
-    }
-}
-
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
-/// Whether the library reads a URL.
+/// Whether the library reads a URL, and there can be its database.
 ///
 /// # Errors
-/// Why it does not, without the URL.
+/// Why not, without the URL.
 pub fn readable(url: &str) -> Result<(), String> {
-    url.into_connection_info().map(|_| ()).map_err(|error| error.to_string())
+    let info = url.into_connection_info().map_err(|error| error.to_string())?;
+    match info.redis_settings().db() {
+        db if db < 0 => Err("no database is below 0".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Where a server is; none when its URL cannot be read.
@@ -227,8 +91,8 @@ async fn silence(info: &ConnectionInfo) -> Trouble {
     }
 }
 
-/// What a full server says to whoever comes, unasked; none where it waits for a question.
-async fn turned_away(addr: &ConnectionAddr) -> Option<String> {
+/// What a server says unasked to whoever it does not take; none where it waits for a question.
+async fn turned_away(addr: &ConnectionAddr) -> Option<Trouble> {
     let heard = async {
         let mut said = Vec::new();
         match addr {
@@ -244,9 +108,14 @@ async fn turned_away(addr: &ConnectionAddr) -> Option<String> {
             _ => return None,
         }
         let said = String::from_utf8_lossy(&said);
-        said.contains(FULL).then(|| said.trim().trim_start_matches('-').to_owned())
+        Trouble::of_stranger(said.trim().trim_start_matches('-'))
     };
     tokio::time::timeout(UNASKED, heard).await.ok().flatten()
+}
+
+/// Whether it took the connection, and ended it.
+fn ended(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal()
 }
 
 impl Server {
@@ -284,10 +153,13 @@ impl Server {
             if entry.password_file.is_none() && db == 0 {
                 // Nothing was asked so far, and what the server said unasked was not heard.
                 let asked = redis::cmd("PING").query_async::<String>(&mut connection).await;
-                // Any other no is for whoever asks next.
-                let full = |e: &RedisError| matches!(Trouble::from(e.clone()), Trouble::Full(_));
+                // Any other no is for whoever asks next; after these the connection ends.
+                let last = |e: &RedisError| match Trouble::from(e.clone()) {
+                    Trouble::Full(_) => true,
+                    trouble => trouble.is_protected(),
+                };
                 if let Err(error) = asked
-                    && (error.is_io_error() || full(&error))
+                    && (error.is_io_error() || last(&error))
                 {
                     return Err(error);
                 }
@@ -298,9 +170,10 @@ impl Server {
             Ok(connection) => Ok(Self { connection, client, place, db, asked: Vec::new() }),
             // That time is for the connection and for what is said on it at first.
             Err(error) if error.is_timeout() => Err(silence(client.get_connection_info()).await),
-            // What a full server says is lost with the connection, or taken for a wrong password.
+            // What a server says unasked is lost with the connection, or taken for a wrong password.
             Err(error) => match turned_away(client.get_connection_info().addr()).await {
-                Some(said) => Err(Trouble::Full(said)),
+                Some(trouble) => Err(trouble),
+                None if ended(&error) => Err(Trouble::Ended(innermost(&error))),
                 None => Err(error.into()),
             },
         }
@@ -373,9 +246,59 @@ impl Server {
     }
 }
 
+/// A server that is played.
+#[cfg(test)]
+pub(crate) mod played {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use crate::stack::Redis;
+
+    /// One that gives these answers in turn, whatever it is asked, and ends the connection at the next word.
+    pub(crate) async fn server(answers: &'static [&'static str]) -> Redis {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut asked = [0; 1024];
+                for answer in answers {
+                    if stream.read(&mut asked).await.is_ok_and(|n| n > 0) {
+                        stream.write_all(answer.as_bytes()).await.expect("answered");
+                    }
+                }
+                let _ = stream.read(&mut asked).await;
+            }
+        });
+        let entry = format!("name = \"main\"\nurl = \"redis://127.0.0.1:{port}/0\"");
+        toml::from_str(&entry).expect("an entry")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_ends_connections_is_told_from_one_that_is_not_there() {
+        let entry = played::server(&[]).await;
+        let ended = Server::connect(&entry).await.expect_err("no connection");
+        assert!(matches!(ended, Trouble::Ended(_)), "{ended:?}");
+        let gone = Redis::at("main", "127.0.0.1:1", 0, Vec::new());
+        let gone = Server::connect(&gone).await.expect_err("no connection");
+        assert!(matches!(gone, Trouble::Unreachable(_)), "{gone:?}");
+        let said = "-DENIED Redis is running in protected mode because it has no password\r\n";
+        let entry = played::server(Vec::leak(vec![said])).await;
+        let protected = Server::connect(&entry).await.expect_err("no connection");
+        let said = "DENIED Redis is running in protected mode".to_owned();
+        assert_eq!(protected, Trouble::Denied(said));
+        // Later it is no sign of how it wants to be asked.
+        let entry = played::server(&["+PONG\r\n"]).await;
+        let mut server = Server::connect(&entry).await.expect("a connection");
+        let lost = server.ask::<String>(&["INFO"]).await.expect_err("no answer");
+        assert!(matches!(lost, Trouble::Unreachable(_)), "{lost:?}");
+    }
 
     #[test]
     fn a_server_is_where_the_library_connects_to() {
@@ -391,16 +314,6 @@ mod tests {
             let entry: Redis = toml::from_str(&entry).expect("an entry");
             let place = whereabouts(&entry).map(|place| place.to_string());
             assert_eq!(place.as_deref(), expected, "{url}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_refuses_the_agent_is_not_taken_for_the_hosts_policy() {
-        let said = "WRONGPASS invalid username-password pair".to_owned();
-        for trouble in [Trouble::Denied(said.clone()), Trouble::Forbidden(said)] {
-            let failure = trouble.failure("main");
-            assert_eq!(failure.code(), ErrorCode::PreconditionFailed, "{failure}");
-            assert!(!failure.hint.is_empty());
         }
     }
 }

@@ -14,6 +14,7 @@ mod words;
 use hostler_proto::wire::{Failure, Finding, Status};
 use redis::IntoConnectionInfo as _;
 
+use super::home::Home;
 use crate::{
     host::{
         Host,
@@ -27,36 +28,56 @@ use crate::{
 const PASSWORD: &str = "write it to a file of mode 0600, and name that as password_file of a [[redis]] in \
                         /etc/hostler/stack.toml; `hostler-agent discover` writes the rest";
 
+/// What to do where the server takes only who comes from its own host.
+const PROTECTED: &str = "it has no password, and takes nobody who does not come over the loopback address or its \
+                         socket: name it by one of these in the url of a [[redis]] in /etc/hostler/stack.toml";
+
+/// What to do where a server that was found ends connections.
+const TLS: &str = "if it takes TLS only, name it with rediss:// as the url of a [[redis]] in \
+                   /etc/hostler/stack.toml, with its authority as ca_file; else its log says why it ends them";
+
 /// The server of that name in the stack file.
 fn entry<'h>(host: &'h Host, name: &str) -> Result<&'h Redis, Failure> {
     named(&host.stack.redis, "redis", name, |r| &r.name)
 }
 
+/// Where the server runs.
+fn home(entry: &Redis) -> Home<'_> {
+    Home::of(&entry.after, &["redis", "valkey"], "redis-server", whereabouts(entry))
+}
+
 /// What was found out about a server that cannot be used: how bad that is, and why.
 fn unusable<R: Default>(entry: &Redis, trouble: &Trouble) -> Answer<R> {
-    let name = &entry.name;
-    let summary = format!("redis \"{name}\" {trouble}");
-    // Without a password nothing was tried that the server could be blamed for.
-    let no_password = entry.password_file.is_none();
-    let (status, why) = match trouble {
-        Trouble::Denied(_) if no_password => (Status::Unknown, PASSWORD),
-        Trouble::Stack(_) | Trouble::Forbidden(_) => (Status::Unknown, trouble.hint()),
-        _ => (Status::Critical, trouble.hint()),
-    };
-    let next = match trouble {
-        Trouble::Unreachable(_) | Trouble::Silent(_) => "systemd status redis-server".to_owned(),
-        Trouble::Hung(_) => whereabouts(entry).map(|place| place.whose()).unwrap_or_default(),
-        _ => String::new(),
-    };
-    let finding = Finding::new(status, name, summary).why(why).next(next);
-    let answer = Answer::unmeasured(finding).evidence("redis", place(&entry.url));
     let why = match trouble {
         Trouble::Unreachable(_) => Unmeasured::Away,
+        Trouble::Ended(_) if !entry.found => Unmeasured::Away,
         Trouble::Silent(_) => Unmeasured::Silent,
         Trouble::Hung(_) => Unmeasured::Hung,
         _ => Unmeasured::Otherwise,
     };
+    let answer = Answer::unmeasured(found(entry, trouble)).evidence("redis", place(&entry.url));
     Answer { unmeasured: Some(why), ..answer }
+}
+
+/// What is said of it.
+fn found(entry: &Redis, trouble: &Trouble) -> Finding {
+    let (status, why) = match trouble {
+        _ if trouble.is_protected() => (Status::Unknown, PROTECTED),
+        // Without a password nothing was tried that the server could be blamed for.
+        Trouble::Denied(_) if entry.password_file.is_none() => (Status::Unknown, PASSWORD),
+        // Nobody said how it is asked, and the title of its process does not tell.
+        Trouble::Ended(_) if entry.found => (Status::Unknown, TLS),
+        Trouble::Stack(_) | Trouble::Forbidden(_) => (Status::Unknown, trouble.hint()),
+        _ => (Status::Critical, trouble.hint()),
+    };
+    let next = match trouble {
+        Trouble::Unreachable(_) | Trouble::Silent(_) => home(entry).status(),
+        Trouble::Hung(_) => home(entry).whose(),
+        Trouble::Ended(_) | Trouble::Loading => home(entry).log(),
+        _ => String::new(),
+    };
+    let name = &entry.name;
+    Finding::new(status, name, format!("redis \"{name}\" {trouble}")).why(why).next(next)
 }
 
 /// The same of one that let the agent in and was asked; some know no such command, and serve well.
@@ -132,6 +153,27 @@ mod tests {
         assert!(forbidden.1.contains("ACL"), "{}", forbidden.1);
         assert_eq!(of(Trouble::Refused("ERR unknown command".into())).0, Status::Unknown);
         assert_eq!(of(Trouble::Unreachable("it is gone".into())).0, Status::Critical);
+    }
+
+    #[test]
+    fn a_server_that_ends_connections_is_critical_only_where_somebody_said_how_it_is_asked() {
+        let named: Redis =
+            toml::from_str("name = \"main\"\nurl = \"redis://127.0.0.1:1/0\"").expect("an entry");
+        let after = vec!["unit:redis@1".to_owned()];
+        let seen = Redis::at("main", "127.0.0.1:1", 0, after);
+        let ended = Trouble::Ended("Connection reset by peer".into());
+        assert_eq!(found(&named, &ended).status(), Status::Critical);
+        let of_found = found(&seen, &ended);
+        assert_eq!(of_found.status(), Status::Unknown);
+        assert!(of_found.why.contains("rediss://"), "{of_found:?}");
+        assert_eq!(of_found.next, "journal read --unit redis@1 --lines 50");
+        let said = "DENIED Running in protected mode".to_owned();
+        let protected = found(&seen, &Trouble::Denied(said));
+        assert_eq!(protected.status(), Status::Unknown);
+        assert!(protected.why.contains("loopback"), "{protected:?}");
+        for trouble in [Trouble::Hung("".into()), Trouble::Unreachable("refused".into())] {
+            assert_eq!(found(&seen, &trouble).status(), Status::Critical, "{trouble}");
+        }
     }
 
     #[test]

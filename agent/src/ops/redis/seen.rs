@@ -24,8 +24,8 @@ pub(super) struct Seen {
     /// Its master's address, where it is a replica whose link is down; and whether the data is being
     /// copied meanwhile.
     pub(super) master_down: Option<(String, bool)>,
-    /// What this agent's user may not see, and what is not known without it.
-    pub(super) hidden: Vec<(&'static str, &'static str)>,
+    /// What it does not tell.
+    pub(super) hidden: Vec<Hidden>,
     /// The server knows no CONFIG, as some providers have it.
     pub(super) save_unknown: bool,
     /// Why it serves no keys, where it is a part of a cluster that does not.
@@ -38,6 +38,28 @@ pub(super) struct Seen {
     pub(super) pid: String,
     /// Bytes that it can still take where it has no maxmemory; none where nobody can tell.
     pub(super) room: Option<u64>,
+}
+
+/// What a server does not tell.
+#[derive(Debug, Clone)]
+pub(super) struct Hidden {
+    pub(super) command: &'static str,
+    /// What is not known without it.
+    pub(super) what: &'static str,
+    /// What it said, where it is not that this agent's user may not ask.
+    pub(super) said: Option<String>,
+}
+
+impl Hidden {
+    /// An answer that is none, where the server only refused it.
+    fn of(trouble: Trouble, command: &'static str, what: &'static str) -> Result<Self, Trouble> {
+        let said = match trouble {
+            Trouble::Forbidden(_) => None,
+            Trouble::Refused(said) => Some(said),
+            other => return Err(other),
+        };
+        Ok(Self { command, what, said })
+    }
 }
 
 /// Looks at a server.
@@ -54,8 +76,8 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
             Err(Trouble::Refused(said)) if said.starts_with("MISCONF") => {}
             // A replica that may not serve old data refuses it, too.
             Err(Trouble::Refused(said)) if said.starts_with("MASTERDOWN") => {}
-            Err(Trouble::Forbidden(_)) => {
-                hidden.push(("PING", "how fast it answers"));
+            Err(trouble @ Trouble::Forbidden(_)) => {
+                hidden.push(Hidden::of(trouble, "PING", "how fast it answers")?);
                 break;
             }
             answered => drop(answered?),
@@ -63,11 +85,12 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
         fastest = fastest.min(began.elapsed().as_secs_f64());
     }
     let info = match server.ask::<String>(&["INFO", "everything"]).await {
-        Err(Trouble::Forbidden(_)) => {
-            hidden.push(("INFO", "how memory, clients, persistence and replication are"));
+        Ok(info) => info,
+        Err(trouble) => {
+            let what = "how memory, clients, persistence and replication are";
+            hidden.push(Hidden::of(trouble, "INFO", what)?);
             String::new()
         }
-        info => info?,
     };
     let mut cluster_down = None;
     let bindings = match server.ask::<u64>(&["EXISTS", BINDINGS[0], BINDINGS[1]]).await {
@@ -77,17 +100,18 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
         }
         // A replica without its master, or a part of a cluster that has these keys elsewhere.
         Err(Trouble::Refused(said)) if ELSEWHERE.iter().any(|e| said.starts_with(e)) => None,
-        Err(Trouble::Forbidden(_) | Trouble::Refused(_)) => {
-            hidden.push(("EXISTS", "whether Celery keeps its queues here"));
+        Ok(bindings) => Some(bindings),
+        Err(trouble) => {
+            hidden.push(Hidden::of(trouble, "EXISTS", "whether Celery keeps its queues here")?);
             None
         }
-        bindings => Some(bindings?),
     };
     // Not every user may ask for it, and some providers hide it.
     let mut save_unknown = false;
     let save = match server.ask::<HashMap<String, String>>(&["CONFIG", "GET", "save"]).await {
-        Err(Trouble::Forbidden(_)) => {
-            hidden.push(("CONFIG GET", "whether it writes snapshots, and refuses writes without"));
+        Err(trouble @ Trouble::Forbidden(_)) => {
+            let what = "whether it writes snapshots, and refuses writes without";
+            hidden.push(Hidden::of(trouble, "CONFIG GET", what)?);
             HashMap::new()
         }
         Err(Trouble::Refused(_)) => {
@@ -104,10 +128,11 @@ pub(super) async fn look(server: &mut Server, now_s: i64) -> Result<Seen, Troubl
     let info = Info::read(&info);
     if info.text("cluster_enabled") == "1" && cluster_down.is_none() {
         match server.ask::<String>(&["CLUSTER", "INFO"]).await {
-            Err(Trouble::Forbidden(_)) => {
-                hidden.push(("CLUSTER INFO", "whether its cluster serves all keys"));
+            Ok(said) => cluster_down = cluster_fails(&said),
+            Err(trouble) => {
+                let what = "whether its cluster serves all keys";
+                hidden.push(Hidden::of(trouble, "CLUSTER INFO", what)?);
             }
-            said => cluster_down = cluster_fails(&said?),
         }
     }
     let mut replicas_short = None;
@@ -239,6 +264,22 @@ mod tests {
         let good = |told: &str| Info::read(told).good_replicas();
         assert_eq!(good("role:master\r\n"), None, "it asks for none");
         assert_eq!(good("role:master\r\nmin_slaves_good_slaves:2\r\n"), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_a_server_refuses_is_hidden_with_what_it_said() {
+        let pong = "+PONG\r\n";
+        let answers = [pong, pong, pong, pong, "-ERR unknown command 'INFO'\r\n"];
+        let rest = ["-ERR EXISTS is switched off\r\n", "*0\r\n", "*0\r\n"];
+        let answers: &'static [&'static str] = Vec::leak([&answers[..], &rest].concat());
+        let entry = crate::host::redis::played::server(answers).await;
+        let mut server = Server::connect(&entry).await.expect("a connection");
+        let seen = look(&mut server, 0).await.expect("it serves");
+        let hidden: Vec<_> =
+            seen.hidden.iter().map(|h| (h.command, h.said.as_deref().unwrap_or(""))).collect();
+        let unknown = "ERR unknown command 'INFO'";
+        assert_eq!(hidden, [("INFO", unknown), ("EXISTS", "ERR EXISTS is switched off")]);
+        assert_eq!((seen.report.keys, seen.report.celery_broker), (None, None));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use hostler_proto::{
 };
 
 use super::{
-    entry,
+    entry, home,
     room::room,
-    seen::{Seen, look},
+    seen::{Hidden, Seen, look},
     unusable,
 };
 use crate::{
@@ -41,7 +41,7 @@ impl Probe for RedisStatus {
                     let pid = seen.pid.clone();
                     seen.room = blocking(move || Ok(room(&pid))).await?;
                 }
-                Ok(judge(&entry.name, seen, &request))
+                Ok(judge(&entry.name, &home(entry).log(), seen, &request))
             }
             // That it cannot be used is what was found out.
             Err(trouble) => Ok(unusable(entry, &trouble)),
@@ -55,7 +55,7 @@ fn unlimited(report: &Report) -> bool {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares of memory and of clients")]
-fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report> {
+fn judge(name: &str, log: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report> {
     let report = &seen.report;
     let mut findings = Vec::new();
     let config = |pattern: &str| format!("redis config '{pattern}' --server {name}");
@@ -116,18 +116,17 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     let mut found = |status, subject: &str, summary: String, why: &str, next: &str| {
         findings.push(Finding::new(status, subject, summary).why(why).next(next));
     };
-    let journal = "journal read --unit redis-server --lines 50";
     if report.snapshot_status == "err" {
         let why = match seen.stops_writes {
             true => "until one succeeds every write is refused",
             false => "after a crash everything since the last good one is lost",
         };
         let summary = format!("the last snapshot of redis \"{name}\" failed");
-        found(Status::Critical, "snapshot", summary, why, journal);
+        found(Status::Critical, "snapshot", summary, why, log);
     }
     if let Some(why) = &seen.cluster_down {
         let summary = format!("the cluster of redis \"{name}\" does not serve");
-        found(Status::Critical, "cluster", summary, why, journal);
+        found(Status::Critical, "cluster", summary, why, log);
     }
     if let Some((good, needed)) = &seen.replicas_short {
         let needed = needed.map_or("more are needed".to_owned(), |n| format!("{n} are needed"));
@@ -138,19 +137,19 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     }
     if report.append_status == "err" {
         let summary = format!("redis \"{name}\" cannot write its append-only file");
-        found(Status::Critical, "append-only file", summary, "writes are refused", journal);
+        found(Status::Critical, "append-only file", summary, "writes are refused", log);
     }
     match &seen.master_down {
         Some((master, true)) => {
             let summary = format!("redis \"{name}\" copies the data of its master {master}");
             let why = "until it has, what it answers is old, or it answers nothing: wait, or send reads \
                        to its master meanwhile";
-            found(Status::Warning, "replication", summary, why, journal);
+            found(Status::Warning, "replication", summary, why, log);
         }
         Some((master, false)) => {
             let summary = format!("redis \"{name}\" has lost its master {master}");
             let why = "what it answers gets older and older";
-            found(Status::Critical, "replication", summary, why, journal);
+            found(Status::Critical, "replication", summary, why, log);
         }
         None => {}
     }
@@ -174,12 +173,20 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
         }
         if role == "replica" && peer.state == "copying" {
             let summary = format!("replica {at} of redis \"{name}\" copies the data");
-            found(Status::Warning, at, summary, "it cannot take over before it has: wait", journal);
+            found(Status::Warning, at, summary, "it cannot take over before it has: wait", log);
         }
     }
-    for (command, what) in &seen.hidden {
-        let summary = format!("redis \"{name}\" does not allow {command} to the agent");
-        let why = format!("{what} is not known without it; docs/checks.md has the ACL");
+    for Hidden { command, what, said } in &seen.hidden {
+        let (summary, why) = match said {
+            None => (
+                format!("redis \"{name}\" does not allow {command} to the agent"),
+                format!("{what} is not known without it; docs/checks.md has the ACL"),
+            ),
+            Some(said) => (
+                format!("redis \"{name}\" answers {command} with an error: {said}"),
+                format!("{what} is not known without it"),
+            ),
+        };
         found(Status::Unknown, command, summary, &why, "");
     }
     let old = Bound::of(NAME, "snapshot-s", request.snapshot_s.into());
@@ -191,7 +198,7 @@ fn judge(name: &str, seen: Seen, request: &RedisStatusRequest) -> Answer<Report>
     {
         let summary = format!("the last snapshot of redis \"{name}\" is {} old", amount::span(age));
         let why = "a crash loses every change since";
-        let finding = Finding::new(status, "snapshot", summary).why(why).next(journal);
+        let finding = Finding::new(status, "snapshot", summary).why(why).next(log);
         measured.push(old.told(finding, age, "s"));
     }
     if report.celery_broker == Some(true) && policy.as_str() != "noeviction" && bounded {

@@ -27,12 +27,12 @@ fn fragmentation_and_what_persists_are_told_and_every_bound_can_be_moved() {
         seen
     };
     let found = |request: &RedisStatusRequest| {
-        let answer = judge("main", seen(), request);
+        let answer = judge("main", "journal read", seen(), request);
         // That it has no maxmemory is no trouble.
         let bad = answer.findings.into_iter().filter(|f| f.status() != Status::Ok);
         bad.map(|f| (f.subject.clone(), f)).collect::<std::collections::BTreeMap<_, _>>()
     };
-    let report = judge("main", seen(), &request()).data;
+    let report = judge("main", "", seen(), &request()).data;
     assert_eq!(report.fragmentation_percent, Some(200.0));
     assert_eq!((report.snapshot_status.as_str(), report.append_status.as_str()), ("ok", ""));
     let told = found(&request());
@@ -63,7 +63,7 @@ fn fragmentation_and_what_persists_are_told_and_every_bound_can_be_moved() {
 
 #[test]
 fn what_info_says_is_read_and_memory_is_measured_against_its_bound() {
-    let answer = judge("main", Info::read(INFO).seen(), &request());
+    let answer = judge("main", "", Info::read(INFO).seen(), &request());
     assert_eq!((answer.status, answer.findings.len()), (Status::Warning, 1));
     assert_eq!(answer.summary, "95 % of the memory of redis \"main\" are used");
     assert_eq!((answer.data.keys, answer.data.hit_percent), (Some(6), Some(75.0)));
@@ -74,7 +74,7 @@ fn a_cache_that_evicts_is_full_by_design_and_one_that_cannot_is_not() {
     let of = |policy: &str, expires: u64| {
         let text = INFO.replace("noeviction", policy).replace("used_memory:950", "used_memory:999");
         let text = text.replace("expires=1", &format!("expires={expires}"));
-        judge("main", Info::read(&text).seen(), &request())
+        judge("main", "", Info::read(&text).seen(), &request())
     };
     for (policy, expires, status) in [
         ("noeviction", 1, Status::Critical),
@@ -94,7 +94,7 @@ fn a_cache_that_evicts_is_full_by_design_and_one_that_cannot_is_not() {
 #[test]
 fn without_a_limit_of_its_own_memory_ends_where_that_of_the_host_does() {
     let text = INFO.replace("maxmemory:1000", "maxmemory:0").replace("noeviction", "allkeys-lru");
-    let of = |room| judge("main", Seen { room, ..Info::read(&text).seen() }, &request());
+    let of = |room| judge("main", "", Seen { room, ..Info::read(&text).seen() }, &request());
     let limit = |answer: &Answer<Report>| answer.figures[0].limit;
     let wide = of(Some(99_050));
     assert_eq!((wide.status, limit(&wide)), (Status::Ok, Some(100_000.0)));
@@ -115,10 +115,10 @@ fn a_server_that_refuses_keys_or_writes_for_others_sake_is_critical() {
     let why = "cluster_state is fail, 0 of 16384 slots are served";
     assert_eq!(fails.as_deref(), Some(why));
     let well = || Info::read(INFO).seen();
-    let down = judge("main", Seen { cluster_down: fails, ..well() }, &request());
+    let down = judge("main", "", Seen { cluster_down: fails, ..well() }, &request());
     assert_eq!(down.status, Status::Critical);
     let short = Seen { replicas_short: Some((0, Some(1))), ..well() };
-    let short = judge("main", short, &request());
+    let short = judge("main", "", short, &request());
     assert_eq!(short.status, Status::Critical);
     assert!(short.summary.contains("0 good replicas, and 1 are needed"), "{}", short.summary);
 }
@@ -127,7 +127,7 @@ fn a_server_that_refuses_keys_or_writes_for_others_sake_is_critical() {
 fn a_server_that_answers_pings_and_refuses_writes_is_critical() {
     let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
     let seen = Seen { stops_writes: true, ..Info::read(&text).seen() };
-    let answer = judge("main", seen, &request());
+    let answer = judge("main", "", seen, &request());
     assert_eq!(answer.status, Status::Critical);
     assert!(answer.findings.iter().any(|f| f.why.contains("every write is refused")));
 }
@@ -138,19 +138,40 @@ fn a_broker_that_may_evict_is_told_of() {
         INFO.replace("noeviction", "allkeys-lru").replace("used_memory:950", "used_memory:1");
     let mut seen = Info::read(&text).seen();
     seen.report.celery_broker = Some(true);
-    let answer = judge("main", seen, &request());
+    let answer = judge("main", "", seen, &request());
     assert!(answer.summary.contains("may evict them"), "{}", answer.summary);
 }
 
 #[test]
 fn what_the_user_may_not_see_is_unknown_and_hides_nothing_worse() {
-    let hidden = vec![("CONFIG GET", "whether it writes snapshots")];
+    let hidden =
+        vec![Hidden { command: "CONFIG GET", what: "whether it writes snapshots", said: None }];
     let seen = Seen { hidden: hidden.clone(), ..Info::read("").seen() };
-    let answer = judge("main", seen, &request());
+    let answer = judge("main", "", seen, &request());
     assert_eq!((answer.status, answer.figures.len()), (Status::Unknown, 0));
     assert_eq!(answer.data, Report::default(), "no zero stands for what was not measured");
     let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
-    let answer = judge("main", Seen { hidden, ..Info::read(&text).seen() }, &request());
+    let answer = judge("main", "", Seen { hidden, ..Info::read(&text).seen() }, &request());
     // It tells no rate of operations.
     assert_eq!((answer.status, answer.figures.len()), (Status::Critical, 2));
+}
+
+#[test]
+fn a_server_that_serves_and_answers_a_question_with_an_error_is_unknown_and_quoted() {
+    let said = "ERR unknown command 'INFO', with args beginning with: 'everything'";
+    let hidden = Hidden { command: "INFO", what: "how memory is", said: Some(said.into()) };
+    let seen = Seen { hidden: vec![hidden], ..Info::read("").seen() };
+    let answer = judge("main", "", seen, &request());
+    assert_eq!(answer.status, Status::Unknown);
+    assert_eq!(answer.summary, format!("redis \"main\" answers INFO with an error: {said}"));
+    assert_eq!(answer.findings[0].why, "how memory is is not known without it");
+}
+
+#[test]
+fn what_is_wrong_leads_to_the_log_of_the_servers_own_unit() {
+    let text = INFO.replace("bgsave_status:ok", "bgsave_status:err");
+    let log = "journal read --unit redis@6380 --lines 50";
+    let answer = judge("main", log, Info::read(&text).seen(), &request());
+    let failed = answer.findings.iter().find(|f| f.subject == "snapshot").expect("a finding");
+    assert_eq!(failed.next, log);
 }

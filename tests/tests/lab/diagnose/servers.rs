@@ -43,7 +43,7 @@ fn a_redis_that_refuses_writes_without_a_snapshot_or_a_replica_says_why() {
     lab.exec("h1", &["chown", "root:root", "/var/lib/redis"]);
     cli(&["bgsave"]);
     let found = until(&fleet, &["redis"], "the last snapshot of redis \"main\" failed");
-    assert_eq!(next(&found), "journal read --unit redis-server --lines 50");
+    assert_eq!(next(&found), "net port-owner 6379");
     let why = found["findings"][0]["why"].to_string();
     assert!(why.contains("every write is refused"), "{found}");
     let refused = cli(&["set", "hostler-lab", "1"]);
