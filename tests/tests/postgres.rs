@@ -95,6 +95,7 @@ fn every_operation_works_on_every_major_version_from_13_to_18() {
     for (major, port) in servers {
         barred_roles(&fleet, major, port);
         growth(&fleet, major, port);
+        unestimated(&fleet, major, port);
         hidden_databases(&fleet, major);
         blind_roles(&fleet, major);
         limits(&fleet, major, port);
@@ -139,6 +140,18 @@ fn growth(fleet: &Fleet, major: u32, port: u16) {
     assert!(said.contains("; public.t grew most, by ") && said.ends_with(" s"), "{said}");
 }
 
+/// Of a table that nobody looked at yet there is no number of rows.
+fn unestimated(fleet: &Fleet, major: u32, port: u16) {
+    psql(port, "CREATE TABLE fresh (n int)");
+    let seen = ask(fleet, &["sizes", &format!("v{major}"), "--top", "200"], 0);
+    let tables = seen["data"]["tables"].as_array().expect("tables");
+    let rows = |name: &str| &tables.iter().find(|t| t["table"] == name).expect(name)["rows"];
+    // Before version 14 such a table is told like an empty one.
+    assert_eq!(rows("public.fresh").is_null(), major > 13, "{major}: {seen}");
+    assert!(rows("public.t").as_u64().is_some_and(|n| n > 0), "{major}: {seen}");
+    psql(port, "DROP TABLE fresh");
+}
+
 /// A role without pg_monitor is told what it cannot see, and fails nowhere.
 fn blind_roles(fleet: &Fleet, major: u32) {
     let server = format!("blind{major}");
@@ -152,6 +165,11 @@ fn blind_roles(fleet: &Fleet, major: u32) {
         let said = said.as_str().expect("text").split(", and ").next().unwrap_or_default();
         assert!(found.to_string().contains(&said.replace('"', "\\\"")), "{major} {verb}: {seen}");
     }
+    let seen = ask(fleet, &["connections", &server], 3);
+    let (idle, oldest) = (&seen["data"]["idle_in_transaction"], &seen["data"]["oldest_idle_s"]);
+    assert!(idle.is_null() && oldest.is_null(), "what others do is not seen: {seen}");
+    let seen = ask(fleet, &["connections", &format!("v{major}")], 0);
+    assert_eq!(seen["data"]["idle_in_transaction"], 0, "none idles: {seen}");
     let seen = ask(fleet, &["indexes", &server, "--scans", "0"], 3);
     assert!(seen["evidence"].to_string().contains("idx_scan <= 0 "), "{major}: {seen}");
 }
@@ -232,6 +250,7 @@ fn old_extensions(fleet: &Fleet, major: u32, port: u16) {
         let since = seen["summary"].as_str().expect("text").contains("since when is not known");
         assert_eq!(since, seen["data"]["since_s"].is_null(), "{major}, {version}: {seen}");
         assert_eq!(since, version != "1.9", "{major}, {version}: {seen}");
+        assert_eq!(since, seen["data"]["forgotten"].is_null(), "no zero for it: {seen}");
         let seen = seen.to_string();
         let told = seen.contains("ALTER EXTENSION pg_stat_statements UPDATE");
         // On 13 the last one is 1.8, and there is nothing to update to.

@@ -95,9 +95,11 @@ async fn look(session: &mut Session) -> Result<Report, Trouble> {
         usable: small(max - integer(&settings, "reserved")),
         max: small(max),
         groups,
-        idle_in_transaction: small(integer(&ages, "idle")),
-        oldest_idle_s: number(&ages, "oldest_idle").unwrap_or(0.0),
-        oldest_transaction_s: number(&ages, "oldest").unwrap_or(0.0),
+        // That of others none idles nobody knows who does not see them.
+        idle_in_transaction: Some(small(integer(&ages, "idle")))
+            .filter(|idle| session.sees_all || *idle > 0),
+        oldest_idle_s: number(&ages, "oldest_idle"),
+        oldest_transaction_s: number(&ages, "oldest"),
         oldest_xid_age: xid_age,
         oldest_xid_database: xid_database,
         oldest_multixact_age: multixact_age,
@@ -131,13 +133,15 @@ fn judge(name: &str, mut report: Report, request: &PostgresConnectionsRequest) -
     let critical =
         idle.times(CRITICAL_IDLE).unless(NAME, "idle-critical-s", request.idle_critical_s);
     let bounds = Bounds::new(idle, critical, "pg-healthcheck (30 s), ours (5 min)");
-    if let Some(status) = bounds.above(report.oldest_idle_s) {
-        let (number, oldest) = (report.idle_in_transaction, report.oldest_idle_s);
+    if let Some(oldest) = report.oldest_idle_s
+        && let Some(status) = bounds.above(oldest)
+    {
+        let number = report.idle_in_transaction.unwrap_or(0);
         let summary = format!("{number} transactions idle, the oldest for {oldest:.0} s");
         let finding = Finding::new(status, "idle in transaction", summary)
             .why("it keeps its locks, and VACUUM from removing what died since")
             .next(format!("postgres activity {name}"));
-        findings.push(bounds.told(finding, report.oldest_idle_s, "s"));
+        findings.push(bounds.told(finding, oldest, "s"));
     }
     // Autovacuum freezes from 200 million transaction ids and 400 million multixacts on, and the server
     // stops at two thousand million of either.
@@ -178,10 +182,10 @@ fn judge(name: &str, mut report: Report, request: &PostgresConnectionsRequest) -
             ..Figure::default()
         })
         .collect();
-    let summary = format!(
-        "{} of {} usable connections are taken, {} transactions idle",
-        report.used, report.usable, report.idle_in_transaction
-    );
+    let idle = report.idle_in_transaction;
+    let idle = idle.map_or(String::new(), |idle| format!(", {idle} transactions idle"));
+    let summary =
+        format!("{} of {} usable connections are taken{idle}", report.used, report.usable);
     let connections = Figure {
         name: "connections".into(),
         value: report.used.into(),
@@ -240,7 +244,7 @@ mod tests {
             used,
             usable: 97,
             max: 100,
-            oldest_idle_s: idle,
+            oldest_idle_s: Some(idle),
             oldest_xid_age: age,
             ..Report::default()
         };
@@ -256,7 +260,7 @@ mod tests {
         let report = |used, idle| Report {
             used,
             usable: 100,
-            oldest_idle_s: idle,
+            oldest_idle_s: Some(idle),
             oldest_xid_age: 600_000_000,
             oldest_multixact_age: 900_000_000,
             ..Report::default()

@@ -9,7 +9,7 @@ use hostler_proto::{
 use crate::{
     amount::span,
     bounds::{Bound, Bounds},
-    host::postgres::{Session, Trouble, count, flag, number, text},
+    host::postgres::{Session, Trouble, count, counted, flag, number, text},
 };
 
 const NAME: &str = <PostgresPing as Operation>::NAME;
@@ -26,7 +26,8 @@ const STANDBY: &str = "SELECT r.receives, CASE WHEN \
 const STANDBYS: &str = "SELECT coalesce(application_name, '') AS name, \
     coalesce(host(client_addr), '') AS client, coalesce(state, '') AS state, \
     extract(epoch FROM replay_lag)::float8 AS lag, state IS NOT NULL AS seen, \
-    greatest(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn), 0)::int8 AS behind \
+    CASE WHEN replay_lsn IS NOT NULL THEN \
+    greatest(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn), 0) END::int8 AS behind \
     FROM pg_catalog.pg_stat_replication WHERE coalesce(state, '') <> 'backup' ORDER BY name, client";
 const SLOTS: &str = "SELECT slot_name::text AS name, active, coalesce(wal_status, '') AS status, \
     greatest(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::int8 AS held \
@@ -58,7 +59,7 @@ pub(super) async fn look(session: &mut Session, report: &mut Report) -> Result<b
             client: text(row, "client"),
             state: text(row, "state"),
             lag_s: number(row, "lag"),
-            behind_bytes: count(row, "behind"),
+            behind_bytes: counted(row, "behind"),
         })
         .collect();
     report.slots = slots
@@ -134,8 +135,9 @@ fn late(standby: &PgStandby, bounds: &Bounds) -> Option<Finding> {
     let lag = standby.lag_s?;
     let status = bounds.above(lag)?;
     let at = if standby.client.is_empty() { "this host" } else { &standby.client };
-    let (name, mib) = (&standby.name, standby.behind_bytes >> 20);
-    let summary = format!("standby {name} at {at} is {} ({mib} MiB) behind", span(lag));
+    let name = &standby.name;
+    let bytes = standby.behind_bytes.map_or(String::new(), |n| format!(" ({} MiB)", n >> 20));
+    let summary = format!("standby {name} at {at} is {}{bytes} behind", span(lag));
     let finding = Finding::new(status, name, summary)
         .why("a failover would lose that much, or wait for it")
         .next("host network-io");
@@ -214,12 +216,13 @@ mod tests {
         assert_eq!(of(false, 5 << 30, "extended"), Some(Status::Warning));
         assert_eq!(of(false, 50 << 30, "extended"), Some(Status::Critical));
         assert_eq!(of(false, 0, "lost"), Some(Status::Critical));
-        let standby = PgStandby { name: "b".into(), lag_s: Some(90.0), ..PgStandby::default() };
-        let late = Report { standbys: vec![standby], ..Report::default() };
-        assert_eq!(worst(&late), Some(Status::Warning));
-        assert_eq!(
-            judge("main", "", &late, &request())[0].summary,
-            "standby b at this host is 90 s (0 MiB) behind"
-        );
+        for (behind_bytes, said) in [(Some(3 << 20), " (3 MiB)"), (None, "")] {
+            let lag_s = Some(90.0);
+            let standby = PgStandby { name: "b".into(), lag_s, behind_bytes, ..Default::default() };
+            let late = Report { standbys: vec![standby], ..Report::default() };
+            assert_eq!(worst(&late), Some(Status::Warning));
+            let summary = format!("standby b at this host is 90 s{said} behind");
+            assert_eq!(judge("main", "", &late, &request())[0].summary, summary);
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     host::{
         blocking,
         past::{Look, Past},
-        postgres::{Session, Trouble, count, flag, text},
+        postgres::{Session, Trouble, count, counted, flag, text},
     },
     operation::{Answer, Context, Probe},
 };
@@ -38,7 +38,7 @@ const TABLES: &str = "SELECT n.nspname || '.' || c.relname AS name, \
     pg_catalog.pg_relation_size(c.oid)::int8 AS heap, \
     pg_catalog.pg_indexes_size(c.oid)::int8 AS indexes, \
     coalesce(pg_catalog.pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0)::int8 AS toast, \
-    greatest(c.reltuples, 0)::int8 AS live FROM pg_catalog.pg_class c \
+    CASE WHEN c.reltuples >= 0 THEN c.reltuples END::int8 AS live FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_(toast|temp)' \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND OTHERS \
@@ -109,7 +109,7 @@ async fn look(
         heap_bytes: count(row, "heap"),
         index_bytes: count(row, "indexes"),
         toast_bytes: count(row, "toast"),
-        rows: count(row, "live"),
+        rows: counted(row, "live"),
         grown_bytes: None,
     });
     let report = Report { databases: databases.collect(), tables: tables.collect(), since_s: None };

@@ -10,7 +10,7 @@ use super::{done, entry, partial, unseen};
 use crate::{
     amount,
     bounds::{Bound, Bounds},
-    host::postgres::{Session, Trouble, count, flag, integer, number, text},
+    host::postgres::{Session, Trouble, count, counted, flag, integer, number, text},
     operation::{Answer, Context, Probe},
     order::Order as _,
 };
@@ -222,7 +222,7 @@ async fn look(
     if version >= INFO_CAME {
         let row = session.row(&INFO.replace("SCHEMA", &schema)).await?;
         report.since_s = number(&row, "since");
-        report.forgotten = count(&row, "dealloc");
+        report.forgotten = counted(&row, "dealloc");
     }
     Ok(report)
 }

@@ -94,7 +94,7 @@ mod tests {
         let report = Report {
             commands: commands.iter().map(command).collect(),
             events: events.iter().map(event).collect(),
-            length: 0,
+            length: None,
         };
         judge("main", &report, &request, NOW)
     }

@@ -63,10 +63,13 @@ async fn look(
     let log = server.ask::<Vec<Value>>(&["SLOWLOG", "GET", &lines]).await;
     let log = visible(log, "SLOWLOG GET", hidden)?;
     let length = server.ask::<u64>(&["SLOWLOG", "LEN"]).await;
-    let length = visible(length, "SLOWLOG LEN", hidden)?;
+    let length = visible(length.map(Some), "SLOWLOG LEN", hidden)?;
     let events = server.ask::<Vec<(String, i64, f64, f64)>>(&["LATENCY", "LATEST"]).await;
-    // Some servers do not know it.
-    let events = visible(events, "LATENCY LATEST", hidden).unwrap_or_default();
+    let events = match visible(events, "LATENCY LATEST", hidden) {
+        // Some servers do not know it, and notice nothing.
+        Err(Trouble::Refused(said)) if unknown(&said) => Vec::new(),
+        events => events?,
+    };
     let events = events.into_iter().map(|(event, at_s, last_ms, longest_ms)| LatencyEvent {
         event,
         at_s,
@@ -75,6 +78,12 @@ async fn look(
     });
     let commands = log.iter().filter_map(command).collect();
     Ok(Report { commands, events: events.collect(), length })
+}
+
+/// Whether a server says that it knows no such command.
+fn unknown(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("unknown command") || said.contains("unknown subcommand")
 }
 
 /// The answer; nothing, and the command's name, where the user may not ask for it.
@@ -133,6 +142,36 @@ mod tests {
             words,
             client,
         ])
+    }
+
+    #[tokio::test]
+    async fn that_nothing_is_told_of_latencies_is_well_only_where_the_server_knows_none() {
+        const BEFORE: [&str; 3] = ["+PONG\r\n", "*0\r\n", ":7\r\n"];
+        const FORBIDDEN: &str =
+            "-NOPERM User a has no permissions to run the 'slowlog|len' command\r\n";
+        const BROKEN: [&str; 4] =
+            [BEFORE[0], BEFORE[1], BEFORE[2], "-ERR the monitor is broken\r\n"];
+        const UNKNOWN: [&str; 4] = [
+            BEFORE[0],
+            BEFORE[1],
+            FORBIDDEN,
+            "-ERR unknown command 'LATENCY', with args beginning with: 'latest'\r\n",
+        ];
+        let seen = async |answers: &'static [&'static str]| {
+            let entry = crate::host::redis::played::server(answers).await;
+            let mut server = Server::connect(&entry).await.expect("a connection");
+            let mut hidden = Vec::new();
+            let seen = look(&mut server, &RedisSlowLogRequest::default(), &mut hidden).await;
+            (seen, hidden)
+        };
+        let lost = seen(&BEFORE).await.0.expect_err("the connection is lost");
+        assert!(matches!(lost, Trouble::Unreachable(_)), "{lost:?}");
+        let broken = seen(&BROKEN).await.0.expect_err("an error");
+        assert!(matches!(broken, Trouble::Refused(_)), "{broken:?}");
+        let (unknown, hidden) = seen(&UNKNOWN).await;
+        let unknown = unknown.expect("what there is");
+        assert_eq!((unknown.events.len(), hidden), (0, vec!["SLOWLOG LEN"]));
+        assert_eq!(unknown.length, None, "no zero stands for what was not measured");
     }
 
     #[test]
