@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::host::files;
+
+/// What of a path is written otherwise in a parameter of a URL.
+const WRITTEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
 
 /// Where a cluster takes connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,7 +46,7 @@ impl Cluster {
         let Self { port, address, socket } = self;
         let host = match address.as_str() {
             "" => {
-                let socket = encoded(socket);
+                let socket = utf8_percent_encode(socket, WRITTEN);
                 return format!(
                     "postgres://hostler@localhost/{database}?host={socket}&port={port}"
                 );
@@ -71,15 +75,6 @@ pub(super) fn named<'c, T>(
         names.insert(name.clone());
         (name, cluster, of)
     })
-}
-
-/// A path as a parameter of a URL.
-fn encoded(path: &str) -> String {
-    let byte = |b: u8| match b {
-        b if b.is_ascii_alphanumeric() || b"/._-".contains(&b) => char::from(b).to_string(),
-        b => format!("%{b:02X}"),
-    };
-    path.bytes().map(byte).collect()
 }
 
 #[cfg(test)]

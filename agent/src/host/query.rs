@@ -1,5 +1,7 @@
 //! The parameters of a URL.
 
+use percent_encoding::percent_decode_str;
+
 /// What stands behind the `?` of a URL: the name of each parameter as it is meant, and the whole of it as it
 /// is written.
 pub fn parameters(url: &str) -> impl Iterator<Item = (String, &str)> {
@@ -10,22 +12,7 @@ pub fn parameters(url: &str) -> impl Iterator<Item = (String, &str)> {
 
 /// A part of it as it is meant: `%5B` is a bracket.
 pub(super) fn meant(written: &str) -> String {
-    let written = written.replace('+', " ");
-    let mut parts = written.split('%');
-    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
-            Some(Ok(byte)) => {
-                out.push(byte);
-                out.extend_from_slice(&part.as_bytes()[2..]);
-            }
-            _ => {
-                out.push(b'%');
-                out.extend_from_slice(part.as_bytes());
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(&written.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 
 use crate::host::place::Place;
 
+/// What to do about a server that was found, and that only a stack file can say how to ask.
+pub(super) const DISCOVER: &str = "on the host: hostler-agent discover >/etc/hostler/stack.toml";
+
 /// Where a server runs.
 #[derive(Debug)]
 pub(super) struct Home<'e> {

@@ -15,7 +15,7 @@ mod statement;
 
 use hostler_proto::wire::{Failure, Finding, Status};
 
-use super::home::Home;
+use super::home::{DISCOVER, Home};
 use crate::{
     host::{
         Host,
@@ -60,6 +60,7 @@ fn found(entry: &Postgres, trouble: &Trouble) -> Finding {
         Trouble::Hung(_) => home(entry).whose(),
         // On a full server every operation would need the connection that there is none of.
         Trouble::Busy(_) | Trouble::Full(_) => home(entry).log(),
+        Trouble::NoLogin => DISCOVER.to_owned(),
         _ => String::new(),
     };
     let name = &entry.name;
@@ -176,7 +177,9 @@ mod tests {
         let forbidden = of(Trouble::Forbidden("permission denied for view v".into()));
         assert_eq!(forbidden.status, Status::Unknown);
         assert!(forbidden.findings[0].why.contains("pg_monitor"), "{forbidden:?}");
-        assert_eq!(of(Trouble::NoLogin).status, Status::Unknown);
+        let login = of(Trouble::NoLogin);
+        assert_eq!(login.status, Status::Unknown);
+        assert_eq!(login.findings[0].next, DISCOVER);
         let barred = of(Trouble::Barred("permission denied for database \"app\"".into()));
         assert_eq!(barred.status, Status::Unknown);
         assert!(barred.findings[0].why.contains("GRANT CONNECT"), "{barred:?}");

@@ -14,7 +14,7 @@ mod words;
 use hostler_proto::wire::{Failure, Finding, Status};
 use redis::IntoConnectionInfo as _;
 
-use super::home::Home;
+use super::home::{DISCOVER, Home};
 use crate::{
     host::{
         Host,
@@ -74,6 +74,7 @@ fn found(entry: &Redis, trouble: &Trouble) -> Finding {
         Trouble::Unreachable(_) | Trouble::Silent(_) => home(entry).status(),
         Trouble::Hung(_) => home(entry).whose(),
         Trouble::Ended(_) | Trouble::Loading => home(entry).log(),
+        Trouble::Denied(_) if entry.found => DISCOVER.to_owned(),
         _ => String::new(),
     };
     let name = &entry.name;
