@@ -99,6 +99,9 @@ fn a_service_that_is_active_and_serves_nobody_is_critical_though_nothing_is_know
     eventually("both are told", || {
         says("unit:deaf", told) && says("unit:nginx", "nginx.service is hung: its process")
     });
+    // Also where nobody named its unit.
+    let all = fleet.ctl(&["systemd", "status", "--on", "h1", "-o", "json"]).exits(1).json();
+    assert!(all[0]["findings"].to_string().contains("nginx.service is hung: its process"), "{all}");
     lab.exec("h1", &["systemctl", "kill", "--signal=CONT", "nginx"]);
     let found = fleet.ctl(&["diagnose", "h1", "deaf", "-o", "json"]).json();
     assert!(found[0]["summary"].as_str().is_some_and(|s| s.starts_with(told)), "{found}");
