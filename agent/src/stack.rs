@@ -167,6 +167,12 @@ pub struct Redis {
     /// out.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// File with the agent's own certificate, where the server asks its clients for one.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// File with the key of that.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
     /// Name of the `[[redis]]` that is a replica of it: what reads every key goes there.
     #[serde(default)]
     pub replica: Option<String>,
@@ -187,6 +193,8 @@ impl Redis {
             username: None,
             password_file: None,
             ca_file: None,
+            cert_file: None,
+            key_file: None,
             replica: None,
             after,
             found: true,

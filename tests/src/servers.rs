@@ -9,7 +9,9 @@ use std::{
     process::Command,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Process, command, eventually};
@@ -44,7 +46,9 @@ pub fn certificates(directory: &Path) {
     fs::write(directory.join("ca.pem"), certificate.pem()).expect("written");
     let issuer = Issuer::new(authority, authority_key);
     let own_key = key();
-    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let mut own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    // With the authority's name it would seem to be signed by itself.
+    own.distinguished_name.push(DnType::CommonName, "own");
     let own = own.signed_by(&own_key, &issuer).expect("signed");
     fs::write(directory.join("own.pem"), own.pem()).expect("written");
     fs::write(directory.join("own.key"), own_key.serialize_pem()).expect("written");

@@ -435,6 +435,11 @@ fn a_server_with_tls_is_trusted_by_its_authority_alone() {
     let port = free_port();
     let tls = ["--tls-cert-file", "own.pem", "--tls-key-file", "own.key", "--tls-ca-cert-file"];
     let tls = [&tls[..], &["ca.pem", "--tls-auth-clients", "no", "--tls-port"]].concat();
+    let asking: Vec<&str> =
+        tls.iter().map(|word| if *word == "no" { "yes" } else { *word }).collect();
+    let asking_port = free_port().to_string();
+    let asking = Redis::start(&redis(), directory.path(), &[&asking[..], &[&asking_port]].concat());
+    asking.cli(&["acl", "setuser", "hostler", "on", ">secret-1", "~*", "+@all"]);
     let tls_port = port.to_string();
     let own = Redis::start(&redis(), directory.path(), &[&tls[..], &[&tls_port]].concat());
     own.cli(&["acl", "setuser", "hostler", "on", ">secret-1", "~*", "+@all"]);
@@ -450,19 +455,30 @@ fn a_server_with_tls_is_trusted_by_its_authority_alone() {
         let system = entry("system", "127.0.0.1", "ca.pem").replace("ca_file", "# ca_file");
         let others =
             entry("other", "127.0.0.1", "other/ca.pem") + &entry("none", "127.0.0.1", "none.pem");
+        let stranger =
+            entry("stranger", "127.0.0.1", "ca.pem").replace(&port.to_string(), &asking_port);
+        let own = |file: &str| directory.path().join(file).display().to_string();
+        let (certificate, key) = (own("own.pem"), own("own.key"));
+        let known = stranger.replace("stranger", "known")
+            + &format!("cert_file = \"{certificate}\"\nkey_file = \"{key}\"\n");
         entry("main", "127.0.0.1", "ca.pem")
+            + &stranger
+            + &known
             + &entry("name", "localhost", "ca.pem")
             + &others
             + &system
             + &server("plain", port, "")
     });
-    assert_eq!(asked(&fleet, &["redis", "status", "main"], 0)["status"], "ok");
+    for name in ["main", "known"] {
+        assert_eq!(asked(&fleet, &["redis", "status", name], 0)["status"], "ok");
+    }
     asked(&fleet, &["redis", "monitor", "main", "--time", "1s"], 0);
     for (name, code, words) in [
         ("other", 1, "is not trusted: invalid peer certificate"),
         ("name", 1, "is not trusted: invalid peer certificate"),
         ("system", 1, "is not trusted: invalid peer certificate"),
         ("none", 3, "none.pem"),
+        ("stranger", 3, "it asks its clients for a certificate"),
         ("plain", 1, "takes connections and ends them"),
     ] {
         let refused = asked(&fleet, &["redis", "status", name], code);
@@ -473,7 +489,7 @@ fn a_server_with_tls_is_trusted_by_its_authority_alone() {
         let why = refused["findings"][0]["why"].as_str().expect("text");
         let advice = match name {
             "plain" => "rediss://",
-            "none" => "[[redis]] in the stack file",
+            "none" | "stranger" => "[[redis]] in the stack file",
             _ => "ca_file",
         };
         assert!(why.contains(advice), "{name}: {refused}");

@@ -23,11 +23,19 @@ pub(super) fn possible(stack: &Stack, catalogue: &Catalogue) -> Result<(), Inval
             Err(error) => Err(error.to_string()),
         };
         let form = "postgres://USER@HOST:PORT/DATABASE";
-        server(&format!("postgres:{}", entry.name), &entry.url, read, form)?;
+        let check = format!("postgres:{}", entry.name);
+        server(&check, &entry.url, read, form)?;
+        for (name, path) in postgres::named_files(&entry.url) {
+            absolute(&check, &name, &path)?;
+        }
     }
     for entry in &stack.redis {
         let form = "redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH";
-        server(&format!("redis:{}", entry.name), &entry.url, redis::readable, form)?;
+        let check = format!("redis:{}", entry.name);
+        server(&check, &entry.url, redis::readable, form)?;
+        if entry.cert_file.is_some() != entry.key_file.is_some() {
+            return Err(wrong(&check, "its cert_file and key_file belong together".to_owned()));
+        }
     }
     endpoints(stack, catalogue)?;
     let git = stack.git.iter().map(|entry| ("git", &entry.name, "path", &entry.path));
@@ -45,6 +53,8 @@ pub(super) fn possible(stack: &Stack, catalogue: &Catalogue) -> Result<(), Inval
     let redis = stack.redis.iter().flat_map(|entry| {
         let secret = entry.password_file.iter().map(|path| ("password_file", path));
         let files = secret.chain(entry.ca_file.iter().map(|path| ("ca_file", path)));
+        let files = files.chain(entry.cert_file.iter().map(|path| ("cert_file", path)));
+        let files = files.chain(entry.key_file.iter().map(|path| ("key_file", path)));
         files.map(|(key, path)| ("redis", &entry.name, key, path))
     });
     let celery = stack.celery.iter().flat_map(|entry| {
@@ -214,10 +224,16 @@ mod tests {
         }
         let said = refused("[[frontend]]\nname = \"a\"\npath = \"/a\"\npnpm = \"bin/pnpm\"\n");
         assert!(said.contains("its pnpm \"bin/pnpm\" is no absolute path"), "{said}");
+        let said =
+            refused("[[postgres]]\nname = \"a\"\nurl = \"postgres://a@h/x?sslrootcert=ca.pem\"\n");
+        assert!(said.contains("its sslrootcert \"ca.pem\" is no absolute path"), "{said}");
+        let alone = "[[redis]]\nname = \"a\"\nurl = \"rediss://h/0\"\ncert_file = \"/x\"\n";
+        assert!(refused(alone).contains("belong together"));
         for (kind, entry, key) in [
             ("postgres", "url = \"postgres://a@h/x\"", "password_file"),
             ("redis", "url = \"redis://h/0\"", "password_file"),
             ("redis", "url = \"rediss://h/0\"", "ca_file"),
+            ("redis", "url = \"rediss://h/0\"\ncert_file = \"/x\"", "key_file"),
             ("celery", "broker = \"main\"", "environment_file"),
         ] {
             let text =

@@ -122,8 +122,9 @@ impl Found {
 
     fn remember(&mut self, before: Remembered, starts: &dyn Fn(&str) -> bool) {
         self.at_boot = self.units.iter().chain(&before.units).cloned().collect();
-        self.at_boot.retain(|unit| starts(unit));
-        self.units.extend(before.units.into_iter().filter(|unit| starts(unit)));
+        // One that was taken for a service once may be the system's own.
+        self.at_boot.retain(|unit| is_service(unit) && starts(unit));
+        self.units.extend(before.units.into_iter().filter(|u| is_service(u) && starts(u)));
         // What somebody started by hand meanwhile stands in for the one that starts at boot.
         let by_hand = |now: Option<&String>| now.is_none_or(|unit| !starts(unit));
         let up: BTreeSet<String> = self.postgres.values().cloned().collect();
@@ -151,7 +152,8 @@ impl Found {
         };
         self.redis_names = own.iter().map(|address| ((*address).clone(), name(address))).collect();
         if before.proxy.as_deref().is_some_and(starts) && by_hand(self.nginx.as_ref()) {
-            self.nginx = before.proxy;
+            // What runs in its place tells nothing of it.
+            (self.nginx, self.tested) = (before.proxy, None);
         }
         // While it is down, and in the moment after a rotation, nothing tells.
         self.requests = self.requests.or(Some(before.requests));

@@ -156,6 +156,7 @@ fn why_secret(host: &Host, real: &Path) -> Option<&'static str> {
     let stack = &host.stack;
     let passwords = stack.postgres.iter().filter_map(|p| p.password_file.as_deref());
     let passwords = passwords.chain(stack.redis.iter().filter_map(|r| r.password_file.as_deref()));
+    let passwords = passwords.chain(stack.redis.iter().filter_map(|r| r.key_file.as_deref()));
     let mut passwords =
         passwords.chain(stack.celery.iter().filter_map(|c| c.environment_file.as_deref()));
     let mut own = OWN.iter().map(Path::new).chain([&*host.policy.state_dir, &*host.policy.file]);

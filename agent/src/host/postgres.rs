@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 pub use self::{
     trouble::Trouble,
-    url::{options, unread},
+    url::{named_files, options, unread},
 };
 use self::{
     turns::{Turn, turns},

@@ -6,7 +6,7 @@ mod trouble;
 use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisError, TlsCertificates, aio::MultiplexedConnection,
 };
 use tokio::{
@@ -118,6 +118,23 @@ fn ended(error: &RedisError) -> bool {
     error.is_connection_dropped() && !error.is_connection_refusal()
 }
 
+/// The certificates that the stack file names; none where it leaves that to the system.
+async fn certificates(entry: &Redis) -> Result<Option<TlsCertificates>, String> {
+    let root_cert = match &entry.ca_file {
+        None => None,
+        Some(file) => Some(files::of_stack(file).await?),
+    };
+    let client_tls = match (&entry.cert_file, &entry.key_file) {
+        (Some(certificate), Some(key)) => {
+            let client_cert = files::of_stack(certificate).await?;
+            Some(ClientTlsConfig { client_cert, client_key: files::of_stack(key).await? })
+        }
+        _ => None,
+    };
+    let any = root_cert.is_some() || client_tls.is_some();
+    Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
+}
+
 impl Server {
     /// Connects, proves who we are, and selects the database.
     ///
@@ -136,13 +153,9 @@ impl Server {
         let db = settings.db();
         let info = info.set_redis_settings(settings);
         let place = info.addr().to_string();
-        let client = match &entry.ca_file {
+        let client = match certificates(entry).await.map_err(Trouble::Stack)? {
             None => Client::open(info)?,
-            Some(file) => {
-                let root = files::of_stack(file).await.map_err(Trouble::Stack)?;
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
-                Client::build_with_tls(info, certificates)?
-            }
+            Some(certificates) => Client::build_with_tls(info, certificates)?,
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))

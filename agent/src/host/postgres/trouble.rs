@@ -5,7 +5,7 @@ use std::fmt;
 use sqlx::postgres::PgDatabaseError;
 
 use super::turns::AT_ONCE;
-use crate::host::why::{innermost, untrusted};
+use crate::host::why::{innermost, own_fault, untrusted};
 
 /// Why a server does not do what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,8 +135,12 @@ impl From<sqlx::Error> for Trouble {
             }
             Some(_) => Self::Refused(said),
             None => match error {
-                sqlx::Error::Io(_) if untrusted(&said) => Self::Untrusted(said),
-                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Self::Unreachable(said),
+                sqlx::Error::Io(_) => match own_fault(&said) {
+                    Some(fault) => Self::Stack(fault.to_owned()),
+                    None if untrusted(&said) => Self::Untrusted(said),
+                    None => Self::Unreachable(said),
+                },
+                sqlx::Error::Protocol(_) => Self::Unreachable(said),
                 sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => Self::Stack(said),
                 _ => Self::Refused(said),
             },

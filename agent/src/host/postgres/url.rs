@@ -1,6 +1,6 @@
 //! The URL of a PostgreSQL server, as the library reads it.
 
-use std::{path::Path, str::FromStr};
+use std::{path::PathBuf, str::FromStr};
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -54,13 +54,20 @@ fn is_read(name: &str) -> bool {
     READ.contains(&name) || FILES.contains(&name) || name.starts_with("options[")
 }
 
-/// Why a file that a URL names cannot be read, where one can not.
-pub(super) async fn unreadable(url: &str) -> Option<String> {
-    for (name, pair) in parameters(url) {
+/// The files that a URL names, with the names of the parameters.
+pub fn named_files(url: &str) -> impl Iterator<Item = (String, PathBuf)> {
+    let files = parameters(url).filter(|(name, _)| FILES.contains(&name.as_str()));
+    files.filter_map(|(name, pair)| {
         let path = meant(pair.split_once('=').map_or("", |(_, value)| value));
         // What is in it may stand there itself.
-        let names_one = FILES.contains(&name.as_str()) && !path.starts_with("-----");
-        if names_one && let Err(why) = files::of_stack(Path::new(&path)).await {
+        (!path.starts_with("-----")).then(|| (name, path.into()))
+    })
+}
+
+/// Why a file that a URL names cannot be read, where one can not.
+pub(super) async fn unreadable(url: &str) -> Option<String> {
+    for (_, path) in named_files(url) {
+        if let Err(why) = files::of_stack(&path).await {
             return Some(why);
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use hostler_proto::wire::{ErrorCode, Failure};
 use redis::RedisError;
 
-use crate::host::why::{innermost, untrusted};
+use crate::host::why::{innermost, own_fault, untrusted};
 
 /// Why a server does not do what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,10 +129,14 @@ impl From<RedisError> for Trouble {
         match error.kind() {
             redis::ErrorKind::AuthenticationFailed => Self::Denied(said()),
             redis::ErrorKind::InvalidClientConfig => Self::Stack(said()),
-            _ if error.is_io_error() => match innermost(&error) {
-                why if untrusted(&why) => Self::Untrusted(why),
-                why => Self::Unreachable(why),
-            },
+            _ if error.is_io_error() => {
+                let why = innermost(&error);
+                match own_fault(&why) {
+                    Some(fault) => Self::Stack(fault.to_owned()),
+                    None if untrusted(&why) => Self::Untrusted(why),
+                    None => Self::Unreachable(why),
+                }
+            }
             _ => Self::Refused(said()),
         }
     }

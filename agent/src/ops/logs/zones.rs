@@ -73,19 +73,34 @@ pub(super) fn elsewhere(file: &File, times: &mut Times) -> io::Result<Option<Els
         0 => 0,
         _ => memchr::memchr(b'\n', &tail).map_or(tail.len(), |at| at + 1),
     };
-    let newest = newest(&tail[whole..], times).filter(|newest| wall.max(*newest) >= since);
-    Ok(newest.and_then(|newest| zone(newest - wall, here)))
+    let newest = newest(&tail[whole..], times).filter(|newest| wall.max(newest.at) >= since);
+    Ok(newest.and_then(|newest| {
+        let off = newest.at - wall;
+        // Lines may be dated by the beginning of the time of which they tell, and come once in such a time.
+        let usual = newest.gap.is_some_and(|gap| (gap - off.abs()).abs() <= LATE);
+        if usual { None } else { zone(off, here) }
+    }))
 }
 
-/// The time of the last line, as its digits say, where it has one without a zone and nobody wrote newer ones
-/// before it.
-fn newest(tail: &[u8], times: &Times) -> Option<i64> {
-    let mut newest = None;
+/// The time of the last line, as its digits say.
+#[derive(Debug)]
+struct Newest {
+    at: i64,
+    /// How long before that the line above was written.
+    gap: Option<i64>,
+}
+
+/// That, where it has one without a zone and nobody wrote newer ones before it.
+fn newest(tail: &[u8], times: &Times) -> Option<Newest> {
+    let mut newest: Option<Newest> = None;
     let (mut indented, mut messages) = (false, 0);
     for line in tail.rsplit(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        match (times.digits(line), newest) {
-            (Some(digits), None) => newest = Some(digits?),
-            (Some(Some(digits)), Some(last)) if digits > last + LATE => return None,
+        match (times.digits(line), &mut newest) {
+            (Some(digits), None) => newest = Some(Newest { at: digits?, gap: None }),
+            (Some(Some(digits)), Some(last)) if digits > last.at + LATE => return None,
+            (Some(Some(digits)), Some(last)) => {
+                last.gap.get_or_insert(last.at - digits);
+            }
             (None, None) if line[0].is_ascii_whitespace() => indented = true,
             (None, None) => messages += 1,
             _ => {}
@@ -208,6 +223,7 @@ mod tests {
             (fine.clone() + "INFO:     \"GET / HTTP/1.1\" 200 OK\n", "the last has no time"),
             (fine.replace(",123", "Z"), "it says its zone"),
             (line(berlin, 2, "INFO fine") + &fine, "two write there"),
+            (line(utc, 3_600, "INFO sums") + &line(utc, 0, "INFO sums"), "each tells of its hour"),
             (String::new(), "it is empty"),
         ] {
             assert!(!at(&text), "{why}");

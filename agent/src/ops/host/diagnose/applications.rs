@@ -8,6 +8,7 @@ use hostler_proto::{
 
 use super::{Search, target::targets};
 use crate::{
+    host::processes,
     ops::{http, systemd::full_name},
     stack::{Http, Way},
 };
@@ -43,7 +44,7 @@ impl Search<'_> {
                     .why("what serves it does not run, or listens elsewhere");
                 self.cause(finding.next("systemd status"));
             }
-            Some(listener) if listener.unit.ends_with(".service") => {
+            Some(listener) if processes::is_service(&listener.unit) => {
                 Box::pin(self.unit(&listener.unit, true)).await;
             }
             Some(_) => {}

@@ -8,11 +8,14 @@ use hostler_proto::{
 };
 
 use super::{Search, ready::here};
-use crate::ops::{
-    logs::{Ended, ending},
-    systemd::full_name,
+use crate::{
+    host::processes,
+    ops::{
+        logs::{Ended, ending},
+        systemd::full_name,
+    },
+    order::Order as _,
 };
-use crate::order::Order as _;
 
 /// Where it logs errors, unless the stack file names other logs of its.
 const USUAL: &str = "/var/log/nginx/*error*.log";
@@ -116,7 +119,7 @@ impl Search<'_> {
             Some(_) if !fresh || trouble.contains("onnection refused") => {}
             Some(listener) => {
                 let unit = listener.unit.clone();
-                let service = unit.ends_with(".service");
+                let service = processes::is_service(&unit);
                 if service {
                     Box::pin(self.unit(&unit, true)).await;
                 }
