@@ -341,6 +341,7 @@ mod tests {
         assert_eq!(forgetful(false, denied()), None, "the older one serves");
         assert_eq!(forgetful(true, Ok(())), None);
     }
+
     #[test]
     fn a_file_whose_lines_another_clock_dates_is_told_beside_what_was_counted() {
         let directory = tempfile::tempdir().expect("directory");
@@ -361,6 +362,7 @@ mod tests {
         let utc = look("UTC");
         assert_eq!((utc.counted.errors, utc.elsewhere.len()), (1, 0));
     }
+
     fn context(host: Host) -> Context {
         let (events, _) = tokio::sync::mpsc::channel(1);
         Context::new(Arc::new(host), tokio_util::sync::CancellationToken::new(), events)

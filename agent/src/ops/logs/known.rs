@@ -206,6 +206,7 @@ mod tests {
             .expect("kept");
         assert!((9_000..=KNOWN).contains(&kept), "{kept}");
     }
+
     #[test]
     fn what_a_check_asks_is_not_forgotten_for_what_people_ask_by_hand() {
         let state = tempfile::tempdir().expect("directory");

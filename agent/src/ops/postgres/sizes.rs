@@ -178,6 +178,7 @@ mod tests {
         assert_eq!(finding.next, "postgres sizes main");
         assert_eq!(finding.summary, "the size of 2 databases is not seen: app, shop");
     }
+
     #[test]
     fn what_grew_is_told_with_since_when_and_what_is_new_grew_by_nothing_known() {
         let table = |name: &str, total_bytes| TableSize {
